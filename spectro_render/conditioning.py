@@ -1,0 +1,120 @@
+"""4a · Notes laid out over the frames they sound in: the `frame_aligned` conditioning.
+
+The paper's model reads a window as a sequence of tokens and has to learn *when* each note sounds
+through attention, which takes millions of windows. Here the tokens are decoded back to notes, and
+every note is drawn onto the 256 frames by a handful of fixed envelopes; a small model then aligns
+from its first steps.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from spectro_render.constants import (
+    FRAME_RATE,
+    LOG_MEL_MAX,
+    LOG_MEL_MIN,
+    MEL_FLOOR,
+    N_MELS,
+    STEPS_PER_SECOND,
+    STEPS_PER_WINDOW,
+    WINDOW_FRAMES,
+)
+from spectro_render.tokens import WindowNote
+
+DRUM_KIT = 128  # the program number after the last of General MIDI
+NOTE_FIELDS = 6  # pitch, program, velocity bin, tied, onset step, offset step
+PAD_NOTE = -1  # in the pitch field of a row that is no note
+
+TIED_AGE = 60.0  # frames: how long a tied note is taken to have sounded already
+HELD = 1e4  # frames: the offset of a note that sounds beyond the window, or of a drum
+ENVELOPES = 11
+
+
+def note_table(windows: Sequence[Sequence[WindowNote]]) -> Tensor:
+    """Notes of B windows as integers, (B, N, 6), padded with rows of PAD_NOTE to the longest."""
+    table = torch.full((len(windows), max(1, *map(len, windows)), NOTE_FIELDS), PAD_NOTE)
+    for rows, notes in zip(table, windows, strict=True):
+        if notes:
+            rows[: len(notes)] = torch.tensor([_row(note) for note in notes])
+    return table
+
+
+def _row(note: WindowNote) -> list[int]:
+    program = DRUM_KIT if note.is_drum else note.program
+    offset = STEPS_PER_WINDOW if note.is_drum else note.offset
+    return [note.pitch, program, note.velocity_bin, note.is_tied, note.onset, offset]
+
+
+def envelopes(table: Tensor) -> Tensor:
+    """How much each note sounds in each frame, in eleven shapes: (B, N, 6) -> (B, T, N, K) >= 0.
+
+    A frame covers 40 ms, so its centre lies one frame (20 ms) after its start. The shapes are the
+    blow in the frames around the onset, the held note, three decays and a swell since the onset,
+    and three releases since the offset, one of them fainter the longer the note was held.
+    """
+    frames_per_step = FRAME_RATE / STEPS_PER_SECOND
+    is_note, tied, onset, offset = (table[..., k].unsqueeze(-2) for k in (0, 3, 4, 5))  # (B, 1, N)
+    start = torch.where(tied == 1, -TIED_AGE, onset * frames_per_step)
+    end = torch.where(offset >= STEPS_PER_WINDOW, HELD, offset * frames_per_step)
+    centre = torch.arange(1, WINDOW_FRAMES + 1, device=table.device, dtype=torch.float32)[:, None]
+
+    since_onset, since_offset = centre - start, centre - end  # (B, T, N), frames
+    begun = ((since_onset + 1) / 2).clamp(0, 1)  # share of the frame after the onset
+    ended = ((since_offset + 1) / 2).clamp(0, 1)
+    held = begun * (1 - ended)
+    age, rest = since_onset.clamp(min=0), since_offset.clamp(min=0)
+    shapes = [
+        *((1 - (since_onset - lag).abs()).clamp(min=0) for lag in (-1.0, 0.0, 1.0)),
+        held,
+        *(held * torch.exp(-age / tau) for tau in (4.0, 15.0, 60.0)),
+        held * (1 - torch.exp(-age / 12.0)),
+        *(ended * torch.exp(-rest / tau) for tau in (4.0, 20.0)),
+        ended * torch.exp(-rest / 15.0 - (end - start).clamp(0, HELD) / 40.0),
+    ]
+    return torch.stack(shapes, -1) * (is_note != PAD_NOTE).unsqueeze(-1)
+
+
+class NoteFrames(nn.Module):
+    """Notes (B, N, 6) -> features (B, T, D) and a draft (B, T, 128) of the mel they make.
+
+    The draft is additive synthesis: each note owns a spectrum of power for each envelope, powers
+    of the notes add up, and the logarithm is taken last, as in the mel itself. What remains for
+    the Transformer is the difference.
+    """
+
+    def __init__(self, width: int, velocity_bins: int, hidden: int) -> None:
+        super().__init__()
+        self.width = width
+        self.pitch = nn.Embedding(2 * 128, hidden)  # pitches, then drums: they share nothing
+        self.program = nn.Embedding(DRUM_KIT + 1, hidden)
+        self.velocity = nn.Embedding(velocity_bins + 1, hidden)
+        self.tied = nn.Embedding(2, hidden)
+        self.mlp = nn.Sequential(
+            nn.Linear(hidden, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, 2 * hidden), nn.GELU()
+        )
+        self.features = nn.Linear(2 * hidden, ENVELOPES * width)
+        self.log_power = nn.Linear(2 * hidden, ENVELOPES * N_MELS)
+        self.draft = nn.Linear(N_MELS, width)
+        nn.init.constant_(self.log_power.bias, -12.0)  # a quiet note: -6 in log-magnitude
+        nn.init.normal_(self.features.weight, std=0.1 * hidden**-0.5)
+
+    def forward(self, table: Tensor) -> tuple[Tensor, Tensor]:
+        batch, notes, _ = table.shape
+        pitch, program, velocity, tied = table[..., :4].clamp(min=0).unbind(-1)
+        pitch = pitch + 128 * (program == DRUM_KIT)
+        note = self.pitch(pitch) + self.program(program) + self.velocity(velocity) + self.tied(tied)
+        note = self.mlp(note)  # (B, N, 2 hidden)
+
+        spread = envelopes(table).flatten(2)  # (B, T, N K)
+        features = self.features(note).view(batch, notes * ENVELOPES, self.width)
+        power = self.log_power(note).clamp(-30, 12).exp().view(batch, notes * ENVELOPES, N_MELS)
+        draft = log_magnitude_to_model(spread @ power)
+        return spread @ features + self.draft(draft), draft
+
+
+def log_magnitude_to_model(power: Tensor) -> Tensor:
+    """Mel power -> log-mel on the model's scale, without clipping at the top."""
+    log_mel = 0.5 * torch.log(power + MEL_FLOOR**2)
+    return (log_mel - LOG_MEL_MIN) / (LOG_MEL_MAX - LOG_MEL_MIN) * 2 - 1

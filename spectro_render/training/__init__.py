@@ -1,0 +1,1 @@
+"""Training: data, objective and loops. Nothing outside this folder imports it but `cli train`."""

@@ -1,0 +1,188 @@
+"""Music to learn from: pieces made up on the spot, and variations of real ones.
+
+Real files leave gaps (a seventh of the General-MIDI programs never occurs, many files have hardly
+any dynamics); made-up phrases fill them, and variation shows real music on other instruments.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+
+from spectro_render.midi import Note, Score
+
+SCALES = ((0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 4, 7, 9), tuple(range(12)))
+CHORDS = ((0, 4, 7), (0, 3, 7), (0, 4, 7, 10), (0, 3, 6, 9), (0, 7, 12), (0, 5, 7), (0, 4, 7, 11))
+COMMON_DRUMS = (35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 53, 54, 55, 56)
+ALL_DRUMS = tuple(range(27, 88))
+BASS_FAMILY = range(32, 40)
+
+Part = list[Note]
+
+
+class Phrase:
+    """How one instrument plays: beat, scale, loudness, articulation."""
+
+    def __init__(self, rng: Random, program: int, beat: float, root: int) -> None:
+        self.rng = rng
+        self.program = program
+        self.beat = beat
+        low, high = (24, 55) if program in BASS_FAMILY else (36, 96)
+        if rng.random() < 0.1:
+            low, high = 0, 127
+        self.centre = rng.randint(low, high)
+        self.scale = [root + degree for degree in rng.choice(SCALES)]
+        self.velocity = rng.randint(25, 120)
+        self.spread = rng.choice((0, 4, 12, 30))
+        self.step = beat * rng.choice((0.25, 0.5, 0.5, 1.0, 1.0, 2.0))
+        self.articulation = rng.choice((0.3, 0.7, 0.95, 1.0, 1.3))
+
+    def note(self, start: float, pitch: int, length: float) -> Note:
+        velocity = round(self.rng.gauss(self.velocity, self.spread))
+        return Note(
+            start,
+            start + max(0.03, length),
+            min(127, max(0, pitch)),
+            min(127, max(1, velocity)),
+            self.program,
+            False,
+        )
+
+    def degree(self, index: int) -> int:
+        """A pitch of the scale, counted from the phrase's centre."""
+        octave, step = divmod(index, len(self.scale))
+        return self.centre - self.centre % 12 + 12 * octave + self.scale[step]
+
+    def melody(self, start: float, end: float) -> Part:
+        """A walk along the scale with leaps and rests."""
+        notes, index, now = [], self.rng.randint(0, 6), start
+        while now < end:
+            length = self.step * self.rng.choice((0.5, 1, 1, 1, 2, 3))
+            if self.rng.random() > 0.12:
+                notes.append(self.note(now, self.degree(index), length * self.articulation))
+            index = max(-7, min(14, index + self.rng.choice((-4, -2, -1, -1, 0, 1, 1, 2, 3))))
+            now += length
+        return notes
+
+    def chords(self, start: float, end: float) -> Part:
+        notes, now = [], start
+        while now < end:
+            length = self.step * self.rng.choice((1, 2, 4))
+            bottom = self.degree(self.rng.randint(0, 6))
+            for interval in self.rng.choice(CHORDS):
+                notes.append(self.note(now, bottom + interval, length * self.articulation))
+            now += length
+        return notes
+
+    def arpeggio(self, start: float, end: float) -> Part:
+        notes, now, step = [], start, self.step / 2
+        chord = self.rng.choice(CHORDS)
+        bottom = self.degree(self.rng.randint(0, 4))
+        for count in range(int((end - start) / step)):
+            octave, tone = divmod(count % (2 * len(chord)), len(chord))
+            pitch = bottom + chord[tone] + 12 * octave
+            notes.append(self.note(now, pitch, step * self.articulation))
+            now += step
+        return notes
+
+    def repeated(self, start: float, end: float) -> Part:
+        """One pitch over and over, growing or fading."""
+        step, pitch = self.step / 2, self.degree(self.rng.randint(0, 8))
+        first, last = self.rng.randint(10, 127), self.rng.randint(10, 127)
+        count = max(1, int((end - start) / step))
+        notes = [self.note(start + k * step, pitch, step * 0.8) for k in range(count)]
+        slope = (last - first) / count
+        return [replace(note, velocity=round(first + slope * k)) for k, note in enumerate(notes)]
+
+    def long_notes(self, start: float, end: float) -> Part:
+        notes, now = [], start
+        while now < end:
+            length = self.rng.uniform(1.5, 9.0)
+            for _ in range(self.rng.randint(1, 3)):
+                pitch = self.degree(self.rng.randint(-3, 10))
+                notes.append(self.note(now, pitch, length * self.rng.uniform(0.6, 1.0)))
+            now += length + self.rng.choice((0, 0, self.beat, 3.0))
+        return notes
+
+    def play(self, start: float, end: float) -> Part:
+        figures: list[Callable[[float, float], Part]] = [
+            self.melody, self.melody, self.chords, self.arpeggio, self.repeated, self.long_notes
+        ]  # fmt: skip
+        return self.rng.choice(figures)(start, end)
+
+
+def drum_part(rng: Random, beat: float, start: float, end: float) -> Part:
+    """A pattern of a bar over a few drums, repeated with ghost notes and gaps."""
+    drums = rng.sample(COMMON_DRUMS if rng.random() < 0.7 else ALL_DRUMS, rng.randint(1, 5))
+    step, notes = beat / rng.choice((1, 2, 4)), []
+    pattern = {
+        drum: [rng.random() < rng.choice((0.15, 0.4, 0.8)) for _ in range(16)] for drum in drums
+    }
+    level = rng.randint(40, 120)
+    for count in range(int((end - start) / step)):
+        now = start + count * step
+        for drum, hits in pattern.items():
+            if hits[count % 16] and rng.random() > 0.05:
+                velocity = min(127, max(1, round(rng.gauss(level, 15))))
+                notes.append(Note(now, now + 0.1, drum, velocity, 0, True))
+    return notes
+
+
+def as_score(notes: Part) -> Score:
+    ordered = tuple(sorted(notes, key=lambda note: note.start))
+    return Score(ordered, max((note.end for note in ordered), default=0.0))
+
+
+def made_up(rng: Random, seconds: float) -> Score:
+    """A piece for one to ten instruments chosen evenly from all 128, often with drums."""
+    beat, root = 60 / rng.uniform(50, 190), rng.randint(0, 11)
+    parts = rng.choice((1, 1, 1, 2, 2, 3, 4, 5, 7, 10))
+    notes: Part = []
+    for _ in range(parts):
+        now, program = rng.uniform(0, 2), rng.randrange(128)
+        while now < seconds:
+            end = min(seconds, now + rng.uniform(3, 10))
+            notes += Phrase(rng, program, beat, root).play(now, end)
+            now = end + rng.choice((0, 0, 0, beat, 4.0))
+            if parts == 1 and rng.random() < 0.6:  # alone, the next instrument takes over
+                program = rng.randrange(128)
+    if rng.random() < 0.45:
+        bars = [t * 16 * beat for t in range(int(seconds / (16 * beat)) + 1)]
+        for start in bars:
+            notes += drum_part(rng, beat, start, min(seconds, start + 16 * beat))
+    return as_score(notes)
+
+
+def excerpt(score: Score, rng: Random, seconds: float) -> Score:
+    """The notes that begin in a random stretch of a piece, moved to its start."""
+    start = rng.uniform(0, max(0.0, score.duration - seconds))
+    inside = [note for note in score.notes if start <= note.start < start + seconds]
+    lead = rng.uniform(0, 0.5)
+    moved = [
+        replace(
+            note, start=note.start - start + lead, end=min(note.end - start, seconds + 2) + lead
+        )
+        for note in inside
+    ]
+    return as_score(moved)
+
+
+def vary(score: Score, rng: Random) -> Score:
+    """Transposed, stretched, re-orchestrated, thinned out, louder or softer."""
+    shift, stretch = rng.randint(-6, 6), rng.uniform(0.8, 1.25)
+    loudness = rng.uniform(0.55, 1.3)
+    programs = sorted({note.program for note in score.notes if not note.is_drum})
+    swapped = {p: rng.randrange(128) if rng.random() < 0.45 else p for p in programs}
+    muted = {p for p in programs if len(programs) > 1 and rng.random() < 0.15}
+    notes = [
+        replace(
+            note,
+            start=note.start * stretch,
+            end=note.end * stretch,
+            pitch=note.pitch if note.is_drum else note.pitch + shift,
+            program=note.program if note.is_drum else swapped[note.program],
+            velocity=min(127, max(1, round(note.velocity * loudness))),
+        )
+        for note in score.notes
+        if note.is_drum or (note.program not in muted and 0 <= note.pitch + shift <= 127)
+    ]
+    return as_score(notes)

@@ -1,0 +1,202 @@
+"""MIDI -> shards of training windows on disk -> batches.
+
+A shard is a safetensors file of W consecutive windows of several pieces:
+    samples  float32 (W, 81920)      mono, 16 kHz
+    mel      float16 (W, 256, 128)   natural log
+    notes    int16 (sum of counts, 6), counts int32 (W,)   rows of `conditioning.note_table`
+    piece    int32 (W,)              window i continues window i-1 where the number is the same
+"""
+
+import hashlib
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from spectro_render.conditioning import NOTE_FIELDS, PAD_NOTE, note_table
+from spectro_render.constants import (
+    N_MELS,
+    WINDOW_FRAMES,
+    WINDOW_SAMPLES,
+    WINDOW_SECONDS,
+)
+from spectro_render.errors import MidiError, SpectroRenderError
+from spectro_render.mel import log_mel, to_model
+from spectro_render.midi import Score, read_midi
+from spectro_render.tokens import Vocabulary, tokenize, window_notes
+from spectro_render.training.compose import excerpt, made_up, vary
+from spectro_render.training.synth import Synthesizer
+
+PIECE_WINDOWS = 12  # 61 s
+PIECES_PER_SHARD = 16
+REAL_SHARE = 0.5  # of the pieces; the others are made up
+AS_WRITTEN_SHARE = 0.3  # of the real ones; the others are varied
+HELD_OUT = 20  # every so many-th file is never trained on
+MIN_NOTES = 8
+
+
+def is_held_out(path: Path) -> bool:
+    """Whether a file is kept for evaluation, decided by its name alone."""
+    return int(hashlib.sha1(path.name.encode()).hexdigest(), 16) % HELD_OUT == 0
+
+
+def midi_files(folder: Path, *, held_out: bool) -> list[Path]:
+    """The MIDI files under a folder that are to be trained on, or those that are not, sorted."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".mid", ".midi"))
+    return [path for path in files if is_held_out(path) == held_out]
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """What a cache holds; the same spec gives the same shards."""
+
+    midi: Path
+    folder: Path
+    vocabulary: Vocabulary
+    hours: float
+    seed: int = 0
+    held_out: bool = False  # real music as written, from the files that are not trained on
+
+    @property
+    def shards(self) -> int:
+        hours_per_shard = PIECES_PER_SHARD * PIECE_WINDOWS * WINDOW_SECONDS / 3600
+        return max(1, round(self.hours / hours_per_shard))
+
+    def path(self, index: int) -> Path:
+        return self.folder / f"shard-{index:05d}.safetensors"
+
+
+def build_cache(spec: CacheSpec, workers: int) -> Iterator[Path]:
+    """Render what is missing of a cache, in parallel; yields each shard's path when it is there."""
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    if not midi_files(spec.midi, held_out=spec.held_out):
+        raise SpectroRenderError(f"no MIDI files under {spec.midi}", "name a folder with music")
+    missing = [index for index in range(spec.shards) if not spec.path(index).exists()]
+    context = multiprocessing.get_context("spawn")  # FluidSynth and torch do not survive a fork
+    with context.Pool(workers, _start_worker, (spec,)) as pool:
+        yield from pool.imap_unordered(_write_shard, missing)
+
+
+_spec: CacheSpec
+_synthesizer: Synthesizer
+
+
+def _start_worker(spec: CacheSpec) -> None:
+    global _spec, _synthesizer
+    torch.set_num_threads(1)
+    _spec, _synthesizer = spec, Synthesizer()
+
+
+def _write_shard(index: int) -> Path:
+    first = index * PIECES_PER_SHARD
+    pieces = [_piece(_spec, number) for number in range(first, first + PIECES_PER_SHARD)]
+    parts = [piece_tensors(score, _spec.vocabulary, _synthesizer) for score in pieces]
+    tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    tensors["piece"] = torch.arange(PIECES_PER_SHARD).repeat_interleave(PIECE_WINDOWS).int()
+    path = _spec.path(index)
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary)
+    temporary.rename(path)
+    return path
+
+
+def _piece(spec: CacheSpec, number: int) -> Score:
+    """Piece `number` of a cache: real music, as written or varied, or made up."""
+    rng = Random(f"{spec.seed}/{number}")
+    seconds = (PIECE_WINDOWS - 0.5) * WINDOW_SECONDS
+    files = midi_files(spec.midi, held_out=spec.held_out)
+    while spec.held_out or rng.random() < REAL_SHARE:
+        score = _read(rng.choice(files))
+        if score is None:
+            continue
+        if not spec.held_out and rng.random() >= AS_WRITTEN_SHARE:
+            score = vary(score, rng)
+        score = excerpt(score, rng, seconds)
+        if len(score.notes) >= MIN_NOTES:
+            return score
+    return made_up(rng, seconds)
+
+
+@cache
+def _read(path: Path) -> Score | None:
+    try:
+        return read_midi(path)
+    except MidiError:
+        return None
+
+
+def piece_tensors(
+    score: Score, vocabulary: Vocabulary, synthesizer: Synthesizer
+) -> dict[str, Tensor]:
+    """A piece's windows: audio, mel (with the true audio beyond each cut) and notes."""
+    windows = tokenize(score, vocabulary, seconds=PIECE_WINDOWS * WINDOW_SECONDS)[:PIECE_WINDOWS]
+    notes = [note_table([window_notes(w.ids, vocabulary)])[0] for w in windows]
+    notes = [rows[rows[:, 0] != PAD_NOTE] for rows in notes]
+    samples = torch.zeros(PIECE_WINDOWS * WINDOW_SAMPLES)
+    rendered = torch.from_numpy(synthesizer.render_score(score)[: len(samples)])
+    samples[: len(rendered)] = rendered
+    mel = log_mel(samples).half()
+    return {
+        "samples": samples.view(PIECE_WINDOWS, WINDOW_SAMPLES),
+        "mel": mel.view(PIECE_WINDOWS, WINDOW_FRAMES, N_MELS),
+        "notes": torch.cat(notes).short(),
+        "counts": torch.tensor([len(rows) for rows in notes], dtype=torch.int32),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """B windows to learn from."""
+
+    notes: Tensor  # (B, N, 6) int64, padded with PAD_NOTE
+    context: Tensor  # (B, T, M) in [-1, 1]: the window before
+    heard: Tensor  # (B,) bool: False where no window came before
+    target: Tensor  # (B, T, M) in [-1, 1]
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(t.to(device) for t in (self.notes, self.context, self.heard, self.target)))
+
+
+class Windows:
+    """The windows of a cache in memory, without their audio."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._shards: set[Path] = set()
+        self._mel: list[Tensor] = []  # (256, 128) float16 each
+        self._notes: list[Tensor] = []  # (n, 6) int16 each
+        self._first: list[bool] = []
+        self.refresh()
+
+    def __len__(self) -> int:
+        return len(self._mel)
+
+    def refresh(self) -> None:
+        """Read the shards that have come since: training may begin while the cache grows."""
+        for path in sorted(set(self.folder.glob("shard-*.safetensors")) - self._shards):
+            with safe_open(path, "pt") as shard:
+                counts = shard.get_tensor("counts").tolist()
+                piece = shard.get_tensor("piece")
+                self._mel += shard.get_tensor("mel").unbind()
+                self._notes += shard.get_tensor("notes").split(counts)
+            self._first += [True, *(piece[1:] != piece[:-1]).tolist()]
+            self._shards.add(path)
+
+    def batch(self, indices: Sequence[int]) -> Batch:
+        before = [index if self._first[index] else index - 1 for index in indices]
+        rows = [self._notes[index].long() for index in indices]
+        return Batch(
+            torch.nn.utils.rnn.pad_sequence(
+                [torch.full((1, NOTE_FIELDS), PAD_NOTE), *rows], True, PAD_NOTE
+            )[1:],
+            to_model(torch.stack([self._mel[index] for index in before]).float()),
+            torch.tensor([not self._first[index] for index in indices]),
+            to_model(torch.stack([self._mel[index] for index in indices]).float()),
+        )

@@ -1,0 +1,288 @@
+"""Training the Transformer: objective, loop, checkpoints, and a look at what it draws."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from spectro_render.constants import LOG_MEL_MAX, LOG_MEL_MIN, WINDOW_FRAMES
+from spectro_render.diffusion import corrupt, learning_target, noise_source, sample
+from spectro_render.mel import from_model
+from spectro_render.model import Memory, ModelConfig, SpectrogramModel
+from spectro_render.training.data import Batch, Windows
+from spectro_render.training.muon import Muon
+
+NATS = (LOG_MEL_MAX - LOG_MEL_MIN) / 2  # one unit of the model's scale in log-mel
+UNCONDITIONAL_SHARE = 0.1  # of the windows: notes and context dropped together, for guidance
+DEAF_SHARE = 0.1  # of the windows: context dropped alone, as at a song's start
+CONTEXT_NOISE = 0.06  # largest deviation added to the context, on the model's scale: 0.5 nat
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train; the defaults are the recipe of the bundled weights."""
+
+    steps: int = 10_000
+    batch_size: int = 16
+    learning_rate: float = 3e-3  # of Muon, on the hidden matrices
+    adam_rate: float = 1e-3  # of AdamW, on everything else
+    warmup: int = 50  # steps
+    decay_share: float = 0.3  # of the steps: at the end, linearly to zero
+    ema_decay: float = 0.998
+    gradient_clip: float = 1.0
+    seed: int = 0
+    log_every: int = 50
+    check_every: int = 500
+
+
+def drop_conditions(memory: Memory, keep: Tensor) -> Memory:
+    """Make the windows where `keep` (B,) is False unconditional: no notes, no context."""
+    here = keep[:, None, None]
+    length = memory.keys_values[0][0].shape[2] if memory.keys_values else 0
+    everywhere = keep.new_ones(len(keep), length) if memory.mask is None else memory.mask
+    return replace(
+        memory,
+        mask=everywhere & keep[:, None] if memory.keys_values else None,
+        frames=None if memory.frames is None else memory.frames * here,
+        draft=None if memory.draft is None else memory.draft * here,
+    )
+
+
+def stratified_times(count: int, generator: torch.Generator) -> Tensor:
+    """`count` times, one in each of as many equal parts of [0, 1], in random order."""
+    jitter = torch.rand(count, generator=generator)
+    order = torch.randperm(count, generator=generator)
+    return (order + jitter) / count
+
+
+class Objective:
+    """L1 between what the model predicts of a corrupted mel and what it should have said."""
+
+    def __init__(self, model: SpectrogramModel, generator: torch.Generator) -> None:
+        self.model = model
+        self.generator = generator
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Mean absolute error on the model's scale, a scalar."""
+        size, device = len(batch.target), batch.target.device
+        keep = torch.rand(size, generator=self.generator).to(device) >= UNCONDITIONAL_SHARE
+        hears = torch.rand(size, generator=self.generator).to(device) >= DEAF_SHARE
+        times = stratified_times(size, self.generator).to(device)
+        noise = self._noise(batch.target)
+        worn = batch.context + self._wear(size).to(device) * self._noise(batch.context)
+        memory = self.model.encode(batch.notes, worn.clamp(-1, 1), batch.heard & hears)
+        predicted = self.model.denoise(
+            corrupt(batch.target, noise, times), times, drop_conditions(memory, keep)
+        )
+        wanted = learning_target(batch.target, noise, times, self.model.config.target)
+        return (predicted - wanted).abs().mean()
+
+    def _wear(self, size: int) -> Tensor:
+        """How much noise each context gets, (B, 1, 1): what it hears in use is never clean."""
+        return CONTEXT_NOISE * torch.rand(size, 1, 1, generator=self.generator)
+
+    def _noise(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=self.generator).to(like)
+
+
+def optimizers(model: SpectrogramModel, options: TrainingOptions) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices between hidden layers, AdamW for tables, gains, inputs and outputs."""
+    hidden: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for module_name, module in model.named_modules():
+        outer = module_name in _OUTER_LAYERS
+        for parameter in module.parameters(recurse=False):
+            is_hidden = isinstance(module, nn.Linear) and parameter.ndim == 2 and not outer
+            (hidden if is_hidden else others).append(parameter)
+    return [
+        Muon(hidden, lr=options.learning_rate),
+        torch.optim.AdamW(others, lr=options.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+_OUTER_LAYERS = {
+    "decoder.input",
+    "decoder.output",
+    "context.input",
+    "notes.notes.log_power",
+    "notes.notes.draft",
+}
+
+
+def rate_factor(step: int, options: TrainingOptions) -> float:
+    """Learning rate at a step, as a share of its peak: warm up, hold, fall linearly to zero."""
+    falling = max(1.0, options.decay_share * options.steps)
+    return min(1.0, (step + 1) / options.warmup, (options.steps - step) / falling)
+
+
+class Average:
+    """Exponential moving average of a model's weights."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: p.detach().clone() for name, p in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            self.weights[name].lerp_(value, 1 - decay)
+
+
+class Trainer:
+    """One training run in a folder: `log.jsonl`, `checkpoint.pt`, `mel-*.png`."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        options: TrainingOptions,
+        folder: Path,
+        device: torch.device,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        torch.manual_seed(options.seed)
+        self.options, self.folder, self.device, self.say = options, folder, device, say
+        self.model = SpectrogramModel(config).to(device)
+        self.generator = torch.Generator().manual_seed(options.seed)
+        self.objective = Objective(self.model, self.generator)
+        self.optimizers = optimizers(self.model, options)
+        self.average = Average(self.model, options.ema_decay)
+        self.step = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def save(self) -> None:
+        """Write the whole state of the run; an interrupted write leaves the last one whole."""
+        state = {
+            "config": asdict(self.model.config),
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average.weights,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "generator": self.generator.get_state(),
+        }
+        temporary = self.checkpoint.with_suffix(".tmp")
+        torch.save(state, temporary)
+        temporary.rename(self.checkpoint)
+
+    def resume(self) -> None:
+        """Go on from the folder's checkpoint."""
+        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.average.weights = state["average"]
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.generator.set_state(state["generator"].cpu())
+        self.step = state["step"]
+
+    def train(self, windows: Windows, held_out: Windows) -> None:
+        """Run to the last step, logging, checking on held-out windows and saving on the way."""
+        batches = self._batches(windows)
+        losses, started = [], time.monotonic()
+        while self.step < self.options.steps:
+            losses.append(self._update(next(batches)))
+            if self.step % self.options.log_every == 0:
+                rate = len(losses) * self.options.batch_size / (time.monotonic() - started)
+                self._log(loss=sum(losses) / len(losses) * NATS, windows_per_second=rate)
+                losses, started = [], time.monotonic()
+            if self.step % self.options.check_every == 0 or self.step == self.options.steps:
+                self.save()
+                self._check(held_out)
+                started = time.monotonic()
+
+    def _update(self, batch: Batch) -> float:
+        for optimizer, peak in zip(self.optimizers, self._peaks, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * rate_factor(self.step, self.options)
+            optimizer.zero_grad()
+        self.model.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            loss = self.objective(batch.to(self.device))
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.options.gradient_clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.step += 1
+        self.average.update(self.model, self.step)
+        return float(loss.detach())
+
+    @property
+    def _peaks(self) -> tuple[float, float]:
+        return self.options.learning_rate, self.options.adam_rate
+
+    def _batches(self, windows: Windows) -> Iterator[Batch]:
+        """Every window once before any comes again, in random order."""
+        while True:
+            windows.refresh()
+            order = torch.randperm(len(windows), generator=self.generator).tolist()
+            size = self.options.batch_size
+            for start in range(0, len(order) - size + 1, size):
+                yield windows.batch(order[start : start + size])
+
+    def _check(self, held_out: Windows) -> None:
+        """Sample held-out windows from the averaged weights; log their error, draw some."""
+        held_out.refresh()
+        chosen = range(0, len(held_out), max(1, len(held_out) // 16))
+        batch = held_out.batch(list(chosen)).to(self.device)
+        model = SpectrogramModel(self.model.config).to(self.device).eval()
+        model.load_state_dict(self.average.weights)
+        drawn, draft = sample_windows(model, batch, steps=10)
+        self._log(
+            sample_error=float((drawn - batch.target).abs().mean()) * NATS,
+            draft_error=float((draft - batch.target).abs().mean()) * NATS,
+            correlation=correlation(drawn, batch.target),
+        )
+        picture = self.folder / f"mel-{self.step:07d}.png"
+        plot_mels(picture, {"truth": batch.target, "sample": drawn, "draft": draft})
+
+    def _log(self, **numbers: float) -> None:
+        row = {"step": self.step, **{key: round(value, 4) for key, value in numbers.items()}}
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self.say("  ".join(f"{key} {value}" for key, value in row.items()))
+
+
+@torch.inference_mode()
+def sample_windows(
+    model: SpectrogramModel, batch: Batch, steps: int, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """DPM-Solver++ samples of a batch, each after its true context, and the drafts; (B, T, M)."""
+    memory = model.encode(batch.notes, batch.context, batch.heard)
+    draw = noise_source(seed, range(len(batch.target)), batch.target.device)
+    mel = sample(
+        lambda noisy, at: model.denoise(noisy, at, memory),
+        draw(),
+        sampler="dpm++",
+        steps=steps,
+        draw=draw,
+        target=model.config.target,
+    )
+    return mel, mel if memory.draft is None else memory.draft.clamp(-1, 1)
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson's correlation over all bands and frames of (B, T, M), window by window, mean."""
+    a, b = (x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in (a, b))
+    scale = (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-8)
+    return float(((a * b).sum(1) / scale).mean())
+
+
+def plot_mels(path: Path, mels: dict[str, Tensor], columns: int = 4) -> None:
+    """Draw the first windows of each set under one another, into a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * columns, 2.4 * len(mels)), layout="constrained")
+    axes = figure.subplots(len(mels), columns, squeeze=False)
+    for row, (name, mel) in zip(axes, mels.items(), strict=True):
+        for axis, picture in zip(row, from_model(mel[:columns]), strict=False):
+            axis.imshow(picture.T.float().cpu(), origin="lower", aspect="auto", vmin=-10, vmax=3)
+            axis.set_title(name)
+            axis.set_xticks(range(0, WINDOW_FRAMES + 1, 50))
+    figure.savefig(path, dpi=70)
