@@ -196,7 +196,7 @@ class NoiseLevel(nn.Module):
 
     def forward(self, time: Tensor) -> Tensor:
         steps = torch.arange(self.waves, dtype=torch.float32, device=time.device)
-        frequency = torch.exp(steps * (-math.log(MAX_NOISE_TIME) / (self.waves - 1)))
+        frequency = torch.exp(steps * -math.log(MAX_NOISE_TIME) / (self.waves - 1))
         angle = (time.float() * MAX_NOISE_TIME)[:, None] * frequency
         waves = torch.cat([angle.sin(), angle.cos()], -1).to(self.hidden.weight.dtype)
         return F.silu(self.out(F.silu(self.hidden(waves))))

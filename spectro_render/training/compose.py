@@ -154,7 +154,8 @@ def made_up(rng: Random, seconds: float) -> Score:
 
 def excerpt(score: Score, rng: Random, seconds: float) -> Score:
     """The notes that begin in a random stretch of a piece, moved to its start."""
-    start = rng.uniform(0, max(0.0, score.duration - seconds))
+    last = max((note.start for note in score.notes), default=0.0)
+    start = rng.uniform(0, max(0.0, last - seconds))
     inside = [note for note in score.notes if start <= note.start < start + seconds]
     lead = rng.uniform(0, 0.5)
     moved = [

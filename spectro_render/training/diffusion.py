@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from spectro_render.constants import LOG_MEL_MAX, LOG_MEL_MIN, WINDOW_FRAMES
 from spectro_render.diffusion import corrupt, learning_target, noise_source, sample
+from spectro_render.errors import OptionError
 from spectro_render.mel import from_model
 from spectro_render.model import Memory, ModelConfig, SpectrogramModel
 from spectro_render.training.data import Batch, Windows
@@ -182,6 +183,15 @@ class Trainer:
         self.generator.set_state(state["generator"].cpu())
         self.step = state["step"]
 
+    def start_from(self, model: SpectrogramModel) -> None:
+        """Begin with the weights of a trained model of the same shape."""
+        if model.config != self.model.config:
+            raise OptionError(
+                "these weights belong to a network of another shape", "match --preset"
+            )
+        self.model.load_state_dict(model.state_dict())
+        self.average = Average(self.model, self.options.ema_decay)
+
     def train(self, windows: Windows, held_out: Windows) -> None:
         """Run to the last step, logging, checking on held-out windows and saving on the way."""
         batches = self._batches(windows)
@@ -282,7 +292,7 @@ def plot_mels(path: Path, mels: dict[str, Tensor], columns: int = 4) -> None:
     axes = figure.subplots(len(mels), columns, squeeze=False)
     for row, (name, mel) in zip(axes, mels.items(), strict=True):
         for axis, picture in zip(row, from_model(mel[:columns]), strict=False):
-            axis.imshow(picture.T.float().cpu(), origin="lower", aspect="auto", vmin=-10, vmax=3)
+            axis.imshow(picture.T.float().cpu().numpy(), origin="lower", aspect="auto", vmin=-10, vmax=3)
             axis.set_title(name)
             axis.set_xticks(range(0, WINDOW_FRAMES + 1, 50))
     figure.savefig(path, dpi=70)

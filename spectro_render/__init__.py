@@ -1,0 +1,57 @@
+"""Turns MIDI into audio with a neural model.
+
+import spectro_render as sr
+
+renderer = sr.Renderer.load()
+renderer.render("song.mid").save("song.wav")
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spectro_render.audio import Audio as Audio
+    from spectro_render.audio import AudioWriter as AudioWriter
+    from spectro_render.audio import Limiter as Limiter
+    from spectro_render.errors import SpectroRenderError as SpectroRenderError
+    from spectro_render.mel import log_mel as log_mel
+    from spectro_render.midi import Note as Note
+    from spectro_render.midi import Score as Score
+    from spectro_render.midi import read_midi as read_midi
+    from spectro_render.render import Renderer as Renderer
+    from spectro_render.render import RenderOptions as RenderOptions
+    from spectro_render.tokens import TokenWindow as TokenWindow
+    from spectro_render.tokens import Vocabulary as Vocabulary
+    from spectro_render.tokens import detokenize as detokenize
+    from spectro_render.tokens import tokenize as tokenize
+
+__version__ = "0.1.0"
+
+_HOMES = {  # public name -> the module that is imported when the name is first asked for
+    "Audio": "audio",
+    "AudioWriter": "audio",
+    "Limiter": "audio",
+    "Note": "midi",
+    "RenderOptions": "render",
+    "Renderer": "render",
+    "Score": "midi",
+    "SpectroRenderError": "errors",
+    "TokenWindow": "tokens",
+    "Vocabulary": "tokens",
+    "detokenize": "tokens",
+    "log_mel": "mel",
+    "read_midi": "midi",
+    "tokenize": "tokens",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used, so that the command line starts at once."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

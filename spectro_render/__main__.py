@@ -1,0 +1,5 @@
+"""python -m spectro_render"""
+
+from spectro_render.cli import main
+
+main()

@@ -1,0 +1,213 @@
+"""Rendered sound: its loudness, and writing it.
+
+`Limiter` raises the level and keeps the peaks under full scale; `AudioWriter` takes the sound block
+by block, so that a song of any length is written with the memory of one block.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from spectro_render.constants import SAMPLE_RATE
+from spectro_render.destination import open_destination
+from spectro_render.encoders import BIT_DEPTHS, check_format, format_of, make_encoder
+from spectro_render.errors import OutputError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import numpy as np
+    import numpy.typing as npt
+
+    Samples = npt.NDArray[np.float32]  # (channels, S), or (S,) for one channel
+
+DEFAULT_GAIN = 12.0  # dB; the model is trained on quiet sound, about -33 dBFS RMS
+CEILING = 0.98  # of full scale: room for what a lossy encoder or a resampler adds to a peak
+LOOK_AHEAD = 480  # samples, 30 ms at 16 kHz: longer than half a period of the lowest piano note
+
+
+@dataclass(frozen=True, eq=False)
+class Audio:
+    """Sound in memory."""
+
+    samples: Samples  # (channels, S) float32 in [-1, 1]
+    sample_rate: int = SAMPLE_RATE  # Hz
+
+    @property
+    def seconds(self) -> float:
+        """The length in seconds."""
+        return float(self.samples.shape[-1] / self.sample_rate)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: str | None = None,
+        sample_rate: int | None = None,
+        bit_depth: str | None = None,
+    ) -> None:
+        """Write to `path`; its suffix says the format unless `format` does.
+
+        Raises OptionError for a format that is unknown or cannot hold this, and OutputError where
+        the file cannot be written.
+        """
+        with AudioWriter(
+            path,
+            sample_rate=self.sample_rate,
+            out_rate=sample_rate,
+            format=format or format_of(path),
+            bit_depth=bit_depth,
+            channels=1 if self.samples.ndim == 1 else self.samples.shape[0],
+        ) as writer:
+            writer.write(self.samples)
+
+
+class Limiter:
+    """A gain in dB, then a limiter that holds every sample within the ceiling.
+
+    The factor at a sample is the least that any neighbour within LOOK_AHEAD needs, smoothed by a
+    Hann window of the same reach. It depends on 2 x LOOK_AHEAD samples to either side and nothing
+    else, so sound that comes in blocks is treated as if it came in one. `push` gives back what is
+    already certain and `flush` the rest: together as many samples as went in.
+    """
+
+    def __init__(self, gain: float, ceiling: float = CEILING) -> None:
+        self._factor = 10 ** (gain / 20)
+        self._ceiling = ceiling
+        self._pending: Samples | None = None  # the neighbours, then what is not given back yet
+
+    def push(self, samples: Samples) -> Samples:
+        """Take (channels, S) or (S,) and give back as much of the sound as is ready."""
+        import numpy as np
+
+        if self._pending is None:  # silence lies before the beginning
+            self._pending = np.zeros((*samples.shape[:-1], 2 * LOOK_AHEAD), np.float32)
+        louder = samples * np.float32(self._factor)
+        self._pending = np.concatenate([self._pending, louder], axis=-1)
+        if self._pending.shape[-1] <= 4 * LOOK_AHEAD:
+            return self._pending[..., :0]
+        ready = self._limit(self._pending)
+        self._pending = self._pending[..., -4 * LOOK_AHEAD :]
+        return ready
+
+    def flush(self) -> Samples:
+        """The rest of the sound; the limiter is then as new."""
+        import numpy as np
+
+        if self._pending is None:
+            return np.zeros(0, np.float32)
+        silence = np.zeros((*self._pending.shape[:-1], 2 * LOOK_AHEAD), np.float32)
+        padded = np.concatenate([self._pending, silence], axis=-1)
+        self._pending = None
+        return self._limit(padded)
+
+    def _limit(self, samples: Samples) -> Samples:
+        """(..., S) -> (..., S - 4 LOOK_AHEAD): what has all its neighbours."""
+        import numpy as np
+
+        middle = samples[..., 2 * LOOK_AHEAD : -2 * LOOK_AHEAD]
+        peaks = np.abs(samples).reshape(-1, samples.shape[-1]).max(axis=0).astype(np.float64)
+        if peaks.max() <= self._ceiling:
+            return middle
+        window = np.hanning(2 * LOOK_AHEAD + 3)[1:-1]  # without its two zeros
+        needed = self._ceiling / np.maximum(peaks, self._ceiling)
+        least = _running_minimum(needed, window.size)
+        smooth = np.convolve(least, window / window.sum(), mode="valid")
+        limited: Samples = (middle * smooth).astype(np.float32)
+        return limited
+
+
+def _running_minimum(values: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.float64]:
+    """The least of each `width` neighbours, by doubling the reach: (S,) -> (S - width + 1,)."""
+    import numpy as np
+
+    reach = 1
+    while 2 * reach <= width:
+        values = np.minimum(values[:-reach], values[reach:])
+        reach *= 2
+    rest = width - reach
+    return np.minimum(values[: values.size - rest], values[rest:])
+
+
+class AudioWriter:
+    """Writes sound block by block, to a path or to an open binary stream.
+
+    A path gets its name only when the file is complete: until then the sound is in a temporary
+    file of the same folder, which an exception removes. A path that is no regular file (a pipe,
+    `/dev/null`) is written to directly. Every block is flushed.
+
+    sample_rate: Hz of what comes in; out_rate: Hz of the file, the same where None.
+    Raises OptionError for what the format cannot hold and OutputError for what cannot be written;
+    a reader that has gone away stays the BrokenPipeError that it is.
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str] | BinaryIO,
+        *,
+        sample_rate: int = SAMPLE_RATE,
+        out_rate: int | None = None,
+        format: str = "wav",
+        bit_depth: str | None = None,
+        channels: int = 1,
+    ) -> None:
+        rate = out_rate or sample_rate
+        check_format(format, bit_depth, rate)
+        depth = bit_depth or next(iter(BIT_DEPTHS[format]), "")
+        self._channels = channels
+        self._resampler = _make_resampler(sample_rate, rate, channels)
+        self._destination = open_destination(target)
+        with self._destination.reporting():
+            self._encoder = make_encoder(self._destination, format, depth, rate, channels)
+
+    def __enter__(self) -> AudioWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._destination.discard()
+
+    def write(self, samples: Samples) -> None:
+        """Append (channels, S) or (S,) float32 in [-1, 1]."""
+        self._put(samples[:, None] if samples.ndim == 1 else samples.T)
+
+    def close(self) -> None:
+        """Finish the file and give it its name."""
+        import numpy as np
+
+        if self._resampler is not None:
+            self._put(np.zeros((0, self._channels), np.float32), last=True)
+        with self._destination.reporting():
+            self._encoder.close()
+        self._destination.commit()
+
+    def _put(self, frames: Samples, *, last: bool = False) -> None:
+        """Resample and encode (S, channels)."""
+        import numpy as np
+
+        if not np.isfinite(frames).all():
+            raise OutputError("the sound holds values that are not numbers", "check the weights")
+        if self._resampler is not None:
+            frames = self._resampler.resample_chunk(np.ascontiguousarray(frames), last=last)
+            frames = frames.reshape(-1, self._channels)
+        with self._destination.reporting():
+            self._encoder.write(np.clip(frames, -1.0, 1.0))
+            self._destination.flush()
+
+
+def _make_resampler(rate: int, out_rate: int, channels: int) -> Any:
+    """soxr's streaming resampler, or None where none is needed."""
+    if rate == out_rate:
+        return None
+    import soxr
+
+    return soxr.ResampleStream(rate, out_rate, channels, dtype="float32", quality="VHQ")

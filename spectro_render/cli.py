@@ -1,0 +1,256 @@
+"""The command line: arguments in, library calls, words out.
+
+The main job has no sub-command: `spectro-render song.mid`. What is imported here at module level is
+what `--help` waits for, so the heavy packages are imported inside the commands.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from types import FrameType
+from typing import Annotated, BinaryIO, Literal, NoReturn
+
+import typer
+
+from spectro_render.constants import SAMPLE_RATE
+from spectro_render.errors import OptionError, SpectroRenderError
+from spectro_render.report import PROGRAM, Reporter, complain
+
+SUB_COMMANDS = ("info", "models", "train")
+MAX_SEED = 2**63 - 1
+CLOSED_PIPE = 128 + 13  # what a shell reports for a program that SIGPIPE ended
+
+Sampler = Literal["ddpm", "ddpm-small", "ddim", "dpm++", "diffusers"]
+Vocoder = Literal["melgan", "onnx", "griffin-lim"]
+Format = Literal["wav", "flac", "ogg", "mp3"]
+BitDepth = Literal["16", "24", "float"]
+NumberFormat = Literal["auto", "float32", "bfloat16", "float16"]
+
+rendering = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+_EPILOG = (
+    "Sub-commands: 'info' says what is in a MIDI file, 'models' lists the models, 'train' trains"
+    " one; each has its own --help. A file of such a name is given as ./info."
+)
+
+
+def _finite(value: float | None) -> float | None:
+    """Refuse NaN and infinity, which a range lets through."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a number to work with")
+    return value
+
+
+def _positive(value: float | None) -> float | None:
+    if value is not None and not value > 0:
+        raise typer.BadParameter(f"{value} is not above 0")
+    return _finite(value)
+
+
+def _not_negative(value: float) -> float | None:
+    if value < 0:
+        raise typer.BadParameter(f"{value} is below 0")
+    return _finite(value)
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise typer.BadParameter(f"{value!r} is none of auto, cpu, cuda, cuda:N, mps")
+    return value
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from spectro_render import __version__
+
+        print(f"{PROGRAM} {__version__}")
+        raise typer.Exit()
+
+
+@rendering.command(epilog=_EPILOG)
+def render(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT", help="MIDI files, folders of them, or - for stdin."),
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="A file, a folder, or - for stdout.  [default: song.wav beside song.mid]",
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="A model's name or directory.")
+    ] = "default",
+    vocoder: Annotated[
+        Vocoder | None, typer.Option(help="What turns mels into sound.  [default: the model's]")
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Denoising steps a window.  [default: the model's]"),
+    ] = None,
+    sampler: Annotated[
+        Sampler | None, typer.Option(help="How the steps are taken.  [default: the model's]")
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            metavar="W",
+            callback=_finite,
+            help="How strongly the notes guide; 1 is plain.  [default: the model's]",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=MAX_SEED, help="Of the noise.")] = 0,
+    start: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", callback=_not_negative, help="Where in the song to begin."),
+    ] = 0.0,
+    duration: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", callback=_positive, help="How much to render.  [default: all]"
+        ),
+    ] = None,
+    gain: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DB", min=-60, max=60, callback=_finite, help="Level.  [default: the model's]"
+        ),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(metavar="NAME", callback=_device, help="auto, cpu, cuda, cuda:N or mps."),
+    ] = "auto",
+    dtype: Annotated[NumberFormat, typer.Option(help="What the network computes in.")] = "auto",
+    format: Annotated[
+        Format | None,
+        typer.Option(help="Of the audio.  [default: what the suffix of OUT says, else wav]"),
+    ] = None,
+    sample_rate: Annotated[
+        int | None,
+        typer.Option(metavar="HZ", help="Of the audio.  [default: the model's 16000]"),
+    ] = None,
+    bit_depth: Annotated[
+        BitDepth | None, typer.Option(help="Of wav, flac (not float) and raw.  [default: 16]")
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Bare little-endian samples in place of a format.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Render what is there already.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what failed.")] = False,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="A JSON object a file, on stdout (stderr if sound goes there)."
+        ),
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="And exit.")
+    ] = False,
+) -> int:
+    """Turn MIDI files into audio.
+
+    INPUT is one or more .mid, .midi, .kar or .rmi files; folders, searched in depth; or - for
+    standard input. Outputs that are there already are skipped (--force renders them again); only a
+    single output that -o names in full is replaced.
+
+    Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.
+    """
+    from spectro_render.batch import Batch, Encoding
+    from spectro_render.encoders import check_format
+    from spectro_render.jobs import STREAM, choose_format, is_batch, plan_jobs
+
+    if raw and format:
+        raise OptionError("--raw and --format exclude each other", "leave one out")
+    several = is_batch(inputs)
+    encoding = Encoding(
+        choose_format(output, "raw" if raw else format, batch=several), bit_depth, sample_rate
+    )
+    check_format(encoding.format, bit_depth, sample_rate or SAMPLE_RATE)
+    jobs = plan_jobs(inputs, output, encoding.format)
+    choices = {
+        "steps": steps,
+        "sampler": sampler,
+        "guidance": guidance,
+        "seed": seed,
+        "gain": gain,
+        "start": start,
+        "duration": duration,
+    }
+    with _audio_on_stdout(output == STREAM or (output is None and inputs == [STREAM])) as stream:
+        batch = Batch(
+            model={"model": model, "device": device, "dtype": dtype, "vocoder": vocoder},
+            choices={name: value for name, value in choices.items() if value is not None},
+            encoding=encoding,
+            reporter=Reporter(quiet=quiet, json_stream=sys.stdout if json else None),
+            stream=stream,
+            force=force,
+            keeps_going=several,
+        )
+        return 1 if batch.run(jobs) else 0
+
+
+@contextmanager
+def _audio_on_stdout(is_wanted: bool) -> Iterator[BinaryIO]:
+    """Standard output for the sound; whatever else is printed then goes to standard error."""
+    stream = sys.stdout.buffer
+    with redirect_stdout(sys.stderr) if is_wanted else nullcontext():
+        yield stream
+
+
+def main() -> NoReturn:
+    """The console script."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # what libraries say to developers; -W brings it back
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _exit_on_signal)
+    sys.exit(run(sys.argv[1:]))
+
+
+def _exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
+    """End by an exception, so that half-written files are removed on the way out."""
+    sys.exit(128 + number)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Do what the arguments say; the exit code."""
+    try:
+        return _invoke(list(arguments))
+    except typer.Exit as done:
+        return int(done.exit_code)
+    except (typer.TyperException, OptionError) as error:
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        complain(f"{message.rstrip('.')}; see {PROGRAM} --help")
+        return 2
+    except SpectroRenderError as error:
+        complain(str(error))
+        return 1
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return 130
+    except BrokenPipeError:
+        # Python flushes standard output once more at its end, into nothing then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
+
+
+def _invoke(arguments: list[str]) -> int:
+    """Run the sub-command that comes first, or the main job."""
+    command = typer.main.get_command(rendering)
+    if arguments and arguments[0] in SUB_COMMANDS:
+        from spectro_render.manage import program_of
+
+        command = typer.main.get_command(program_of(arguments[0]))
+    with command.make_context(PROGRAM, arguments) as context:
+        return int(command.invoke(context) or 0)

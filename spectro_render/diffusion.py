@@ -1,0 +1,287 @@
+"""5 · Noise schedule, guidance and samplers, over any network that predicts from a noisy mel.
+
+Diffusion time t runs from 0 (the mel) to 1 (noise): a noisy mel is z = alpha(t) x0 + sigma(t) eps,
+with alpha^2 + sigma^2 = 1 and log-SNR = ln(alpha^2 / sigma^2) falling from +20 to -20.
+B windows, T frames, M mel bands.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from spectro_render.constants import N_MELS, WINDOW_FRAMES
+from spectro_render.errors import OptionError
+
+Target = Literal["epsilon", "v", "x0"]  # what a network is trained to predict
+Predict = Callable[[Tensor, Tensor], Tensor]  # noisy (B, T, M), time (B,) -> its target (B, T, M)
+
+SAMPLERS = ("ddpm", "ddpm-small", "ddim", "dpm++", "diffusers")
+
+MAX_LOG_SNR = 20.0
+
+# DPM-Solver++ is for few steps. Evenly spaced, its last one would leave from sigma = pi / 2N and
+# wipe out all finer detail; at squared times (DDIM's authors use them too) it leaves from about
+# pi / 2N^2. On four-peaked data, whose end points are known, 5 steps then err a quarter as much.
+FEW_STEPS_POWER = 2.0
+
+_MARGIN = math.atan(math.exp(-MAX_LOG_SNR / 2))  # b of the published schedule, and a = pi/2 - 2 b
+_RANGE = math.pi / 2 - 2 * _MARGIN
+
+
+# --- schedule ---------------------------------------------------------------------------------
+
+
+def sigma(time: Tensor | float) -> Tensor:
+    """Standard deviation of the noise at `time` in [0, 1]: sin(a t + b), any shape.
+
+    The published schedule, log-SNR = -2 ln tan(a t + b), written as an angle: tan = sigma / alpha.
+    """
+    if not isinstance(time, Tensor):
+        time = torch.tensor(time, dtype=torch.float64)
+    return torch.sin(_RANGE * time + _MARGIN)
+
+
+def alpha(time: Tensor | float) -> Tensor:
+    """How much of the mel is left at `time` in [0, 1]: cos(a t + b), any shape.
+
+    a + 2 b is a right angle, so this is sigma(1 - t), which float32 gets right near t = 1 too.
+    """
+    return sigma(1 - time)
+
+
+def log_snr(time: Tensor | float) -> Tensor:
+    """ln(alpha^2 / sigma^2) at `time` in [0, 1]: from +20 to -20, any shape."""
+    return 2 * (alpha(time).log() - sigma(time).log())
+
+
+def corrupt(x0: Tensor, noise: Tensor, time: Tensor) -> Tensor:
+    """The noisy mel at `time` (B,): alpha x0 + sigma eps, all (B, T, M)."""
+    level = time[:, None, None]
+    return alpha(level) * x0 + sigma(level) * noise
+
+
+def learning_target(x0: Tensor, noise: Tensor, time: Tensor, target: Target) -> Tensor:
+    """What a network with this target should say about `corrupt(x0, noise, time)`, (B, T, M).
+
+    v = alpha eps - sigma x0 (Salimans and Ho, arXiv 2202.00512).
+    """
+    if target == "v":
+        level = time[:, None, None]
+        return alpha(level) * noise - sigma(level) * x0
+    return noise if target == "epsilon" else x0
+
+
+@dataclass(frozen=True)
+class Level:
+    """One point of a sampler's way from noise to mel."""
+
+    time: float  # what the network is told
+    alpha: float
+    sigma: float
+
+    @property
+    def half_log_snr(self) -> float:
+        return math.log(self.alpha / self.sigma)
+
+
+def clean_mel(predicted: Tensor, noisy: Tensor, level: Level, target: Target) -> Tensor:
+    """x0 in [-1, 1] from what the network predicted, whichever its target is; all (B, T, M)."""
+    if target == "epsilon":
+        predicted = (noisy - level.sigma * predicted) / level.alpha
+    elif target == "v":
+        predicted = level.alpha * noisy - level.sigma * predicted
+    return predicted.clamp(-1, 1)
+
+
+def continuous_levels(steps: int, power: float = 1.0) -> list[Level]:
+    """N + 1 levels of the published schedule, at the times (i / N) ** power from 1 to 0."""
+    times = [(i / steps) ** power for i in range(steps, -1, -1)]
+    return [Level(time, float(alpha(time)), float(sigma(time))) for time in times]
+
+
+@dataclass(frozen=True)
+class DiscreteSchedule:
+    """The noise schedule of diffusers' `DDPMScheduler`, as its config file describes it.
+
+    Cosine (`squaredcos_cap_v2`; Nichol and Dhariwal, arXiv 2102.09672), variance `fixed_large`,
+    spacing 'leading': what the published pipeline uses.
+    """
+
+    train_steps: int = 1000
+    steps_offset: int = 0
+
+    def alphas_cumprod(self) -> Tensor:
+        """alpha^2 of each training step, (train_steps,), in float32 as the reference has it."""
+        angle = torch.arange(self.train_steps + 1, dtype=torch.float64) / self.train_steps
+        kept = ((angle + 0.008) / 1.008 * math.pi / 2).cos() ** 2
+        betas = (1 - kept[1:] / kept[:-1]).clamp(max=0.999).float()
+        return (1 - betas).cumprod(0)
+
+    def levels(self, steps: int) -> list[Level]:
+        """N + 1 levels: training steps a fixed stride apart, counted from 0 ('leading'), then x0.
+
+        The network hears t/1000 although the noise is that of (t+1)/1000, as it does there.
+        """
+        if steps > self.train_steps:
+            raise OptionError(f"{steps} steps are more than the model's own {self.train_steps}")
+        stride = self.train_steps // steps
+        kept = self.alphas_cumprod().double().tolist()
+        chosen = [i * stride + self.steps_offset for i in range(steps - 1, -1, -1)]
+        path = [
+            Level(t / self.train_steps, math.sqrt(kept[t]), math.sqrt(1 - kept[t])) for t in chosen
+        ]
+        return [*path, Level(0.0, 1.0, 0.0)]
+
+
+# --- guidance ---------------------------------------------------------------------------------
+
+
+def guide(conditional: Predict, unconditional: Predict, weight: float) -> Predict:
+    """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598): w cond + (1 - w) uncond.
+
+    The weights add up to one, so it is the same guidance for epsilon, v and x0. With w = 1 the
+    unconditional pass is never made.
+    """
+    if weight == 1:
+        return conditional
+
+    def predict(noisy: Tensor, time: Tensor) -> Tensor:
+        return weight * conditional(noisy, time) + (1 - weight) * unconditional(noisy, time)
+
+    return predict
+
+
+# --- noise ------------------------------------------------------------------------------------
+
+
+def window_generator(seed: int, window: int) -> torch.Generator:
+    """The random numbers of one window: a function of the two numbers, on the CPU always.
+
+    Hashing keeps (seed, window) apart from (seed + 1, window - 1), which adding would not.
+    """
+    digest = hashlib.blake2b(f"{seed}/{window}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+def noise_source(seed: int, windows: Sequence[int], device: torch.device) -> Callable[[], Tensor]:
+    """A function that gives fresh noise (B, T, M) for these windows at every call.
+
+    Each window draws from a generator of its own, so who shares the batch changes nothing.
+    """
+    generators = [window_generator(seed, window) for window in windows]
+
+    def draw() -> Tensor:
+        shape = (WINDOW_FRAMES, N_MELS)
+        return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
+
+    return draw
+
+
+# --- samplers ---------------------------------------------------------------------------------
+
+Step = Callable[[Tensor, Tensor, Level, Level], Tensor]  # x, x0 at one level -> x at the next
+
+
+def ancestral(draw: Callable[[], Tensor], *, large: bool) -> Step:
+    """DDPM (Ho et al., arXiv 2006.11239), in the SNR form of Kingma et al., arXiv 2107.00630.
+
+    The log-variance is that of the forward step ('large') or of its posterior ('small').
+    """
+
+    def step(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
+        ratio = math.exp(2 * (now.half_log_snr - then.half_log_snr))  # SNR_t / SNR_s
+        mean = ratio * then.alpha / now.alpha * x + (1 - ratio) * then.alpha * x0
+        deviation = math.sqrt(1 - ratio) * (now.sigma if large else then.sigma)
+        return mean + deviation * draw().to(x)
+
+    return step
+
+
+def ddim(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
+    """DDIM (Song et al., arXiv 2010.02502): the epsilon that x and x0 imply, at the next level."""
+    epsilon = (x - now.alpha * x0) / now.sigma
+    return then.alpha * x0 + then.sigma * epsilon
+
+
+def multistep() -> Step:
+    """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, algorithm 2).
+
+    It is DDIM with a better x0: where it will be half a step ahead (in half log-SNR), on the line
+    through the last two predictions.
+    """
+    before: tuple[Tensor, Level] | None = None
+
+    def step(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
+        nonlocal before
+        ahead = x0
+        if before is not None:
+            half_step = (then.half_log_snr - now.half_log_snr) / 2
+            slope = (x0 - before[0]) / (now.half_log_snr - before[1].half_log_snr)
+            ahead = x0 + half_step * slope
+        before = x0, now
+        return ddim(x, ahead, now, then)
+
+    return step
+
+
+def sample(
+    predict: Predict,
+    noise: Tensor,
+    *,
+    sampler: str,
+    steps: int,
+    draw: Callable[[], Tensor],
+    target: Target = "epsilon",
+    schedule: DiscreteSchedule | None = None,
+    on_step: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Denoise `noise` (B, T, M) into a mel x0 in [-1, 1], (B, T, M) float32.
+
+    `predict` says what `target` names; `draw` gives the ancestral samplers fresh noise (B, T, M),
+    once a step but for the last; `schedule` is that of 'diffusers'; `on_step` hears 1..steps.
+    Raises OptionError for an unknown sampler or number of steps.
+    """
+    check_sampling(sampler, steps)
+    levels = _levels(sampler, steps, schedule or DiscreteSchedule())
+    advance = _rule(sampler, draw)
+    x = noise.to(_precision(noise.device))
+    for number, (now, then) in enumerate(pairwise(levels), start=1):
+        time = torch.full(x.shape[:1], now.time, dtype=torch.float32, device=x.device)
+        x0 = clean_mel(predict(x.float(), time).to(x), x, now, target)
+        x = x0 if number == steps else advance(x, x0, now, then)
+        if on_step is not None:
+            on_step(number)
+    return x.float()
+
+
+def check_sampling(sampler: str, steps: int) -> None:
+    """Raise OptionError unless this sampler exists and can take this many steps."""
+    if sampler not in SAMPLERS:
+        raise OptionError(f"unknown sampler {sampler!r}", f"one of {', '.join(SAMPLERS)}")
+    if steps < 1:
+        raise OptionError(f"{steps} steps make no sound", "ask for at least 1")
+
+
+def _levels(sampler: str, steps: int, schedule: DiscreteSchedule) -> list[Level]:
+    if sampler == "diffusers":
+        return schedule.levels(steps)
+    return continuous_levels(steps, FEW_STEPS_POWER if sampler == "dpm++" else 1.0)
+
+
+def _rule(sampler: str, draw: Callable[[], Tensor]) -> Step:
+    if sampler == "ddim":
+        return ddim
+    if sampler == "dpm++":
+        return multistep()
+    return ancestral(draw, large=sampler != "ddpm-small")
+
+
+def _precision(device: torch.device) -> torch.dtype:
+    """float64 around the network, but on Apple's GPUs, which lack it."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -1,0 +1,178 @@
+"""Audio formats: what each can hold, and the encoders that turn samples into its bytes."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from spectro_render.errors import OptionError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from spectro_render.destination import Destination
+
+    Frames = npt.NDArray[np.float32]  # (S, channels) in [-1, 1]
+
+BIT_DEPTHS: dict[str, tuple[str, ...]] = {  # of each format; the first is the default
+    "wav": ("16", "24", "float"),
+    "flac": ("16", "24"),
+    "ogg": (),  # Vorbis and MP3 have no bit depth
+    "mp3": (),
+    "raw": ("16", "24", "float"),  # bare little-endian samples
+}
+FORMATS = tuple(BIT_DEPTHS)
+MIN_RATE, MAX_RATE = 8000, 192_000  # Hz
+MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz: MPEG-1, 2, 2.5
+
+_SUBTYPES = {"ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}  # libsndfile's names
+_UNKNOWN_LENGTH = 0xFFFFFFFF  # in a WAV header: the samples go on until the data ends
+
+
+def format_of(path: str | os.PathLike[str]) -> str:
+    """The format that the suffix of `path` asks for; raises OptionError for an unknown one."""
+    suffix = Path(path).suffix.lower()
+    if suffix[1:] not in FORMATS:
+        what = f"unknown audio suffix {suffix}" if suffix else "no suffix says the audio format"
+        known = ", ".join(f".{name}" for name in FORMATS)
+        raise OptionError(f"{os.fspath(path)}: {what}", f"use one of {known}")
+    return suffix[1:]
+
+
+def check_format(format: str, bit_depth: str | None, sample_rate: int) -> None:
+    """Raise OptionError unless `format` exists and can hold this bit depth and rate (Hz)."""
+    if format not in FORMATS:
+        raise OptionError(f"unknown format {format!r}", f"use one of {', '.join(FORMATS)}")
+    depths = BIT_DEPTHS[format]
+    if bit_depth is not None and bit_depth not in depths:
+        hint = f"use one of {', '.join(depths)}" if depths else "leave the bit depth out"
+        raise OptionError(f"{format} cannot hold a bit depth of {bit_depth}", hint)
+    if not MIN_RATE <= sample_rate <= MAX_RATE:
+        raise OptionError(f"a sample rate of {sample_rate} Hz", f"use {MIN_RATE} to {MAX_RATE}")
+    if format == "mp3" and sample_rate not in MP3_RATES:
+        raise OptionError(
+            f"mp3 cannot hold a sample rate of {sample_rate} Hz",
+            f"use one of {', '.join(map(str, MP3_RATES))}",
+        )
+
+
+class Encoder(Protocol):
+    """Takes sound block by block and writes the bytes of one format."""
+
+    def write(self, frames: Frames) -> None:
+        """Append (S, channels) in [-1, 1]."""
+
+    def close(self) -> None:
+        """Write what the format needs at its end."""
+
+
+def make_encoder(
+    destination: Destination, format: str, depth: str, rate: int, channels: int
+) -> Encoder:
+    """The encoder of `format`; for one without a bit depth `depth` does not matter."""
+    if format == "raw":
+        return _PcmEncoder(destination, depth)
+    if format == "wav":
+        return _WavEncoder(destination, depth, rate, channels)
+    return _SoundFileEncoder(destination, format, depth, rate, channels)
+
+
+class _PcmEncoder:
+    """Bare little-endian samples."""
+
+    def __init__(self, destination: Destination, depth: str) -> None:
+        self._destination = destination
+        self._depth = depth
+
+    def write(self, frames: Frames) -> None:
+        self._destination.write(_pcm_bytes(frames, self._depth))
+
+    def close(self) -> None:
+        pass
+
+
+class _WavEncoder(_PcmEncoder):
+    """A RIFF header, then samples; its sizes are filled in at the end where one can go back."""
+
+    def __init__(self, destination: Destination, depth: str, rate: int, channels: int) -> None:
+        super().__init__(destination, depth)
+        self._form = (depth, rate, channels)
+        self._start = destination.tell()
+        destination.write(_wav_header(*self._form, data_size=None))
+        self._data_start = destination.tell()
+
+    def close(self) -> None:
+        size = self._destination.tell() - self._data_start
+        if size % 2:
+            self._destination.write(b"\0")  # chunks end at even addresses
+        if self._destination.seekable():
+            end = self._destination.tell()
+            self._destination.seek(self._start)
+            self._destination.write(_wav_header(*self._form, data_size=size))
+            self._destination.seek(end)
+
+
+class _SoundFileEncoder:
+    """FLAC, Vorbis and MP3, by libsndfile."""
+
+    def __init__(
+        self, destination: Destination, format: str, depth: str, rate: int, channels: int
+    ) -> None:
+        import soundfile
+
+        self._bits = int(depth) if format == "flac" else None
+        subtype = _SUBTYPES.get(format, f"PCM_{depth}")
+        self._file = soundfile.SoundFile(
+            destination, "w", rate, channels, subtype, format=format.upper()
+        )
+
+    def write(self, frames: Frames) -> None:
+        # FLAC gets our integers, so that it holds the very samples that WAV would.
+        self._file.write(frames if self._bits is None else _left_aligned(frames, self._bits))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _quantise(frames: Frames, bits: int) -> npt.NDArray[np.int32]:
+    """[-1, 1] -> the nearest integer of that many bits; +1 becomes the largest there is."""
+    import numpy as np
+
+    scale = 2.0 ** (bits - 1)
+    return np.clip(np.rint(frames.astype(np.float64) * scale), -scale, scale - 1).astype(np.int32)
+
+
+def _left_aligned(frames: Frames, bits: int) -> npt.NDArray[np.int32]:
+    """Integers in the upper bits of 32, where libsndfile takes them from."""
+    return _quantise(frames, bits) << (32 - bits)
+
+
+def _pcm_bytes(frames: Frames, depth: str) -> bytes:
+    """Little-endian samples: "16", "24" or "float" (32 bits)."""
+    if depth == "float":
+        return frames.astype("<f4").tobytes()
+    if depth == "16":
+        return _quantise(frames, 16).astype("<i2").tobytes()
+    four_bytes = _quantise(frames, 24).astype("<i4").reshape(-1, 1).view("u1")  # (S, 4)
+    return four_bytes[:, :3].tobytes()
+
+
+def _wav_header(depth: str, rate: int, channels: int, *, data_size: int | None) -> bytes:
+    """RIFF, `fmt ` and the head of `data` (IBM and Microsoft, Multimedia Programming, 1991).
+
+    data_size: bytes of samples; None, or more than 32 bits can say, means that it is not known.
+    """
+    width = 4 if depth == "float" else int(depth) // 8  # bytes a sample
+    frame = width * channels
+    kind = 3 if depth == "float" else 1
+    layout = struct.pack("<HHIIHH", kind, channels, rate, rate * frame, frame, 8 * width)
+    chunks = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + b"data"
+    if data_size is None or data_size + 64 > _UNKNOWN_LENGTH:
+        riff_size = data_size = _UNKNOWN_LENGTH
+    else:
+        riff_size = len(chunks) + 4 + data_size + data_size % 2
+    return b"RIFF" + struct.pack("<I", riff_size) + chunks + struct.pack("<I", data_size)

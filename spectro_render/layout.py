@@ -1,0 +1,233 @@
+"""What diffusers calls our parameters and our settings: the two tables behind `weights.py`.
+
+A model directory has one folder for each part of the network. Directories that diffusers wrote and
+our own use the same names; ours add a few settings, which default to those of the published model.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, fields
+from typing import TYPE_CHECKING, Any, get_args
+
+from spectro_render.constants import MAX_TOKENS, N_MELS, WINDOW_FRAMES
+from spectro_render.errors import WeightsError
+
+if TYPE_CHECKING:
+    from spectro_render.diffusion import DiscreteSchedule
+    from spectro_render.model import ModelConfig
+
+Config = dict[str, Any]  # a JSON object
+
+# Our module -> its folder.
+FOLDERS = {"notes": "notes_encoder", "context": "continuous_encoder", "decoder": "decoder"}
+
+# Our parameters, within their module -> diffusers', within their folder. `*` is the number of a
+# layer; what follows the names given here, such as ".weight", is the same on both sides.
+_ENCODER = {
+    "encoder.position": "position_encoding",
+    "encoder.layers.*.attention_norm": "encoders.*.layer.0.layer_norm",
+    "encoder.layers.*.attention.query": "encoders.*.layer.0.SelfAttention.q",
+    "encoder.layers.*.attention.key": "encoders.*.layer.0.SelfAttention.k",
+    "encoder.layers.*.attention.value": "encoders.*.layer.0.SelfAttention.v",
+    "encoder.layers.*.attention.out": "encoders.*.layer.0.SelfAttention.o",
+    "encoder.layers.*.mlp_norm": "encoders.*.layer.1.layer_norm",
+    "encoder.layers.*.mlp.gate": "encoders.*.layer.1.DenseReluDense.wi_0",
+    "encoder.layers.*.mlp.up": "encoders.*.layer.1.DenseReluDense.wi_1",
+    "encoder.layers.*.mlp.down": "encoders.*.layer.1.DenseReluDense.wo",
+    "encoder.norm": "layer_norm",
+}
+PARAMETERS = {
+    "notes": {
+        "embedding": "token_embedder",
+        "notes": "note_frames",  # frame-aligned models only, and unknown to diffusers
+        **_ENCODER,
+    },
+    "context": {"input": "input_proj", **_ENCODER},
+    "decoder": {
+        "level.hidden": "conditioning_emb.0",
+        "level.out": "conditioning_emb.2",
+        "input": "continuous_inputs_projection",
+        "position": "position_encoding",
+        "layers.*.self_norm": "decoders.*.layer.0.layer_norm",
+        "layers.*.self_film.scale_shift": "decoders.*.layer.0.FiLMLayer.scale_bias",
+        "layers.*.self_attention.query": "decoders.*.layer.0.attention.to_q",
+        "layers.*.self_attention.key": "decoders.*.layer.0.attention.to_k",
+        "layers.*.self_attention.value": "decoders.*.layer.0.attention.to_v",
+        "layers.*.self_attention.out": "decoders.*.layer.0.attention.to_out.0",
+        "layers.*.cross_norm": "decoders.*.layer.1.layer_norm",
+        "layers.*.cross_attention.query": "decoders.*.layer.1.attention.to_q",
+        "layers.*.cross_attention.key": "decoders.*.layer.1.attention.to_k",
+        "layers.*.cross_attention.value": "decoders.*.layer.1.attention.to_v",
+        "layers.*.cross_attention.out": "decoders.*.layer.1.attention.to_out.0",
+        "layers.*.mlp_norm": "decoders.*.layer.2.layer_norm",
+        "layers.*.mlp_film.scale_shift": "decoders.*.layer.2.film.scale_bias",
+        "layers.*.mlp.gate": "decoders.*.layer.2.DenseReluDense.wi_0",
+        "layers.*.mlp.up": "decoders.*.layer.2.DenseReluDense.wi_1",
+        "layers.*.mlp.down": "decoders.*.layer.2.DenseReluDense.wo",
+        "norm": "decoder_norm",
+        "output": "spec_out",
+    },
+}
+
+# Fields of ModelConfig -> keys of the folders' config.json.
+_SIZES = {
+    "width": "d_model",
+    "heads": "num_heads",
+    "head_width": "d_kv",
+    "mlp_width": "d_ff",
+    "dropout": "dropout_rate",
+}
+SETTINGS = {
+    "notes": {**_SIZES, "note_layers": "num_layers", "num_embeddings": "vocab_size"},
+    "context": {**_SIZES, "context_layers": "num_layers"},
+    "decoder": {**_SIZES, "decoder_layers": "num_layers"},
+}
+OWN_SETTINGS = {  # under their own names; absent from directories that diffusers wrote
+    "notes": ("note_width", "velocity_bins", "programs"),
+    "context": (),
+    "decoder": ("conditioning", "level_width"),
+}
+
+MAX_SETTING = 1 << 16  # nothing sensible is larger; building what is would take for ever
+
+# What diffusers writes and our code has no choice about. Older releases leave some of it out.
+_T5 = {"feed_forward_proj": "gated-gelu", "is_decoder": False}
+FIXED: dict[str, Config] = {
+    "notes": {**_T5, "max_length": MAX_TOKENS},
+    "context": {**_T5, "input_dims": N_MELS, "targets_context_length": WINDOW_FRAMES},
+    "decoder": {
+        "input_dims": N_MELS,
+        "targets_length": WINDOW_FRAMES,
+        "max_decoder_noise_time": 20_000.0,
+    },
+}
+SCHEDULER: Config = {
+    "beta_schedule": "squaredcos_cap_v2",
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
+    "thresholding": False,
+    "timestep_spacing": "leading",
+    "trained_betas": None,
+    "variance_type": "fixed_large",
+}
+PREDICTION_TYPES = {
+    "epsilon": "epsilon",
+    "v": "v_prediction",
+    "x0": "sample",
+}  # ours -> prediction_type
+
+DIFFUSERS_CLASSES = {
+    "notes": "SpectrogramNotesEncoder",
+    "context": "SpectrogramContEncoder",
+    "decoder": "T5FilmDecoder",
+}
+OWN_CLASSES = {"notes": "FrameEncoder", "context": "ContextEncoder", "decoder": "Decoder"}
+
+
+def stored_name(parameter: str) -> str:
+    """Our name of a parameter, 'decoder.norm.weight' -> its name on disk, 'decoder_norm.weight'."""
+    part, _, name = parameter.partition(".")
+    layer = re.search(r"(?<=\blayers\.)\d+", name)
+    number = layer.group() if layer else ""
+    for ours, theirs in PARAMETERS[part].items():
+        prefix = ours.replace("*", number)
+        if name.startswith(f"{prefix}."):
+            return theirs.replace("*", number) + name.removeprefix(prefix)
+    raise KeyError(parameter)
+
+
+def read_config(parts: Mapping[str, Config], scheduler: Config) -> ModelConfig:
+    """The settings of a network, from the config.json of each part and of the scheduler.
+
+    Raises WeightsError for a setting that is missing, contradicts another or is not supported.
+    """
+    from spectro_render.model import ModelConfig
+
+    known = {field.name: field for field in fields(ModelConfig)}
+    values: Config = {"target": _read_target(scheduler)}
+    for part, config in parts.items():
+        place = f"{FOLDERS[part]}/config.json"
+        _check_fixed(config, FIXED[part], place)
+        for name, value in _read_settings(part, config, place):
+            _check_value(known[name], value, place)
+            if values.setdefault(name, value) != value:
+                raise WeightsError(f"{place}: {name} is {value}, elsewhere it is {values[name]}")
+    values.setdefault("context_layers", 0)  # no such part
+    values.setdefault("level_width", 4 * values["width"])  # as published
+    return ModelConfig(**values)
+
+
+def write_config(config: ModelConfig) -> dict[str, Config]:
+    """The config.json of each part: what `read_config` reads.
+
+    A model that diffusers' classes would misread does not carry their names.
+    """
+    published = config.conditioning == "cross_attention" and config.level_width == 4 * config.width
+    classes = DIFFUSERS_CLASSES if published else OWN_CLASSES
+    return {
+        part: {
+            "_class_name": classes[part],
+            **FIXED[part],
+            **{theirs: getattr(config, ours) for ours, theirs in SETTINGS[part].items()},
+            **{name: getattr(config, name) for name in OWN_SETTINGS[part]},
+        }
+        for part in SETTINGS
+        if part != "context" or config.context_layers
+    }
+
+
+def read_schedule(scheduler: Config) -> DiscreteSchedule:
+    """diffusers' noise schedule from scheduler_config.json; WeightsError if it is another kind."""
+    from spectro_render.diffusion import DiscreteSchedule
+
+    _check_fixed(scheduler, SCHEDULER, "scheduler_config.json")
+    steps, offset = scheduler.get("num_train_timesteps", 1000), scheduler.get("steps_offset", 0)
+    if type(steps) is not int or type(offset) is not int or steps < 1 or offset < 0:
+        raise WeightsError(f"scheduler_config.json: {steps} training steps, offset {offset}")
+    return DiscreteSchedule(steps, offset)
+
+
+def write_schedule(config: ModelConfig, schedule: DiscreteSchedule) -> Config:
+    """scheduler_config.json, for diffusers' DDPMScheduler too."""
+    return {
+        "_class_name": "DDPMScheduler",
+        **SCHEDULER,
+        "num_train_timesteps": schedule.train_steps,
+        "steps_offset": schedule.steps_offset,
+        "prediction_type": PREDICTION_TYPES[config.target],
+    }
+
+
+def _read_target(scheduler: Config) -> str:
+    stored = scheduler.get("prediction_type", "epsilon")
+    for target, prediction_type in PREDICTION_TYPES.items():
+        if stored == prediction_type:
+            return target
+    raise WeightsError(f"scheduler_config.json: prediction_type {stored!r} is not supported")
+
+
+def _read_settings(part: str, config: Config, place: str) -> Iterator[tuple[str, Any]]:
+    for ours, theirs in SETTINGS[part].items():
+        if theirs not in config:
+            raise WeightsError(f"{place} does not say {theirs}")
+        yield ours, config[theirs]
+    for name in OWN_SETTINGS[part]:
+        if name in config:
+            yield name, config[name]
+
+
+def _check_value(field: Field[Any], value: Any, place: str) -> None:
+    choices = get_args(field.type)
+    if choices and value not in choices:
+        raise WeightsError(f"{place}: {field.name} is {value!r}, not one of {', '.join(choices)}")
+    number = isinstance(value, int | type(field.default)) and not isinstance(value, bool)
+    if not choices and not (number and 0 <= value <= MAX_SETTING):
+        raise WeightsError(f"{place}: {field.name} is {value!r}")
+
+
+def _check_fixed(config: Config, fixed: Config, place: str) -> None:
+    for key, value in fixed.items():
+        if config.get(key, value) != value:
+            raise WeightsError(f"{place}: {key} is {config[key]!r}, only {value!r} is supported")

@@ -1,0 +1,149 @@
+"""Phases for a magnitude spectrogram: what a mel spectrogram threw away and a sound needs.
+
+    magnitudes -> partial tracks -> start phases -> a few consistency iterations -> samples
+
+Everything is local: a frame's phases depend on a bounded number of frames around it, so that a
+long file can be turned into sound piece by piece. Letters: B batch, T frames, K bins.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spectro_render.constants import HOP_LENGTH
+
+# Fast Griffin-Lim (Perraudin, Balazs, Sondergaard 2013): 0.99 is their choice, and the best here.
+MOMENTUM = 0.99
+# Below this share of the full overlap the ends of a signal fade instead of being divided by ~0.
+MIN_OVERLAP = 0.1
+GOLDEN_RATIO = 0.6180339887
+
+
+class Stft:
+    """A Hann STFT whose frame 0 is centred where the centre of mel frame 0 lies, at sample 320."""
+
+    def __init__(self, window: int, hop: int, n_fft: int) -> None:
+        """`window` samples a frame, a multiple of `hop` (samples); `n_fft` at least `window`."""
+        if window % hop or n_fft < window or HOP_LENGTH % hop or window < 2 * HOP_LENGTH:
+            raise ValueError(f"no STFT with window {window}, hop {hop}, FFT {n_fft}")
+        self.window, self.hop, self.n_fft = window, hop, n_fft
+        self.bins = n_fft // 2 + 1
+        self.overlap = window // hop
+        self.lead = window // 2 - HOP_LENGTH  # samples of frame 0 that lie before the signal
+        self._hann = torch.hann_window(window)
+
+    def analyse(self, samples: Tensor) -> Tensor:
+        """Samples (B, (T - 1) hop + window) -> complex spectrum (B, T, K)."""
+        frames = samples.unfold(-1, self.window, self.hop)
+        return torch.fft.rfft(frames * self._hann.to(samples), self.n_fft)
+
+    def synthesise(self, spectrum: Tensor) -> Tensor:
+        """Least-squares inverse of `analyse`: (B, T, K) -> (B, (T - 1) hop + window)."""
+        frames = torch.fft.irfft(spectrum, self.n_fft)[..., : self.window]
+        hann = self._hann.to(frames)
+        weight = self._overlap_add((hann * hann).expand(1, frames.shape[1], -1))
+        full = float((hann * hann).sum()) / self.hop
+        return self._overlap_add(frames * hann) / weight.clamp(min=MIN_OVERLAP * full)
+
+    def _overlap_add(self, frames: Tensor) -> Tensor:
+        """(B, T, window) -> (B, (T - 1) hop + window)."""
+        blocks = frames.unflatten(-1, (self.overlap, self.hop))
+        shifted = [
+            F.pad(blocks[:, :, i], (0, 0, i, self.overlap - 1 - i)) for i in range(self.overlap)
+        ]
+        return torch.stack(shifted).sum(0).flatten(1)
+
+    def crop(self, samples: Tensor, length: int) -> Tensor:
+        """The signal proper, (B, length), out of what `synthesise` returns."""
+        return samples[..., self.lead : self.lead + length]
+
+    def reach(self, iterations: int) -> tuple[int, int]:
+        """Frames before and after hop-sized block t that its samples hear, counted from frame t."""
+        before = (self.window - 1 - self.lead) // self.hop
+        after = (self.lead + self.hop - 1) // self.hop
+        spread = iterations * (self.overlap - 1)
+        return before + spread, after + spread
+
+
+def sound(magnitude: Tensor, stft: Stft, segment: int, iterations: int) -> Tensor:
+    """Magnitudes (B, T, K) -> samples (B, (T - 1) hop + window).
+
+    Differentiable in the magnitudes; the phases count as constants.
+    """
+    with torch.no_grad():
+        phasor = torch.polar(torch.ones_like(magnitude), start_phases(magnitude, stft, segment))
+        phasor = make_consistent(magnitude, phasor, stft, iterations)
+    return stft.synthesise(magnitude * phasor)
+
+
+def make_consistent(magnitude: Tensor, phasor: Tensor, stft: Stft, iterations: int) -> Tensor:
+    """Accelerated Griffin-Lim: phasors (B, T, K) nearer to those of a real signal's spectrum."""
+    previous: Tensor | None = None
+    for _ in range(iterations):
+        rebuilt = stft.analyse(stft.synthesise(magnitude * phasor))
+        leap = rebuilt if previous is None else rebuilt + MOMENTUM * (rebuilt - previous)
+        phasor = leap / leap.abs().clamp(min=1e-12)
+        previous = rebuilt
+    return phasor
+
+
+def start_phases(magnitude: Tensor, stft: Stft, segment: int) -> Tensor:
+    """Phases (B, T, K), radians at each frame's first sample, of steady partials.
+
+    Every spectral peak is taken for a partial: its bins share the peak's phase, and the phase
+    advances with the peak's frequency (Beauregard, Harish, Wyse 2015, single-pass spectrogram
+    inversion). That advance is summed within segments of `segment` frames only, forwards from a
+    fixed phase at the segment's first frame and backwards from a fixed phase at the next one's;
+    the difference is spread evenly, a detuning of at most half a turn a segment.
+    """
+    owner, advance = _partials(magnitude, stft)
+    frames = magnitude.shape[1]
+    padding = -frames % segment + 1
+    owner = torch.cat([owner, owner[:, -1:].expand(-1, padding, -1)], 1)
+    advance = torch.cat([advance, advance[:, -1:].expand(-1, padding, -1)], 1)
+    turns = _bridge(owner, advance, segment)[:, :frames]
+    bins = torch.arange(stft.bins, device=magnitude.device)
+    return 2 * torch.pi * (turns - (bins * stft.window / stft.n_fft / 2) % 1)
+
+
+def _partials(magnitude: Tensor, stft: Stft) -> tuple[Tensor, Tensor]:
+    """For each bin: the peak nearest to it, and its own advance in turns a frame; (B, T, K) each.
+
+    The advance of a peak is that of its interpolated frequency (the top of the parabola through
+    three logarithms).
+    """
+    bins = torch.arange(stft.bins, device=magnitude.device)
+    log = F.pad(magnitude.clamp(min=1e-7).log(), (1, 1), value=-20.0)
+    left, middle, right = log[..., :-2], log[..., 1:-1], log[..., 2:]
+    is_peak = (middle >= left) & (middle > right)
+    curvature = (left - 2 * middle + right).clamp(max=-1e-6)
+    offset = (0.5 * (left - right) / curvature).clamp(-0.5, 0.5)
+    advance = (bins * stft.hop / stft.n_fft) % 1 + offset * stft.hop / stft.n_fft
+
+    far = 4 * stft.bins
+    below = torch.where(is_peak, bins, -far).cummax(-1).values
+    above = torch.where(is_peak, bins, far).flip(-1).cummin(-1).values.flip(-1)
+    owner = torch.where(bins - below <= above - bins, below, above)
+    return owner.clamp(0, stft.bins - 1), advance
+
+
+def _bridge(owner: Tensor, advance: Tensor, segment: int) -> Tensor:
+    """Sum the advances between the fixed phases; (B, n segment + 1, K) -> turns (B, n segment, K)."""
+    batch, _, bins = owner.shape
+    index = torch.arange(bins, device=owner.device)
+    fixed = (GOLDEN_RATIO * index * index / 2) % 1  # scattered: equal phases would make a pulse
+    anchors = fixed[owner[:, ::segment]]
+    here = [x[:, :-1].reshape(batch, -1, segment, bins).unbind(2) for x in (owner, advance)]
+    after = [x[:, 1:].reshape(batch, -1, segment, bins).unbind(2) for x in (owner, advance)]
+
+    forward = [anchors[:, :-1]]
+    for peak, step in zip(here[0][1:], here[1][1:], strict=True):
+        forward.append((forward[-1] + step).gather(-1, peak) % 1)
+    backward = [anchors[:, 1:]]
+    for peak, step in zip(reversed(here[0]), reversed(after[1]), strict=True):
+        backward.append((backward[-1] - step).gather(-1, peak) % 1)
+
+    start, end = torch.stack(forward, 2), torch.stack(backward[:0:-1], 2)
+    gap = (end - start + 0.5) % 1 - 0.5
+    share = torch.arange(segment, device=owner.device)[:, None] / segment
+    return (start + share * gap).flatten(1, 2)

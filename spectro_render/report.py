@@ -1,0 +1,100 @@
+"""What the user hears about a run: lines, a progress bar and JSON records.
+
+Talk goes to standard error, which leaves standard output to results.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+from spectro_render.constants import WINDOW_SECONDS
+
+if TYPE_CHECKING:
+    from rich import progress as rich_progress
+
+    from spectro_render.render import Progress
+
+PROGRAM = "spectro-render"
+
+
+class Reporter:
+    """Says what happens, as loudly as the user wants it."""
+
+    def __init__(self, *, quiet: bool = False, json_stream: TextIO | None = None) -> None:
+        self._quiet = quiet
+        self._json_stream = json_stream
+
+    def say(self, text: str) -> None:
+        """A line that `--quiet` leaves out."""
+        if not self._quiet:
+            complain(text)
+
+    def record(self, fields: dict[str, Any]) -> None:
+        """One JSON object on a line of its own, where JSON is wanted."""
+        if self._json_stream is not None:
+            print(json.dumps(fields), file=self._json_stream, flush=True)
+
+    @contextmanager
+    def progress(self, name: str) -> Iterator[Callable[[Progress], None]]:
+        """A bar on a terminal, and nothing elsewhere."""
+        if self._quiet or not sys.stderr.isatty():
+            yield lambda _: None
+            return
+        with _make_bar() as bar:
+            task = bar.add_task(one_line(name), total=None, window="", speed="")
+            started = time.monotonic()
+
+            def update(progress: Progress) -> None:
+                _advance(bar, task, progress, time.monotonic() - started)
+
+            yield update
+
+
+def complain(text: str) -> None:
+    """A line on standard error, whatever `--quiet` says."""
+    print(f"{PROGRAM}: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+def one_line(text: str) -> str:
+    """`text` without the control characters that a file name may hold."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def times_real_time(audio_seconds: float, wall_seconds: float) -> float:
+    """The real-time factor: seconds of sound a second of work."""
+    return audio_seconds / max(wall_seconds, 1e-9)
+
+
+def _make_bar() -> rich_progress.Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.fields[window]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[speed]}"),
+        console=Console(stderr=True),
+        transient=True,  # the line that says what was made takes its place
+    )
+
+
+def _advance(
+    bar: rich_progress.Progress, task: rich_progress.TaskID, progress: Progress, elapsed: float
+) -> None:
+    done = progress.window - 1 + progress.step / progress.steps  # windows
+    factor = times_real_time(done * WINDOW_SECONDS, elapsed)
+    bar.update(
+        task,
+        total=progress.windows,
+        completed=done,
+        window=f"window {progress.window}/{progress.windows}",
+        speed=f"{factor:.1f}x real time",
+    )

@@ -1,0 +1,371 @@
+"""Bytes -> Smf: a Standard MIDI File, read as far as it can be read.
+
+Files found in the wild are often damaged or wrapped: what cannot be understood is left out, and
+every such decision is counted in `Smf.repairs`. Only what can be heard is kept; meta events other
+than tempo and track name (key and time signatures, lyrics) are skipped whatever they hold.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
+
+from spectro_render.errors import MidiError
+
+MAX_BYTES = 16 * 2**20  # the largest files that are played at all have a few MB
+MAX_EVENTS = 1_000_000  # of those that are kept; bounds the memory that the notes need
+_MAX_TRACKS = 65_535  # more than a header can say
+_MAX_NAME = 200  # characters
+
+NOTE_OFF, NOTE_ON, CONTROL, PROGRAM = 0x80, 0x90, 0xB0, 0xC0  # status bytes of channel 1
+VOLUME, EXPRESSION, SUSTAIN = 7, 11, 64  # the controllers that are used
+ALL_SOUND_OFF, ALL_NOTES_OFF = 120, 123  # used where a note is never switched off
+
+_KEY_PRESSURE, _CHANNEL_PRESSURE, _PITCH_BEND = 0xA0, 0xD0, 0xE0
+_SYSEX, _SYSEX_CONTINUED, _META = 0xF0, 0xF7, 0xFF
+_TRACK_NAME, _PORT, _END_OF_TRACK, _TEMPO = 0x03, 0x21, 0x2F, 0x51
+_SYSTEM_DATA_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1}  # the other system messages, even undefined, 0
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_HEADER = re.compile(rb"MThd.{4}(.{6})", re.DOTALL)
+_DAMAGED_HEADER = re.compile(rb"\0\0\0\x06(.{6})MTrk", re.DOTALL | re.IGNORECASE)
+_TRACK_TAG = re.compile(rb"MTrk", re.IGNORECASE)
+_EVENT_START = re.compile(rb"[\x80-\xff]{0,4}[\x00-\x7f][\x80-\xff]")  # time step, status byte
+_END_OF_TRACK_BYTES = bytes([_META, _END_OF_TRACK, 0])
+
+_DEFAULT_DIVISION = 480  # ticks per quarter note, where the file has none
+_SMPTE_RATES = {  # code -> so many frames in so many us; 29 is 30 drop-frame, 29.97 a second
+    24: (24, 1_000_000),
+    25: (25, 1_000_000),
+    29: (30, 1_001_000),
+    30: (30, 1_000_000),
+}
+_NOT_MIDI_HINT = "give a Standard MIDI File (.mid)"
+
+_CONTROLLER_NAMES = {
+    0: "bank select",
+    1: "modulation",
+    2: "breath",
+    5: "portamento time",
+    6: "data entry",
+    10: "pan",
+    32: "bank select",
+    38: "data entry",
+    65: "portamento",
+    66: "sostenuto pedal",
+    67: "soft pedal",
+    71: "resonance",
+    74: "brightness",
+    91: "reverb",
+    93: "chorus",
+    98: "parameter number",
+    99: "parameter number",
+    100: "parameter number",
+    101: "parameter number",
+    121: "reset all controllers",
+}
+
+
+class Event(NamedTuple):
+    """A channel message; `second` is 0 for a program change."""
+
+    tick: int  # from the start of the track
+    status: int  # kind | channel
+    first: int  # 0..127: pitch, controller or program
+    second: int  # 0..127: velocity or value
+
+    @property
+    def kind(self) -> int:
+        return self.status & 0xF0
+
+    @property
+    def channel(self) -> int:
+        return self.status & 0x0F
+
+    @property
+    def is_on(self) -> bool:
+        return self.kind == NOTE_ON and self.second > 0
+
+    @property
+    def is_off(self) -> bool:
+        return self.kind == NOTE_OFF or (self.kind == NOTE_ON and self.second == 0)
+
+    def is_control(self, *controllers: int) -> bool:
+        return self.kind == CONTROL and self.first in controllers
+
+
+@dataclass
+class SmfTrack:
+    name: str = ""
+    port: int = 0  # channels of different ports are different channels
+    events: list[Event] = field(default_factory=list)  # by tick
+    tempos: list[tuple[int, int]] = field(default_factory=list)  # (tick, us per quarter note)
+    end: int = 0  # tick
+
+
+@dataclass
+class Smf:
+    """A MIDI file in ticks. Lasts (tick / division) * (tempo / 1e6) seconds at a steady tempo."""
+
+    division: int  # ticks per quarter note
+    tracks: list[SmfTrack]
+    ignored: Counter[str]  # phrase -> how many events
+    repairs: Counter[str]  # phrase -> how often
+
+
+def parse_smf(data: bytes) -> Smf:
+    """Read the first MIDI file in `data`, also within gzip, RIFF, MacBinary or junk.
+
+    Raises MidiError where there is none, or more of it than MAX_EVENTS.
+    """
+    ignored: Counter[str] = Counter()
+    repairs: Counter[str] = Counter()
+    data = _gunzip(data) if data.startswith(_GZIP_MAGIC) else data
+    start, n_tracks, division = _read_header(data, repairs)
+    tracks: list[SmfTrack] = []
+    room = MAX_EVENTS
+    for chunk in islice(_track_chunks(data, start), _MAX_TRACKS):
+        if not chunk.has_true_length:
+            repairs["wrong track length"] += 1
+        tracks.append(_TrackReader(chunk, room, ignored, repairs).read())
+        room -= len(tracks[-1].events) + len(tracks[-1].tempos)
+    if not tracks:
+        raise MidiError("the MIDI file has no track", "export it again")
+    if n_tracks is not None and n_tracks != len(tracks):
+        repairs[f"the header promises {n_tracks} tracks, {len(tracks)} found"] += 1
+    return _with_division(division, tracks, ignored, repairs)
+
+
+def _gunzip(data: bytes) -> bytes:
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, MAX_BYTES)
+    except zlib.error as error:
+        raise MidiError(f"the gzip wrapper is damaged ({error})", _NOT_MIDI_HINT) from error
+
+
+def _read_header(data: bytes, repairs: Counter[str]) -> tuple[int, int | None, int]:
+    """Where tracks may start, how many are promised, and the division as it is written."""
+    if header := _HEADER.search(data):
+        if header.start() > 0 and not data.startswith((b"RIFF", _GZIP_MAGIC)):
+            repairs[f"{header.start()} bytes before the header skipped"] += 1
+    elif header := _DAMAGED_HEADER.search(data):
+        repairs["the header's name is damaged"] += 1
+    elif track := _TRACK_TAG.search(data):
+        repairs[f"no header: {_DEFAULT_DIVISION} ticks a quarter note assumed"] += 1
+        return track.start(), None, _DEFAULT_DIVISION
+    else:
+        raise MidiError(f"not a MIDI file ({_describe(data)})", _NOT_MIDI_HINT)
+    fields = header[1]
+    if int.from_bytes(fields[:2], "big") == 2:
+        repairs["format 2: the tracks are played together"] += 1
+    return (
+        header.end(1),
+        int.from_bytes(fields[2:4], "big"),
+        int.from_bytes(fields[4:6], "big", signed=True),
+    )
+
+
+def _describe(data: bytes) -> str:
+    return f"{len(data)} bytes without a MIDI header" if data else "it is empty"
+
+
+class _Chunk(NamedTuple):
+    data: bytes
+    has_true_length: bool  # otherwise what follows the end-of-track event is not the track's
+
+
+def _track_chunks(data: bytes, position: int) -> Iterator[_Chunk]:
+    """Every track of the first MIDI file in `data`; other chunks and junk are stepped over."""
+    while tag := _TRACK_TAG.search(data, position):
+        if data.find(b"MThd", position, tag.start()) >= 0:
+            return  # another file follows
+        start = tag.end() + 4
+        end = start + int.from_bytes(data[tag.end() : start], "big")
+        has_true_length = _is_track_end(data, end)
+        if not has_true_length:
+            following = _TRACK_TAG.search(data, start)
+            end = following.start() if following else len(data)
+        yield _Chunk(data[start:end], has_true_length)
+        position = end
+
+
+def _is_track_end(data: bytes, end: int) -> bool:
+    at_chunk = _TRACK_TAG.match(data, end) is not None
+    return end == len(data) or at_chunk or data[end - 3 : end] == _END_OF_TRACK_BYTES
+
+
+class _Damaged(Exception):
+    """The track cannot be followed beyond this point."""
+
+
+class _TrackReader:
+    """Reads the events of one track, as far as they go."""
+
+    def __init__(
+        self, chunk: _Chunk, room: int, ignored: Counter[str], repairs: Counter[str]
+    ) -> None:
+        self._data = chunk.data
+        self._stop_at_end_of_track = not chunk.has_true_length
+        self._room = room  # for so many events
+        self._ignored = ignored
+        self._repairs = repairs
+        self._position = 0
+        self._running_status: int | None = None
+        self._track = SmfTrack()
+
+    def read(self) -> SmfTrack:
+        try:
+            while self._position < len(self._data):
+                self._read_event()
+        except _Damaged as damage:
+            self._repairs[f"{damage}: the rest of the track is left out"] += 1
+        self._track.events.sort(key=lambda event: event.tick)  # negative time steps
+        return self._track
+
+    def _read_event(self) -> None:
+        self._advance(self._read_number())
+        status = self._read_status()
+        if status is None:
+            self._resynchronise()
+        elif status == _META:
+            self._read_meta()
+        elif status in (_SYSEX, _SYSEX_CONTINUED):
+            self._read_sysex(status)
+        elif status > _SYSEX:
+            self._take(_SYSTEM_DATA_BYTES.get(status, 0))
+        else:
+            self._read_channel_message(status)
+
+    def _advance(self, delta: int) -> None:
+        if delta >= 2**31:
+            self._repairs["negative time step"] += 1
+            delta -= 2**32
+        self._track.end = max(0, self._track.end + delta)
+
+    def _read_byte(self) -> int:
+        return self._take(1)[0]
+
+    def _take(self, size: int) -> bytes:
+        start, self._position = self._position, self._position + size
+        if self._position > len(self._data):
+            raise _Damaged("a track ends inside an event")
+        return self._data[start : self._position]
+
+    def _read_number(self) -> int:
+        """A variable-length quantity: seven bits a byte, the last one below 128."""
+        value = 0
+        for _ in range(5):  # the standard allows 4; some programs write 32 bits
+            byte = self._read_byte()
+            value = value << 7 | byte & 0x7F
+            if byte < 0x80:
+                return value
+        raise _Damaged("a number has no end")
+
+    def _read_status(self) -> int | None:
+        byte = self._read_byte()
+        if byte < 0x80:
+            self._position -= 1  # the first data byte of the same kind of event
+            return self._running_status
+        if byte < _SYSEX:
+            self._running_status = byte
+        return byte
+
+    def _resynchronise(self) -> None:
+        """Go on where an event can start; where none can, take data bytes for notes."""
+        self._repairs["event without a status byte"] += 1
+        if event := _EVENT_START.search(self._data, self._position):
+            self._position = event.start()
+        else:
+            self._running_status = NOTE_ON
+            self._read_channel_message(NOTE_ON)
+
+    def _read_meta(self) -> None:
+        kind = self._read_byte()
+        data = self._take(self._read_number())
+        if kind == _TEMPO:
+            self._add_tempo(data)
+        elif kind == _TRACK_NAME and not self._track.name:
+            self._track.name = _decode(data)[:_MAX_NAME]
+        elif kind == _PORT and data:
+            self._track.port = data[0]
+        elif kind == _END_OF_TRACK and self._stop_at_end_of_track:
+            self._position = len(self._data)
+
+    def _read_sysex(self, status: int) -> None:
+        data = self._take(self._read_number())
+        self._ignored["system exclusive"] += 1
+        if status == _SYSEX and data[-1:] != b"\xf7" and not self._is_at_event(self._position):
+            if self._is_at_event(self._position - 1):
+                self._position -= 1  # the length counts an end byte that is missing
+                self._repairs["system exclusive message without an end"] += 1
+
+    def _is_at_event(self, position: int) -> bool:
+        return _EVENT_START.match(self._data, position) is not None
+
+    def _add_tempo(self, data: bytes) -> None:
+        tempo = int.from_bytes(data[:3], "big")
+        if len(data) >= 3 and tempo > 0:
+            self._make_room()
+            self._track.tempos.append((self._track.end, tempo))
+        else:
+            self._repairs["an impossible tempo left out"] += 1
+
+    def _read_channel_message(self, status: int) -> None:
+        kind = status & 0xF0
+        size = 1 if kind in (PROGRAM, _CHANNEL_PRESSURE) else 2
+        data = self._take(size)
+        if max(data) > 127:
+            self._repairs["data byte above 127 clipped"] += 1
+            data = bytes(min(byte, 127) for byte in data)
+        if phrase := _unused(kind, data[0]):
+            self._ignored[phrase] += 1
+        else:
+            self._make_room()
+            second = data[1] if size == 2 else 0
+            self._track.events.append(Event(self._track.end, status, data[0], second))
+
+    def _make_room(self) -> None:
+        if len(self._track.events) + len(self._track.tempos) >= self._room:
+            raise MidiError(f"more than {MAX_EVENTS:,} MIDI events", "split the file")
+
+
+def _unused(kind: int, first: int) -> str | None:
+    """What to call an event that the renderer has no use for; None if it has one."""
+    if kind == CONTROL:
+        if first in (VOLUME, EXPRESSION, SUSTAIN, ALL_SOUND_OFF, ALL_NOTES_OFF):
+            return None
+        return _CONTROLLER_NAMES.get(first, f"controller {first}")
+    return {
+        _KEY_PRESSURE: "key pressure",
+        _CHANNEL_PRESSURE: "channel pressure",
+        _PITCH_BEND: "pitch bend",
+    }.get(kind)
+
+
+def _decode(name: bytes) -> str:
+    try:
+        return name.decode("utf-8")
+    except UnicodeDecodeError:
+        return name.decode("latin-1")
+
+
+def _with_division(
+    division: int, tracks: list[SmfTrack], ignored: Counter[str], repairs: Counter[str]
+) -> Smf:
+    """Ticks per quarter note; SMPTE time becomes quarter notes of about a second each."""
+    if division > 0:
+        return Smf(division, tracks, ignored, repairs)
+    code, ticks_per_frame = -(division >> 8), division & 0xFF
+    if code not in _SMPTE_RATES or ticks_per_frame == 0:
+        repairs[f"impossible division {division}: {_DEFAULT_DIVISION} assumed"] += 1
+        return Smf(_DEFAULT_DIVISION, tracks, ignored, repairs)
+    frames, microseconds = _SMPTE_RATES[code]
+    for track in tracks:
+        track.tempos = []  # SMPTE time has no tempo
+    tracks[0].tempos = [(0, microseconds)]
+    return Smf(frames * ticks_per_frame, tracks, ignored, repairs)

@@ -1,0 +1,45 @@
+"""7b · A vocoder stored as an ONNX graph, such as the published SoundStream mel decoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spectro_render.errors import WeightsCorrupt, WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INPUT = "input_features"
+
+
+class OnnxVocoder:
+    """Log-mel -> samples by onnxruntime, on the CPU.
+
+    Raises WeightsError without onnxruntime, WeightsCorrupt if the file is not such a graph.
+    """
+
+    receptive_field = 64  # frames to each side; the graph does not say, so this is generous
+    period = 1
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import onnxruntime
+        except ImportError:
+            hint = "install spectro-render[onnx], or choose the vocoder griffin-lim"
+            raise WeightsError(f"{path} needs onnxruntime, which is not installed", hint) from None
+        try:
+            self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's errors have no base class of their own
+            reason = str(error).partition("\n")[0]
+            raise WeightsCorrupt(f"{path} is not a usable ONNX file: {reason}") from error
+        if [tensor.name for tensor in self._session.get_inputs()] != [INPUT]:
+            raise WeightsCorrupt(f"{path} should have one input, {INPUT}")
+
+    def __call__(self, log_mel: Tensor) -> Tensor:
+        """Log-mel (B, T, 128) -> samples (B, 320 T); the graph takes one at a time."""
+        import torch
+
+        features = log_mel.float().cpu().numpy()
+        samples = [self._session.run(None, {INPUT: one[None]})[0].reshape(-1) for one in features]
+        return torch.stack([torch.from_numpy(one) for one in samples]).to(log_mel.device)

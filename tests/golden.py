@@ -1,0 +1,35 @@
+"""The stored numbers of the public implementations, and the tiny model they were made with."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spectro_render.weights import Checkpoint, load_model
+
+DATA = Path(__file__).parent / "data" / "golden"
+PIPELINE = DATA / "tiny_pipeline"
+
+
+@lru_cache
+def arrays(name: str) -> dict[str, Tensor]:
+    with np.load(DATA / f"{name}.npz") as stored:
+        return {key: torch.from_numpy(stored[key]) for key in stored}
+
+
+@lru_cache
+def checkpoint() -> Checkpoint:
+    torch.set_num_threads(1)
+    return load_model(PIPELINE, vocoder="griffin-lim")
+
+
+def tokens(window: int) -> Tensor:
+    """Ids (1, L) of one of the three windows."""
+    return arrays("runs")[f"tokens_{window}"].long()[None]
+
+
+def difference(ours: Tensor, reference: Tensor) -> float:
+    assert ours.shape == reference.shape
+    return float((ours - reference).abs().max())

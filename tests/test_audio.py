@@ -1,0 +1,331 @@
+"""Levels, formats, streams, and what a failed write leaves behind."""
+
+import io
+import os
+import resource
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from spectro_render.audio import CEILING, LOOK_AHEAD, Audio, AudioWriter, Limiter
+from spectro_render.encoders import BIT_DEPTHS, FORMATS, check_format, format_of
+from spectro_render.errors import OptionError, OutputError
+
+BLOCK = 4000  # samples
+
+
+@pytest.fixture(scope="module")
+def sound() -> np.ndarray:
+    """Two seconds of three decaying tones and a little noise, (S,), within [-0.7, 0.7]."""
+    time = np.arange(32_000) / 16_000
+    tones = sum(np.sin(2 * np.pi * hertz * time) for hertz in (110, 440, 1760))
+    noise = np.random.default_rng(0).standard_normal(time.size)
+    return (0.2 * tones * np.exp(-time) + 0.01 * noise).astype(np.float32)
+
+
+def write_blocks(target: object, sound: np.ndarray, **options: object) -> None:
+    with AudioWriter(target, **options) as writer:
+        for start in range(0, sound.shape[-1], BLOCK):
+            writer.write(sound[..., start : start + BLOCK])
+
+
+# --- limiter ----------------------------------------------------------------------------------
+
+
+def limited(sound: np.ndarray, gain: float, block: int) -> np.ndarray:
+    limiter = Limiter(gain)
+    parts = [limiter.push(sound[..., i : i + block]) for i in range(0, sound.shape[-1], block)]
+    return np.concatenate([*parts, limiter.flush()], axis=-1)
+
+
+def test_limiter_is_only_a_gain_where_nothing_is_loud(sound: np.ndarray) -> None:
+    np.testing.assert_allclose(limited(sound, -6.0206, BLOCK), sound / 2, atol=1e-6)
+
+
+def test_limiter_holds_the_ceiling_and_keeps_the_length(sound: np.ndarray) -> None:
+    loud = limited(sound, 24.0, BLOCK)
+    assert loud.shape == sound.shape
+    assert 0.95 * CEILING < np.abs(loud).max() <= CEILING * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 777, 2 * LOOK_AHEAD, 10_000])
+def test_limiter_does_the_same_in_blocks(sound: np.ndarray, block: int) -> None:
+    excerpt = sound[:6000]
+    whole = limited(excerpt, 18.0, excerpt.size)
+    np.testing.assert_allclose(limited(excerpt, 18.0, block), whole, atol=1e-6)
+
+
+def test_limiter_turns_down_only_near_a_peak() -> None:
+    sound = np.full(20_000, 0.1, np.float32)
+    sound[10_000] = 4.0
+    level = limited(sound, 0.0, BLOCK) / sound
+    assert level[10_000] == pytest.approx(CEILING / 4)
+    far = np.abs(np.arange(20_000) - 10_000) > 2 * LOOK_AHEAD
+    np.testing.assert_array_equal(level[far], 1.0)
+    assert np.abs(np.diff(level)).max() < 0.01  # no click
+
+
+def test_limiter_moves_all_channels_together(sound: np.ndarray) -> None:
+    pair = np.stack([sound, sound / 4])
+    loud = limited(pair, 18.0, BLOCK)
+    np.testing.assert_allclose(loud[1], loud[0] / 4, atol=1e-6)
+
+
+# --- formats ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth, step", [("16", 2**-16), ("24", 2**-24), ("float", 0)])
+def test_wav_gives_back_what_was_written(
+    tmp_path: Path, sound: np.ndarray, depth: str, step: float
+) -> None:
+    Audio(sound[None]).save(tmp_path / "a.wav", bit_depth=depth)
+    read, rate = soundfile.read(tmp_path / "a.wav")
+    assert rate == 16_000
+    np.testing.assert_allclose(read, sound, atol=step + 1e-12)
+
+
+@pytest.mark.parametrize("depth", BIT_DEPTHS["flac"])
+def test_flac_holds_the_samples_of_wav(tmp_path: Path, sound: np.ndarray, depth: str) -> None:
+    for name in ("a.wav", "a.flac"):
+        Audio(sound[None]).save(tmp_path / name, bit_depth=depth)
+    wav, flac = (soundfile.read(tmp_path / name)[0] for name in ("a.wav", "a.flac"))
+    np.testing.assert_array_equal(wav, flac)
+
+
+@pytest.mark.parametrize("format", ["ogg", "mp3"])
+def test_lossy_formats_keep_length_and_most_of_the_sound(
+    tmp_path: Path, sound: np.ndarray, format: str
+) -> None:
+    Audio(sound).save(tmp_path / f"a.{format}")
+    read, _ = soundfile.read(tmp_path / f"a.{format}")
+    assert read.shape == sound.shape
+    assert np.corrcoef(read, sound)[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("format", [name for name in FORMATS if name != "raw"])
+@pytest.mark.parametrize("rate", [8000, 44_100, 48_000])
+def test_resampling_in_blocks_keeps_pitch_and_length(
+    tmp_path: Path, sound: np.ndarray, format: str, rate: int
+) -> None:
+    path = tmp_path / f"a.{format}"
+    write_blocks(path, sound, format=format, out_rate=rate)
+    read, found = soundfile.read(path)
+    assert found == rate
+    assert abs(read.size - sound.size * rate / 16_000) <= 1
+    spectrum = np.abs(np.fft.rfft(read))
+    assert np.argmax(spectrum) / read.size * rate in (
+        pytest.approx(hertz, abs=1) for hertz in (110, 440, 1760)
+    )
+
+
+def test_channels_stay_apart(tmp_path: Path, sound: np.ndarray) -> None:
+    Audio(np.stack([sound, -sound / 2])).save(tmp_path / "a.wav", sample_rate=48_000)
+    read, _ = soundfile.read(tmp_path / "a.wav")
+    assert read.shape[1] == 2
+    np.testing.assert_allclose(read[:, 1], -read[:, 0] / 2, atol=2**-14)
+
+
+def test_blocks_make_the_same_file_as_the_whole(tmp_path: Path, sound: np.ndarray) -> None:
+    for format in ("wav", "flac", "raw"):
+        whole, blocks = io.BytesIO(), io.BytesIO()
+        with AudioWriter(whole, format=format) as writer:
+            writer.write(sound)
+        write_blocks(blocks, sound, format=format)
+        assert whole.getvalue() == blocks.getvalue()
+
+
+def test_too_loud_samples_are_clipped_and_do_not_wrap(tmp_path: Path) -> None:
+    Audio(np.array([2.0, 1.0, -1.0, -2.0], np.float32)).save(tmp_path / "a.wav")
+    read, _ = soundfile.read(tmp_path / "a.wav", dtype="int16")
+    assert read.tolist() == [32767, 32767, -32768, -32768]
+
+
+def test_a_sound_of_no_samples_is_a_whole_file(tmp_path: Path) -> None:
+    Audio(np.zeros((1, 0), np.float32)).save(tmp_path / "a.wav", bit_depth="24")
+    assert soundfile.info(tmp_path / "a.wav").frames == 0
+
+
+def test_audio_knows_its_length() -> None:
+    assert Audio(np.zeros((2, 8000), np.float32)).seconds == 0.5
+
+
+@pytest.mark.parametrize(
+    "format, depth, rate, said",
+    [
+        ("aiff", None, 16_000, "unknown format 'aiff'; use one of wav, flac, ogg, mp3, raw"),
+        ("flac", "float", 16_000, "flac cannot hold a bit depth of float; use one of 16, 24"),
+        ("mp3", "16", 16_000, "mp3 cannot hold a bit depth of 16; leave the bit depth out"),
+        ("wav", "8", 16_000, "wav cannot hold a bit depth of 8; use one of 16, 24, float"),
+        ("mp3", None, 96_000, "mp3 cannot hold a sample rate of 96000 Hz"),
+        ("wav", None, 0, "a sample rate of 0 Hz; use 8000 to 192000"),
+    ],
+)
+def test_impossible_formats_are_refused(
+    format: str, depth: str | None, rate: int, said: str
+) -> None:
+    with pytest.raises(OptionError) as caught:
+        check_format(format, depth, rate)
+    assert str(caught.value).startswith(said)
+
+
+def test_the_suffix_says_the_format() -> None:
+    assert format_of("a/b.FLAC") == "flac"
+    with pytest.raises(OptionError, match=r"unknown audio suffix \.xyz; use one of \.wav, \.flac"):
+        format_of("song.xyz")
+    with pytest.raises(OptionError, match="no suffix says the audio format"):
+        format_of("song")
+
+
+# --- streams ----------------------------------------------------------------------------------
+
+
+class Pipe(io.RawIOBase):
+    """Takes bytes and cannot go back, like a pipe."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:
+        self.taken += data
+        return len(data)
+
+
+def test_wav_to_a_pipe_says_that_its_length_is_unknown(sound: np.ndarray) -> None:
+    pipe = Pipe()
+    write_blocks(pipe, sound)
+    assert struct.unpack_from("<I", pipe.taken, 4) == (0xFFFFFFFF,)
+    assert struct.unpack_from("<I", pipe.taken, 40) == (0xFFFFFFFF,)
+    read, _ = soundfile.read(io.BytesIO(bytes(pipe.taken)))
+    np.testing.assert_allclose(read, sound, atol=2**-16)
+
+
+@pytest.mark.parametrize("format", ["flac", "ogg", "mp3"])
+def test_through_a_pipe_only_the_header_differs(sound: np.ndarray, format: str) -> None:
+    pipe, file = Pipe(), io.BytesIO()
+    write_blocks(pipe, sound, format=format)
+    write_blocks(file, sound, format=format)
+    header = 400  # bytes, at most
+    assert len(pipe.taken) == len(file.getvalue()) > 2 * header
+    if format != "ogg":  # each Vorbis stream has a random number on every page
+        assert pipe.taken[header:] == file.getvalue()[header:]
+
+
+def test_every_block_is_passed_on_at_once(sound: np.ndarray) -> None:
+    pipe = Pipe()
+    buffered = io.BufferedWriter(pipe, 1 << 20)
+    with AudioWriter(buffered, format="raw", bit_depth="float") as writer:
+        writer.write(sound[:1000])
+        assert len(pipe.taken) == 4000
+
+
+def test_raw_samples_are_little_endian() -> None:
+    sixteen, twenty_four = io.BytesIO(), io.BytesIO()
+    half = np.array([0.5, -0.5], np.float32)
+    write_blocks(sixteen, half, format="raw")
+    write_blocks(twenty_four, half, format="raw", bit_depth="24")
+    assert sixteen.getvalue() == struct.pack("<2h", 16384, -16384)
+    assert twenty_four.getvalue() == b"\x00\x00\x40\x00\x00\xc0"
+
+
+def test_what_is_appended_to_keeps_its_beginning(tmp_path: Path, sound: np.ndarray) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"before")
+    with path.open("ab") as file:
+        write_blocks(file, sound)
+    assert path.read_bytes()[:10] == b"beforeRIFF"
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def test_a_file_has_its_name_only_when_complete(tmp_path: Path, sound: np.ndarray) -> None:
+    path = tmp_path / "a.wav"
+    with AudioWriter(path) as writer:
+        writer.write(sound)
+        assert not path.exists()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_an_exception_leaves_what_was_there(tmp_path: Path, sound: np.ndarray) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"before")
+    with pytest.raises(KeyboardInterrupt), AudioWriter(path) as writer:
+        writer.write(sound)
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"before"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_a_link_stays_a_link(tmp_path: Path, sound: np.ndarray) -> None:
+    (tmp_path / "link.wav").symlink_to(tmp_path / "real.wav")
+    Audio(sound).save(tmp_path / "link.wav")
+    assert (tmp_path / "link.wav").is_symlink()
+    assert soundfile.info(tmp_path / "real.wav").frames == sound.size
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_device_is_written_to_and_not_replaced(sound: np.ndarray, format: str) -> None:
+    write_blocks(os.devnull, sound, format=format)
+    assert not Path(os.devnull).is_file()
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("", "is a folder; name a file"),
+        ("missing/a.wav", "no such file or directory; make the folder first"),
+        ("file/a.wav", "not a directory; its parent is a file"),
+        ("a" * 300 + ".wav", "file name too long; choose a shorter name"),
+    ],
+)
+def test_places_that_cannot_be_written(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=said):
+        AudioWriter(tmp_path / name)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_full_disk_is_an_output_error(
+    sound: np.ndarray, format: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(OutputError, match="/dev/full: cannot write: no space left on device; free"):
+        write_blocks("/dev/full", np.tile(sound, 4), format=format)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_file_that_may_not_grow_is_removed(tmp_path: Path, format: str) -> None:
+    noise = np.random.default_rng(0).uniform(-0.9, 0.9, 160_000).astype(np.float32)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_000, hard))
+    try:
+        with pytest.raises(OutputError, match="cannot write: file too large;"):
+            Audio(noise).save(tmp_path / f"a.{format}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_closed_pipe_stays_a_closed_pipe(sound: np.ndarray) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with (
+        open(writing, "wb", buffering=0) as pipe,
+        pytest.raises(BrokenPipeError),
+    ):
+        write_blocks(pipe, sound)
+
+
+def test_what_is_not_a_number_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="not numbers; check the weights"):
+        Audio(np.array([0.0, np.nan], np.float32)).save(tmp_path / "a.wav")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,504 @@
+"""The command line's contract: files, exit codes, exact lines, streams, interruption."""
+
+import json
+import os
+import pty
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from spectro_render import cli, diffusion, render, weights
+
+Run = Callable[..., tuple[int, str, str]]
+Song = Callable[..., Path]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(here: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = cli.run([*arguments, "--model", str(tiny_model)])
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "spectro_render", *arguments]
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+
+
+# --- one file ---------------------------------------------------------------------------------
+
+
+def test_a_song_is_rendered_beside_itself(run: Run, song: Song, here: Path) -> None:
+    song(seconds=3)
+    code, out, err = run("song.mid")
+    assert (code, out) == (0, "")
+    assert err.startswith("spectro-render: song.mid -> song.wav: 5.50 s of sound in ")
+    assert err.endswith(" times real time)\n") and err.count("\n") == 1
+    sound, rate = soundfile.read("song.wav")
+    assert rate == 16_000 and sound.shape == (88_000,)  # the music and 2.5 s in which it rings out
+    assert files(here) == ["song.mid", "song.wav"]
+
+
+def test_an_explicit_output_is_replaced(run: Run, song: Song, here: Path) -> None:
+    song()
+    (here / "out.flac").write_bytes(b"before")
+    assert run("song.mid", "-o", "out.flac", "-q") == (0, "", "")
+    assert soundfile.info("out.flac").format == "FLAC"
+
+
+def test_a_song_beside_its_input_is_not_replaced(run: Run, song: Song, here: Path) -> None:
+    song()
+    (here / "song.wav").write_bytes(b"before")
+    code, _, err = run("song.mid")
+    assert (code, err) == (
+        0,
+        "spectro-render: song.mid: song.wav is there already; --force renders again\n",
+    )
+    assert (here / "song.wav").read_bytes() == b"before"
+    assert run("song.mid", "--force", "-q") == (0, "", "")
+    assert soundfile.info("song.wav").frames > 0
+
+
+def test_a_folder_takes_one_file_too(run: Run, song: Song, here: Path) -> None:
+    song()
+    (here / "out").mkdir()
+    assert run("song.mid", "-o", "out", "-q")[0] == 0
+    assert run("song.mid", "-o", "new/", "-q", "--format", "ogg")[0] == 0
+    assert files(here) == ["new/song.ogg", "out/song.wav", "song.mid"]
+
+
+def test_the_sound_is_what_the_library_renders(run: Run, song: Song, tiny_model: Path) -> None:
+    song(seconds=7)
+    options = {"steps": 3, "guidance": 1.5, "seed": 5, "start": 1.0, "duration": 6.0}
+    arguments = [word for name in options for word in (f"--{name}", str(options[name]))]
+    code, _, _ = run("song.mid", *arguments, "--sampler", "ddim", "--gain", "3")
+    renderer = render.Renderer.load(tiny_model)
+    audio = renderer.render("song.mid", sampler="ddim", gain=3.0, **options)
+    assert code == 0
+    np.testing.assert_allclose(soundfile.read("song.wav")[0], audio.samples[0], atol=2**-15)
+
+
+def test_the_same_command_gives_the_same_bytes(run: Run, song: Song, here: Path) -> None:
+    song()
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert run("song.mid", "-o", f"{name}.wav", "--seed", seed)[0] == 0
+    first, same, other = ((here / f"{name}.wav").read_bytes() for name in "abc")
+    assert first == same != other
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["-o", "a.wav", "--bit-depth", "24"], ("WAV", "PCM_24", 16_000)),
+        (["-o", "a.wav", "--bit-depth", "float"], ("WAV", "FLOAT", 16_000)),
+        (["-o", "a.flac", "--bit-depth", "24"], ("FLAC", "PCM_24", 16_000)),
+        (["-o", "a.ogg", "--sample-rate", "48000"], ("OGG", "VORBIS", 48_000)),
+        (["-o", "a.mp3", "--sample-rate", "44100"], ("MP3", "MPEG_LAYER_III", 44_100)),
+        (["-o", "a", "--format", "flac"], ("FLAC", "PCM_16", 16_000)),
+    ],
+)
+def test_formats(run: Run, song: Song, arguments: list[str], expected: tuple[object]) -> None:
+    song()
+    assert run("song.mid", *arguments)[0] == 0
+    info = soundfile.info(arguments[1])
+    assert (info.format, info.subtype, info.samplerate) == expected
+
+
+def test_raw_samples(run: Run, song: Song, here: Path) -> None:
+    song()
+    assert run("song.mid", "--raw")[0] == 0
+    assert run("song.mid")[0] == 0
+    samples = np.frombuffer((here / "song.raw").read_bytes(), "<i2")
+    np.testing.assert_array_equal(samples, soundfile.read("song.wav", dtype="int16")[0])
+
+
+# --- several files ----------------------------------------------------------------------------
+
+
+def test_a_folder_is_mirrored_and_what_is_complete_is_skipped(
+    run: Run, song: Song, here: Path
+) -> None:
+    for name in ("in/a.mid", "in/deep/er/b.MIDI", "in/c.kar", "in/.hidden.mid", "in/.git/d.mid"):
+        song(name, seconds=1)
+    (here / "in/notes.txt").touch()
+    assert run("in", "-o", "out", "--json")[0] == 0
+    assert files(here / "out") == ["a.wav", "c.wav", "deep/er/b.wav"]
+
+    (here / "out/c.wav").unlink()
+    (here / "out/a.wav").write_bytes(b"of old")
+    code, out, _ = run("in", "-o", "out", "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [(r["input"], r["output"], r["status"]) for r in records] == [
+        ("in/a.mid", "out/a.wav", "skipped"),
+        ("in/c.kar", "out/c.wav", "rendered"),
+        ("in/deep/er/b.MIDI", "out/deep/er/b.wav", "skipped"),
+    ]
+    assert (here / "out/a.wav").read_bytes() == b"of old"
+    assert run("in", "-o", "out", "--force")[0] == 0
+    assert (here / "out/a.wav").read_bytes() != b"of old"
+
+
+def test_inputs_of_one_name_get_different_outputs(run: Run, song: Song, here: Path) -> None:
+    song("in/a.mid", seconds=1)
+    song("in/a.kar", seconds=1)
+    assert run("in", "-o", "out")[0] == 0
+    assert files(here / "out") == ["a.kar.wav", "a.mid.wav"]
+
+
+def test_one_bad_file_does_not_stop_the_others(run: Run, song: Song, here: Path) -> None:
+    (here / "bad.mid").write_bytes(b"<html>")
+    (here / "empty").mkdir()
+    song("good.mid", seconds=1)
+    code, out, err = run("bad.mid", "empty", "gone.mid", "good.mid", "-q", "--json")
+    lines = err.splitlines()
+    assert code == 1
+    assert len(lines) == 3
+    assert lines[0].startswith("spectro-render: bad.mid: not a MIDI file")
+    assert lines[1] == (
+        "spectro-render: empty: no MIDI file in this folder; looked for .mid, .midi, .kar, .rmi"
+    )
+    assert lines[2].startswith("spectro-render: gone.mid: ")
+    statuses = [json.loads(line)["status"] for line in out.splitlines()]
+    assert statuses == ["failed", "failed", "failed", "rendered"]
+    assert files(here) == ["bad.mid", "good.mid", "good.wav"]
+
+
+def test_a_model_that_is_missing_ends_the_batch_with_one_line(
+    song: Song, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    song("a.mid")
+    song("b.mid")
+    assert cli.run(["a.mid", "b.mid", "--model", "nonesuch", "--json"]) == 1
+    out, err = capfd.readouterr()
+    assert err.startswith("spectro-render: no model 'nonesuch'") and err.count("\n") == 1
+    assert [json.loads(line)["status"] for line in out.splitlines()] == ["failed", "failed"]
+    assert files(here) == ["a.mid", "b.mid"]
+
+
+# --- what cannot be ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ([], "Missing argument 'INPUT'"),
+        (["song.mid", "--steps", "0"], "Invalid value for '--steps'"),
+        (["song.mid", "--steps", "many"], "Invalid value for '--steps'"),
+        (["song.mid", "--start", "-1"], "Invalid value for '--start': -1.0 is below 0"),
+        (["song.mid", "--start", "nan"], "Invalid value for '--start'"),
+        (["song.mid", "--duration", "0"], "Invalid value for '--duration': 0.0 is not above 0"),
+        (["song.mid", "--gain", "nan"], "Invalid value for '--gain'"),
+        (["song.mid", "--guidance", "inf"], "Invalid value for '--guidance'"),
+        (["song.mid", "--seed", "-1"], "Invalid value for '--seed'"),
+        (["song.mid", "--sampler", "magic"], "Invalid value for '--sampler'"),
+        (["song.mid", "--device", "toaster"], "Invalid value for '--device'"),
+        (["song.mid", "--vocoder", "kazoo"], "Invalid value for '--vocoder'"),
+        (["song.mid", "--format", "aiff"], "Invalid value for '--format'"),
+        (["song.mid", "--raw", "--format", "wav"], "--raw and --format exclude each other"),
+        (["song.mid", "-o", "a.xyz"], "a.xyz: unknown audio suffix .xyz; use one of .wav, .flac"),
+        (["song.mid", "-o", "a"], "a: no suffix says the audio format; use one of .wav"),
+        (["song.mid", "-o", "a.wav", "--format", "mp3"], "a.wav says wav, but mp3 is asked for"),
+        (["song.mid", "-o", "a.ogg", "--bit-depth", "24"], "ogg cannot hold a bit depth of 24"),
+        (["song.mid", "-o", "a.flac", "--bit-depth", "float"], "flac cannot hold a bit depth of"),
+        (["song.mid", "--sample-rate", "7"], "a sample rate of 7 Hz; use 8000 to 192000"),
+        (["song.mid", "-o", "song.mid", "--format", "wav"], "song.mid is an input"),
+        (["song.mid", "in", "-o", "-"], "standard output holds only one song"),
+        (["in", "-o", "-"], "standard output holds only one song"),
+        (["song.mid", "in", "-o", "all.wav"], "all.wav looks like a file; several inputs need"),
+        (["song.mid", "in", "-o", "song.mid"], "song.mid is a file; several inputs need a folder"),
+        (["in/song.mid", "song.mid", "-o", "out"], "in/song.mid and song.mid would both become"),
+        (["-", "-"], "standard input can be read only once"),
+        (["-", "song.mid"], "standard input has no folder of its own; name one with -o"),
+        ([""], "an input has an empty name"),
+        (["song.mid", "--bogus"], "No such option: --bogus"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(
+    song: Song, here: Path, arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    song("song.mid")
+    song("in/song.mid")
+    assert cli.run(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith(f"spectro-render: {said}") and err.count("\n") == 1
+    assert err.endswith("; see spectro-render --help\n")
+    assert files(here) == ["in/song.mid", "song.mid"]
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (
+            ["-o", "gone/a.wav"],
+            "song.mid: gone/a.wav: cannot write: no such file or directory; make",
+        ),
+        (["-o", "song.mid/a.wav"], "song.mid: song.mid/a.wav: cannot write: not a directory"),
+        (["-o", "song.mid/"], "song.mid: song.mid: cannot make the folder: "),
+        (
+            ["-o", "/dev/full", "--format", "wav"],
+            "song.mid: /dev/full: cannot write: no space left",
+        ),
+        (["--start", "99"], "song.mid: no note sounds from 99 s to the end; the music lasts"),
+        (["--vocoder", "onnx"], ""),
+        (["--device", "cuda:77"], "device 'cuda:77' cannot be used here; take 'auto' or 'cpu'"),
+    ],
+)
+def test_what_is_found_out_later_is_one_line_and_exit_code_1(
+    run: Run, song: Song, here: Path, arguments: list[str], said: str
+) -> None:
+    song()
+    code, out, err = run("song.mid", *arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"spectro-render: {said}") and err.count("\n") == 1
+    assert files(here) == ["song.mid"]
+
+
+def test_a_bug_keeps_its_traceback_and_a_batch_goes_on(
+    run: Run, song: Song, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    song("a.mid", seconds=1)
+    song("b.mid", seconds=1)
+    whole = render.Renderer.stream
+
+    def stumble(self: render.Renderer, score: object, *rest: object, **options: object) -> object:
+        if not (here / "b.wav").exists() and (here / "once").exists():
+            (here / "once").unlink()
+            raise ZeroDivisionError("a bug")
+        return whole(self, score, *rest, **options)
+
+    monkeypatch.setattr(render.Renderer, "stream", stumble)
+    (here / "once").touch()
+    with pytest.raises(ZeroDivisionError):
+        run("a.mid")
+    (here / "once").touch()
+    code, _, err = run("a.mid", "b.mid", "-q")
+    assert code == 1
+    assert "Traceback" in err and "spectro-render: a.mid: ZeroDivisionError: a bug\n" in err
+    assert files(here) == ["a.mid", "b.mid", "b.wav"]
+
+
+# --- words ------------------------------------------------------------------------------------
+
+
+def test_what_is_not_heard_is_said_once_and_not_with_quiet(
+    run: Run, here: Path, song: Song
+) -> None:
+    import mido
+
+    path = song()
+    file = mido.MidiFile(str(path))
+    file.tracks[0].insert(0, mido.Message("pitchwheel", pitch=1000))
+    file.save(str(path))
+    _, _, err = run("song.mid", "--force")
+    assert err.splitlines()[0].startswith("spectro-render: song.mid: ignored: pitch bend")
+    assert run("song.mid", "--force", "-q") == (0, "", "")
+
+
+def test_json_says_what_was_made(run: Run, song: Song) -> None:
+    song(seconds=2)
+    code, out, err = run("song.mid", "--json", "-q")
+    record = json.loads(out)
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    assert record.pop("real_time_factor") == pytest.approx(
+        4.5 / record.pop("wall_seconds"), rel=0.1
+    )
+    assert record == {
+        "status": "rendered",
+        "input": "song.mid",
+        "output": "song.wav",
+        "seconds": 4.5,
+        "notes": 4,
+        "ignored": [],
+        "repairs": [],
+        "model": "tiny",
+        "device": "cpu",
+        "format": "wav",
+        "sample_rate": 16_000,
+    }
+
+
+def test_control_characters_do_not_reach_the_terminal(run: Run, here: Path) -> None:
+    (here / "a\n\x1b[31m.mid").write_bytes(b"no")
+    _, _, err = run("a\n\x1b[31m.mid")
+    assert err.startswith("spectro-render: a\\x0a\\x1b[31m.mid: not a MIDI file")
+
+
+def test_version_and_help(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--version"]) == 0
+    assert capfd.readouterr() == ("spectro-render 0.1.0\n", "")
+    assert cli.run(["--help"]) == 0
+    out, err = capfd.readouterr()
+    assert err == "" and "--steps" in out and "Exit codes" in out
+
+
+def test_choices_are_those_of_the_library() -> None:
+    assert cli.Sampler.__args__ == diffusion.SAMPLERS
+    assert set(cli.NumberFormat.__args__) == {"auto", *render.DTYPES}
+    assert set(cli.Vocoder.__args__) == set(weights.VOCODERS)
+
+
+# --- sub-commands -----------------------------------------------------------------------------
+
+
+def test_info(song: Song, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    song(seconds=6)
+    assert cli.run(["info", "song.mid", "gone.mid"]) == 1
+    out, err = capfd.readouterr()
+    lines = out.splitlines()
+    assert lines[0] == "song.mid: 0:06.00, 2 windows of 5.12 s, 12 notes"
+    assert sorted(lines[1:]) == [
+        "       3 notes  Acoustic Grand Piano",
+        "       3 notes  Drums",
+        "       3 notes  Electric Bass (finger)",
+        "       3 notes  String Ensemble 1",
+    ]
+    assert err.startswith("spectro-render: gone.mid: ")
+
+
+def test_info_json(song: Song, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    song()
+    assert cli.run(["info", "song.mid", "--json"]) == 0
+    facts = json.loads(capfd.readouterr().out)
+    assert (facts["seconds"], facts["windows"], facts["notes"]) == (2.0, 1, 4)
+    bass = next(track for track in facts["tracks"] if track["program"] == 33)
+    assert bass == {
+        "name": "",
+        "instrument": "Electric Bass (finger)",
+        "program": 33,
+        "notes": 1,
+    }
+
+
+def test_models(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["models", "verify", str(tiny_model), "nonesuch"]) == 1
+    out, err = capfd.readouterr()
+    assert out == f"{tiny_model}: the files are as they should be\n"
+    assert err.startswith("spectro-render: nonesuch: no model 'nonesuch'")
+    assert cli.run(["models"]) == cli.run(["models", "list"]) == 0
+    listed = capfd.readouterr().out.splitlines()
+    assert listed == [f"{name}\t{path}" for name, path in weights.available_models().items()] * 2
+
+
+# --- processes --------------------------------------------------------------------------------
+
+
+def test_a_pipeline_with_a_terminal_to_talk_to(song: Song, here: Path, tiny_model: Path) -> None:
+    song(seconds=6)
+    terminal, stderr = pty.openpty()
+    with open("song.mid", "rb") as midi, open("out.wav", "wb") as wav:
+        process = subprocess.Popen(
+            command("-", "--model", str(tiny_model), "--json"),
+            stdin=midi,
+            stdout=wav,
+            stderr=stderr,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+        )
+    os.close(stderr)
+    shown = read_all(terminal).replace("\r", "").splitlines()
+    os.close(terminal)
+    assert process.wait() == 0
+    assert json.loads(shown[-1])["output"] == "-"  # standard output is taken
+    assert "- -> -: 8.50 s of sound" in shown[-2]
+    assert any("window 2/2" in line and "x real time" in line for line in shown[:-2])
+    sound, rate = soundfile.read("out.wav")
+    assert (rate, sound.size) == (16_000, 8.5 * 16_000)
+
+
+def read_all(terminal: int) -> str:
+    """All that a process says to a terminal."""
+    shown = b""
+    try:
+        while block := os.read(terminal, 4096):
+            shown += block
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    return shown.decode()
+
+
+def test_a_reader_that_goes_away_is_no_error(song: Song, here: Path, tiny_model: Path) -> None:
+    song(seconds=12)
+    line = " ".join(command("-", "-o", "-", "-q", "--model", str(tiny_model)))
+    done = subprocess.run(
+        ["bash", "-c", f"{line} < song.mid | head -c 1000 | wc -c; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["1000", "141"]
+    assert done.stderr == ""
+
+
+def wait_for_a_half_file(folder: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not list(folder.glob(".*.part")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def test_a_terminated_run_leaves_no_half_file(song: Song, here: Path, tiny_model: Path) -> None:
+    song(seconds=600)
+    process = subprocess.Popen(
+        command("song.mid", "--steps", "1000", "--model", str(tiny_model)),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_a_half_file(here)
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (128 + signal.SIGTERM, "")
+    assert files(here) == ["song.mid"]
+
+
+def test_an_interrupted_run_leaves_no_half_file(run: Run, song: Song, here: Path) -> None:
+    song(seconds=600)
+
+    def interrupt() -> None:
+        wait_for_a_half_file(here)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    assert run("song.mid", "--steps", "1000") == (130, "", "spectro-render: interrupted\n")
+    assert files(here) == ["song.mid"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(run: Run, song: Song, here: Path) -> None:
+    song(seconds=6)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        result = run("song.mid")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert result == (
+        1,
+        "",
+        "spectro-render: song.mid: song.wav: cannot write: file too large;"
+        " raise the limit on file sizes, or use a compressed format\n",
+    )
+    assert files(here) == ["song.mid"]

@@ -1,0 +1,241 @@
+"""The Transformer equals the published one; what must not matter does not; notes lie on frames."""
+
+import math
+
+import pytest
+import torch
+from golden import arrays, checkpoint, difference, tokens
+from torch import Tensor
+
+from spectro_render.conditioning import DRUM_KIT, PAD_NOTE, envelopes, note_table
+from spectro_render.constants import N_MELS, STEPS_PER_WINDOW, WINDOW_FRAMES
+from spectro_render.model import ModelConfig, SpectrogramModel, attend
+from spectro_render.tokens import WindowNote
+
+SAME = 2e-6  # two orders of float32 sums
+
+FRAMED = ModelConfig(
+    width=32,
+    heads=2,
+    head_width=16,
+    mlp_width=64,
+    note_layers=1,
+    context_layers=1,
+    decoder_layers=2,
+    level_width=64,
+    conditioning="frame_aligned",
+    target="x0",
+    note_width=16,
+    velocity_bins=32,
+    programs="full",
+)
+PIANO = WindowNote(60, 0, 20, False, False, 100, 200)
+TIED = WindowNote(64, 5, 20, False, True, 0, 150)
+LONG = WindowNote(67, 0, 9, False, False, 300, STEPS_PER_WINDOW)
+DRUM = WindowNote(38, 0, 30, True, False, 50, 51)
+
+# Columns of `envelopes`.
+ONSET, HELD, DECAY, RELEASE = slice(0, 3), 3, slice(4, 7), slice(8, 11)
+
+
+@pytest.fixture(scope="module")
+def published() -> SpectrogramModel:
+    return checkpoint().model
+
+
+@pytest.fixture(scope="module")
+def framed() -> SpectrogramModel:
+    torch.manual_seed(0)
+    return SpectrogramModel(FRAMED).eval().requires_grad_(False)
+
+
+def noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def mels(batch: int) -> Tensor:
+    return noise(batch, WINDOW_FRAMES, N_MELS)
+
+
+# --- against the published numbers ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [0, 1])
+def test_note_encoder(published: SpectrogramModel, window: int) -> None:
+    encoded = published.notes(tokens(window))[0]
+    assert difference(encoded, arrays("runs")[f"notes_encoded_{window}"]) < 1e-5
+
+
+def test_context_encoder(published: SpectrogramModel) -> None:
+    assert published.context is not None
+    encoded = published.context(arrays("runs")["context"][None])[0]
+    assert difference(encoded, arrays("runs")["ctx_encoded_1"]) < 1e-5
+
+
+@pytest.mark.parametrize("call", [0, 1, 2])
+def test_decoder(published: SpectrogramModel, call: int) -> None:
+    runs = arrays("runs")
+    memory = published.encode(tokens(1), runs["context"][None])
+    epsilon = published.denoise(runs["x"][call][None], runs["times"][call][None], memory)[0]
+    assert difference(epsilon[::4], runs["eps"][call]) < 1e-5
+
+
+# --- what must not matter ---------------------------------------------------------------------
+
+
+def test_padding_changes_nothing(published: SpectrogramModel) -> None:
+    x, time = mels(1), torch.tensor([0.5])
+    padded = torch.nn.functional.pad(tokens(0), (0, 100))
+    one, other = (published.denoise(x, time, published.encode(t, x)) for t in (tokens(0), padded))
+    assert difference(one, other) < SAME
+
+
+def test_no_context_is_masked_context(published: SpectrogramModel) -> None:
+    x, time = mels(1), torch.tensor([0.5])
+    masked = published.encode(tokens(0), x, torch.tensor([False]))
+    absent = published.encode(tokens(0), None)
+    one, other = (published.denoise(x, time, memory) for memory in (masked, absent))
+    assert difference(one, other) < SAME
+
+
+def test_two_windows_at_once(published: SpectrogramModel) -> None:
+    x, context, times = mels(2), mels(2).clamp(-1, 1), torch.tensor([0.2, 0.9])
+    ids = torch.zeros(2, tokens(1).shape[1], dtype=torch.long)
+    ids[0, : tokens(0).shape[1]], ids[1] = tokens(0), tokens(1)
+    both = published.denoise(x, times, published.encode(ids, context, torch.tensor([False, True])))
+    first = published.denoise(x[:1], times[:1], published.encode(tokens(0), None))
+    second = published.denoise(x[1:], times[1:], published.encode(tokens(1), context[1:]))
+    assert difference(both, torch.cat([first, second])) < SAME
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_attention_to_nothing_is_zero(training: bool) -> None:
+    query, key, value = noise(3, 2, 1, 4, 8)
+    mask = torch.tensor([[False] * 4, [True] * 4])
+    with torch.set_grad_enabled(training):
+        attended = attend(
+            query.expand(2, 2, 4, 8), key.expand(2, 2, 4, 8), value.expand(2, 2, 4, 8), mask
+        )
+    assert bool((attended[0] == 0).all())
+    assert bool((attended[1] != 0).all())
+
+
+def test_training_attends_as_rendering_does() -> None:
+    query, key, value = noise(3, 2, 2, 5, 8)
+    mask = torch.tensor([[True, True, True, False, False], [True] * 5])
+    for allowed in (None, mask):
+        with torch.no_grad():
+            fused = attend(query, key, value, allowed)
+        with torch.enable_grad():
+            assert difference(attend(query, key, value, allowed), fused) < SAME
+
+
+# --- notes on frames --------------------------------------------------------------------------
+
+
+def shapes(note: WindowNote) -> Tensor:
+    """The envelopes of one note, (T, K)."""
+    return envelopes(note_table([[note]]))[0, :, 0]
+
+
+def test_note_table() -> None:
+    table = note_table([[PIANO, DRUM], []])
+    assert table.tolist() == [
+        [[60, 0, 20, 0, 100, 200], [38, DRUM_KIT, 30, 0, 50, STEPS_PER_WINDOW]],
+        [[PAD_NOTE] * 6] * 2,
+    ]
+
+
+def test_a_note_sounds_from_onset_to_offset() -> None:
+    rows = shapes(PIANO)  # one second to two seconds: frames 50 to 100, centred a frame later
+    assert not rows[:48].any()
+    assert rows[48:52, ONSET].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert rows[48:51, HELD].tolist() == [0, 0.5, 1]
+    assert rows[97:101, HELD].tolist() == [1, 1, 0.5, 0]
+    assert not rows[:98, RELEASE].any()
+
+
+def test_decays_and_release() -> None:
+    rows = shapes(PIANO)
+    frame = 60  # centred on 61: 11 frames after the onset
+    expected = torch.tensor([math.exp(-11 / tau) for tau in (4, 15, 60)])
+    assert torch.allclose(rows[frame, DECAY], expected)
+    frame = 109  # 10 frames after the offset of a note of 50 frames
+    expected = torch.tensor([math.exp(-10 / tau) for tau in (4, 20)])
+    assert torch.allclose(rows[frame, RELEASE][:2], expected)
+    assert float(rows[frame, RELEASE][2]) == pytest.approx(math.exp(-10 / 15 - 50 / 40))
+
+
+def test_a_tied_note_has_no_onset() -> None:
+    rows = shapes(TIED)
+    assert not rows[:, ONSET].any()
+    assert rows[:74, HELD].tolist() == [1] * 74
+    assert float(rows[0, DECAY][2]) == pytest.approx(math.exp(-61 / 60))
+
+
+@pytest.mark.parametrize("note", [LONG, DRUM])
+def test_no_release_within_the_window(note: WindowNote) -> None:
+    rows = shapes(note)
+    assert not rows[:, RELEASE].any()
+    assert float(rows[-1, HELD]) == 1
+
+
+def test_envelopes_are_never_negative() -> None:
+    assert bool((envelopes(note_table([[PIANO, TIED, LONG, DRUM]])) >= 0).all())
+
+
+def test_rows_of_padding_change_nothing(framed: SpectrogramModel) -> None:
+    x, time = mels(2), torch.tensor([0.3, 0.6])
+    short, long = [PIANO], [TIED, LONG, DRUM]
+    both = framed.denoise(x, time, framed.encode(note_table([short, long]), None))
+    alone = framed.denoise(x[:1], time[:1], framed.encode(note_table([short]), None))
+    assert difference(both[:1], alone) < SAME
+
+
+def test_the_order_of_notes_changes_nothing(framed: SpectrogramModel) -> None:
+    one, other = (
+        framed.encode(note_table([notes]), None) for notes in ([PIANO, DRUM], [DRUM, PIANO])
+    )
+    assert one.frames is not None and other.frames is not None
+    assert difference(one.frames, other.frames) < 1e-5
+
+
+@pytest.mark.parametrize("changed", [DRUM, TIED, PIANO._replace(velocity_bin=1)])
+def test_every_field_of_a_note_is_heard(framed: SpectrogramModel, changed: WindowNote) -> None:
+    one, other = (framed.encode(note_table([[note]]), None).draft for note in (PIANO, changed))
+    assert one is not None and other is not None
+    assert difference(one, other) > 1e-4
+
+
+def test_drums_share_nothing_with_pitches(framed: SpectrogramModel) -> None:
+    as_drum = PIANO._replace(is_drum=True, program=0)
+    as_effect = PIANO._replace(program=127)
+    drafts = [framed.encode(note_table([[note]]), None).draft for note in (as_drum, as_effect)]
+    assert drafts[0] is not None and drafts[1] is not None
+    assert difference(drafts[0], drafts[1]) > 1e-4
+
+
+def test_silence_drafts_silence(framed: SpectrogramModel) -> None:
+    draft = framed.encode(note_table([[]]), None).draft
+    assert draft is not None
+    assert torch.allclose(draft, torch.tensor(-1.0))
+
+
+def test_unconditional_pass_knows_nothing(framed: SpectrogramModel) -> None:
+    x, time = mels(1), torch.tensor([0.5])
+    unconditional = framed.denoise(x, time, None)
+    conditional = framed.denoise(x, time, framed.encode(note_table([[PIANO]]), None))
+    assert bool(unconditional.isfinite().all())
+    assert difference(unconditional, conditional) > 1e-2
+
+
+def test_context_of_a_frame_aligned_model_can_be_masked_window_by_window(
+    framed: SpectrogramModel,
+) -> None:
+    x, time, context = mels(2), torch.tensor([0.5, 0.5]), mels(2).clamp(-1, 1)
+    table = note_table([[PIANO], [PIANO]])
+    half = framed.denoise(x, time, framed.encode(table, context, torch.tensor([False, True])))
+    absent = framed.denoise(x, time, framed.encode(table, None))
+    present = framed.denoise(x, time, framed.encode(table, context))
+    assert difference(half, torch.cat([absent[:1], present[1:]])) < SAME
+    assert difference(absent, present) > 1e-3

@@ -1,0 +1,310 @@
+"""Training: data, optimiser, objective, loop. The synthesiser's tests need FluidSynth."""
+
+import ctypes.util
+import io
+import math
+from pathlib import Path
+from random import Random
+
+import mido
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from spectro_render.conditioning import note_table
+from spectro_render.constants import N_MELS, WINDOW_FRAMES, WINDOW_SAMPLES, WINDOW_SECONDS
+from spectro_render.errors import OptionError, SpectroRenderError
+from spectro_render.mel import log_mel
+from spectro_render.midi import Note, Score
+from spectro_render.model import ModelConfig, SpectrogramModel
+from spectro_render.tokens import Vocabulary, WindowNote
+from spectro_render.training import synth
+from spectro_render.training.compose import as_score, excerpt, made_up, vary
+from spectro_render.training.data import (
+    PIECE_WINDOWS,
+    CacheSpec,
+    Windows,
+    is_held_out,
+    midi_files,
+    piece_tensors,
+)
+from spectro_render.training.diffusion import (
+    Objective,
+    Trainer,
+    TrainingOptions,
+    drop_conditions,
+    optimizers,
+    rate_factor,
+    stratified_times,
+)
+from spectro_render.training.muon import Muon, orthogonalise
+
+TINY = ModelConfig(
+    width=16,
+    heads=2,
+    head_width=8,
+    mlp_width=32,
+    note_layers=1,
+    context_layers=1,
+    decoder_layers=1,
+    level_width=32,
+    dropout=0.0,
+    conditioning="frame_aligned",
+    target="x0",
+    note_width=16,
+    velocity_bins=32,
+    programs="full",
+)
+CPU = torch.device("cpu")
+
+
+def write_shard(folder: Path, name: str = "shard-00000", windows: int = 8) -> None:
+    """Two pieces of a made-up signal: each window's mel follows from its only note."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pitches = [60 + 5 * (k % 2) for k in range(windows)]
+    mel = torch.full((windows, WINDOW_FRAMES, N_MELS), -9.0)
+    for window, pitch in zip(mel, pitches, strict=True):
+        window[50:150, pitch - 20 : pitch - 10] = 1.0
+    notes = [WindowNote(pitch, 0, 20, False, False, 100, 300) for pitch in pitches]
+    tensors = {
+        "mel": mel.half(),
+        "notes": note_table([notes])[0].short(),
+        "counts": torch.ones(windows, dtype=torch.int32),
+        "piece": (torch.arange(windows) >= windows // 2).int(),
+    }
+    save_file(tensors, folder / f"{name}.safetensors")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    write_shard(tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+class TestMusic:
+    def test_made_up_pieces_are_playable_and_differ(self) -> None:
+        pieces = [made_up(Random(seed), 20.0) for seed in range(20)]
+        for piece in pieces:
+            assert piece.notes
+            assert all(0 <= n.pitch <= 127 and 1 <= n.velocity <= 127 for n in piece.notes)
+            assert all(n.end > n.start >= 0 for n in piece.notes)
+            assert [n.start for n in piece.notes] == sorted(n.start for n in piece.notes)
+        assert len({piece.notes for piece in pieces}) == len(pieces)
+        assert made_up(Random(3), 20.0) == pieces[3]
+
+    def test_made_up_pieces_reach_most_programs(self) -> None:
+        pieces = [made_up(Random(seed), 20.0) for seed in range(150)]
+        programs = {n.program for piece in pieces for n in piece.notes if not n.is_drum}
+        assert len(programs) > 110
+        assert any(n.is_drum for piece in pieces for n in piece.notes)
+
+    def test_excerpt_starts_near_zero_and_bounds_stuck_notes(self) -> None:
+        score = as_score([Note(k, k + 1000.0, 60, 90, 0, False) for k in range(100)])
+        part = excerpt(score, Random(1), 10.0)
+        assert 9 <= len(part.notes) <= 11
+        assert part.notes[0].start < 1.6
+        assert part.duration <= 13
+
+    def test_variation_keeps_drums_and_range(self) -> None:
+        notes = [Note(k, k + 0.5, 20 * (k % 7), 100, k % 3, False) for k in range(60)]
+        drums = [Note(k, k + 0.1, 38, 100, 0, True) for k in range(10)]
+        varied = vary(as_score(notes + drums), Random(4))
+        assert sum(n.is_drum for n in varied.notes) == 10
+        assert {n.pitch for n in varied.notes if n.is_drum} == {38}
+        assert all(0 <= n.pitch <= 127 and 1 <= n.velocity <= 127 for n in varied.notes)
+
+
+class TestSynthesiser:
+    def test_midi_holds_the_notes_in_milliseconds(self) -> None:
+        score = as_score(
+            [Note(0.5, 1.25, 60, 90, 40, False), Note(1.0, 1.1, 38, 100, 0, True)]
+        )  # fmt: skip
+        file = mido.MidiFile(file=io.BytesIO(synth.score_to_midi(score)))
+        now, events = 0.0, []
+        for message in file:
+            now += message.time
+            if message.type in ("note_on", "note_off"):
+                events.append((round(now, 3), message.type, message.channel, message.note))
+        assert events == [
+            (0.5, "note_on", 0, 60),
+            (1.0, "note_on", 9, 38),
+            (1.1, "note_off", 9, 38),
+            (1.25, "note_off", 0, 60),
+        ]
+        assert [m.program for m in file if m.type == "program_change"] == [40]
+
+    def test_more_programs_than_channels(self) -> None:
+        score = as_score([Note(0.1 * p, 0.1 * p + 1, 60, 90, p, False) for p in range(30)])
+        file = mido.MidiFile(file=io.BytesIO(synth.score_to_midi(score)))
+        assert 9 not in {m.channel for m in file if m.type == "note_on"}
+        assert sum(m.type == "note_on" for m in file) == 30
+
+    def test_a_missing_soundfont_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SPECTRO_RENDER_SOUNDFONT", "/nowhere/none.sf2")
+        with pytest.raises(SpectroRenderError, match=r"/nowhere/none\.sf2"):
+            synth.find_soundfont()
+
+
+HAS_FLUIDSYNTH = bool(ctypes.util.find_library("fluidsynth")) and any(
+    Path(path).exists() for path in synth.SOUNDFONTS
+)
+
+
+@pytest.mark.skipif(not HAS_FLUIDSYNTH, reason="FluidSynth or its soundfont is not installed")
+class TestRenderedData:
+    def test_a_note_sounds_when_it_should(self) -> None:
+        synthesizer = synth.Synthesizer()
+        audio = synthesizer.render_score(as_score([Note(1.0, 2.0, 69, 100, 0, False)]))
+        assert audio.shape == (round((2 + synth.TAIL_SECONDS) * 16_000),)
+        level = log_mel(torch.from_numpy(audio)).exp().sum(-1)
+        assert level[:49].max() < 0.01 * level[51:99].min()
+        assert 0.001 < abs(audio).max() < 0.5
+
+    def test_pieces_become_windows(self) -> None:
+        score = made_up(Random(5), (PIECE_WINDOWS - 0.5) * WINDOW_SECONDS)
+        tensors = piece_tensors(score, Vocabulary(32, "full"), synth.Synthesizer())
+        assert tensors["samples"].shape == (PIECE_WINDOWS, WINDOW_SAMPLES)
+        assert tensors["mel"].shape == (PIECE_WINDOWS, WINDOW_FRAMES, N_MELS)
+        assert tensors["counts"].sum() == len(tensors["notes"])
+        whole = log_mel(tensors["samples"].flatten())
+        assert torch.allclose(tensors["mel"].flatten(0, 1).float(), whole, atol=0.01)
+
+
+class TestData:
+    def test_every_file_is_on_one_side(self, tmp_path: Path) -> None:
+        for k in range(200):
+            (tmp_path / f"{k}.mid").touch()
+        kept, out = midi_files(tmp_path, held_out=False), midi_files(tmp_path, held_out=True)
+        assert len(kept) + len(out) == 200
+        assert 3 <= len(out) <= 20
+        assert all(map(is_held_out, out))
+
+    def test_windows_follow_their_piece(self, cache: Path) -> None:
+        batch = Windows(cache).batch([0, 1, 4, 5])
+        assert batch.heard.tolist() == [False, True, False, True]
+        assert torch.equal(batch.context[1], batch.target[0])
+        assert batch.notes[:, 0, 0].tolist() == [60, 65, 60, 65]
+        assert batch.target.abs().max() <= 1
+
+    def test_shards_that_come_later_are_read(self, cache: Path) -> None:
+        windows = Windows(cache)
+        write_shard(cache, "shard-00001")
+        windows.refresh()
+        assert len(windows) == 16
+        windows.refresh()
+        assert len(windows) == 16
+
+    def test_hours_become_shards(self, tmp_path: Path) -> None:
+        spec = CacheSpec(tmp_path, tmp_path, Vocabulary(), hours=1.0)
+        assert spec.shards == round(3600 / (16 * PIECE_WINDOWS * WINDOW_SECONDS))
+
+
+class TestMuon:
+    def test_singular_values_near_one(self) -> None:
+        matrices = torch.randn(3, 8, 20, generator=torch.Generator().manual_seed(0))
+        values = torch.linalg.svdvals(orthogonalise(matrices))
+        assert values.min() > 0.6
+        assert values.max() < 1.3
+
+    def test_solves_a_linear_problem(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        wanted = torch.randn(6, 4, generator=generator)
+        weight = torch.nn.Parameter(torch.zeros(6, 4))
+        optimizer = Muon([weight], lr=0.05)
+        x = torch.randn(100, 4, generator=generator)
+        for step in range(300):
+            optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 300)
+            optimizer.zero_grad()
+            ((x @ (weight - wanted).T) ** 2).mean().backward()
+            optimizer.step()
+        assert (weight - wanted).abs().max() < 0.02
+
+    def test_every_parameter_has_one_optimizer(self) -> None:
+        model = SpectrogramModel(TINY)
+        groups = [o.param_groups[0]["params"] for o in optimizers(model, TrainingOptions())]
+        ids = [id(p) for group in groups for p in group]
+        assert len(ids) == len(set(ids)) == len(list(model.parameters()))
+        assert all(p.ndim == 2 for p in groups[0])
+
+
+class TestObjective:
+    def test_times_cover_the_interval(self) -> None:
+        times = stratified_times(10, torch.Generator().manual_seed(1)).sort().values
+        assert ((times * 10).floor() == torch.arange(10)).all()
+
+    def test_dropped_windows_are_unconditional(self, cache: Path) -> None:
+        torch.manual_seed(0)
+        model = SpectrogramModel(TINY).eval()
+        batch = Windows(cache).batch([1, 2])
+        memory = drop_conditions(
+            model.encode(batch.notes, batch.context, batch.heard), torch.tensor([True, False])
+        )
+        time = torch.full((2,), 0.5)
+        predicted = model.denoise(batch.target, time, memory)
+        alone = model.denoise(batch.target, time, None)
+        assert torch.allclose(predicted[1], alone[1], atol=1e-5)
+        assert not torch.allclose(predicted[0], alone[0], atol=1e-2)
+
+    @pytest.mark.parametrize("target", ["epsilon", "v", "x0"])
+    def test_gradients_reach_every_parameter(self, cache: Path, target: str) -> None:
+        torch.manual_seed(0)
+        model = SpectrogramModel(ModelConfig(**{**vars(TINY), "target": target}))
+        loss = Objective(model, torch.Generator().manual_seed(0))(Windows(cache).batch(range(8)))
+        loss.backward()
+        untouched = [
+            name
+            for name, p in model.named_parameters()
+            if p.grad is None or not p.grad.isfinite().all()
+        ]
+        assert untouched == []
+
+
+class TestLoop:
+    def options(self, steps: int) -> TrainingOptions:
+        return TrainingOptions(
+            steps=steps, batch_size=4, warmup=2, decay_share=0.1, log_every=10, check_every=20
+        )
+
+    def test_learns_and_leaves_pictures(self, cache: Path, tmp_path: Path) -> None:
+        lines: list[str] = []
+        trainer = Trainer(TINY, self.options(60), tmp_path / "run", CPU, lines.append)
+        trainer.train(Windows(cache), Windows(cache))
+        losses = [float(line.split()[3]) for line in lines if " loss " in line]
+        assert losses[-1] < 0.6 * losses[0]
+        assert (tmp_path / "run" / "mel-0000060.png").stat().st_size > 1000
+        assert any("sample_error" in line for line in lines)
+
+    def test_resumes_where_it_stopped(self, cache: Path, tmp_path: Path) -> None:
+        windows, options = Windows(cache), self.options(20)
+        first = Trainer(TINY, options, tmp_path / "a", CPU, lambda line: None)
+        first.train(windows, windows)
+        again = Trainer(TINY, options, tmp_path / "a", CPU, lambda line: None)
+        again.resume()
+        assert again.step == 20
+        for one in (first, again):
+            one._update(windows.batch([0, 1, 2, 3]))
+        for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+    def test_starts_from_other_weights(self, tmp_path: Path) -> None:
+        other = SpectrogramModel(TINY)
+        trainer = Trainer(TINY, self.options(1), tmp_path, CPU)
+        trainer.start_from(other)
+        assert torch.equal(
+            trainer.average.weights["decoder.input.weight"], other.decoder.input.weight
+        )
+        with pytest.raises(OptionError, match="another shape"):
+            trainer.start_from(SpectrogramModel(ModelConfig(**{**vars(TINY), "mlp_width": 8})))
+
+    def test_rate_rises_holds_and_falls_to_nothing(self) -> None:
+        options = TrainingOptions(steps=1000, warmup=10, decay_share=0.2)
+        assert rate_factor(0, options) == pytest.approx(0.1)
+        assert rate_factor(500, options) == 1
+        assert rate_factor(900, options) == pytest.approx(0.5)
+        assert math.isclose(rate_factor(1000, options), 0)
+
+
+def test_scores_are_ordered() -> None:
+    score = as_score([Note(1.0, 2.0, 60, 90, 0, False), Note(0.0, 3.0, 61, 90, 0, False)])
+    assert score == Score(score.notes, 3.0)
+    assert [n.pitch for n in score.notes] == [61, 60]
