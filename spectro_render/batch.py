@@ -21,7 +21,7 @@ from spectro_render.errors import (
     SpectroRenderError,
     WeightsError,
 )
-from spectro_render.jobs import MIDI_SUFFIXES, Job
+from spectro_render.jobs import MIDI_SUFFIXES, STREAM, Job
 from spectro_render.midi import Score, read_midi
 from spectro_render.report import Reporter, complain, times_real_time
 
@@ -125,8 +125,8 @@ class Batch:
 
     def _tell_about(self, job: Job, score: Score) -> None:
         """Say once what will not be heard."""
-        for phrase in score.repairs:
-            self.reporter.say(f"{job.name}: repaired: {phrase}")
+        if score.repairs:
+            self.reporter.say(f"{job.name}: repaired: {'; '.join(score.repairs)}")
         if score.ignored:
             self.reporter.say(f"{job.name}: ignored: {', '.join(score.ignored)}")
         for window in self._windows(score):
@@ -177,8 +177,9 @@ class Batch:
         self.reporter.record({"status": "failed", **_names(job), "error": _reason(error)})
 
 
-def _names(job: Job) -> dict[str, str]:
-    return {"input": job.name, "output": str(job.target) if job.target else "-"}
+def _names(job: Job) -> dict[str, str | None]:
+    target = str(job.target) if job.target else None
+    return {"input": job.name, "output": STREAM if job.is_streamed else target}
 
 
 def _reason(error: Exception) -> str:
@@ -194,7 +195,7 @@ def _read(job: Job) -> Score:
     """The notes of the job's input; raises MidiError."""
     if job.source is None:
         return read_midi(sys.stdin.buffer)
-    if job.source.is_dir():
+    if job.is_empty_folder:
         raise MidiError("no MIDI file in this folder", f"looked for {', '.join(MIDI_SUFFIXES)}")
     return read_midi(job.source)
 

@@ -168,7 +168,7 @@ def render(
     """
     from spectro_render.batch import Batch, Encoding
     from spectro_render.encoders import check_format
-    from spectro_render.jobs import STREAM, choose_format, is_batch, plan_jobs
+    from spectro_render.jobs import choose_format, is_batch, plan_jobs
 
     if raw and format:
         raise OptionError("--raw and --format exclude each other", "leave one out")
@@ -187,7 +187,8 @@ def render(
         "start": start,
         "duration": duration,
     }
-    with _audio_on_stdout(output == STREAM or (output is None and inputs == [STREAM])) as stream:
+    to_stdout = any(job.is_streamed for job in jobs)
+    with _audio_on_stdout(to_stdout) as stream:
         batch = Batch(
             model={"model": model, "device": device, "dtype": dtype, "vocoder": vocoder},
             choices={name: value for name, value in choices.items() if value is not None},
@@ -204,6 +205,8 @@ def render(
 def _audio_on_stdout(is_wanted: bool) -> Iterator[BinaryIO]:
     """Standard output for the sound; whatever else is printed then goes to standard error."""
     stream = sys.stdout.buffer
+    if is_wanted and sys.stdout.isatty():
+        raise OptionError("sound is not for a terminal to show", "name a file with -o, or a pipe")
     with redirect_stdout(sys.stderr) if is_wanted else nullcontext():
         yield stream
 

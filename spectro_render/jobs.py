@@ -17,16 +17,22 @@ STREAM = "-"  # stands for standard input and for standard output
 
 @dataclass(frozen=True)
 class Job:
-    """One file to render. `source` may be a folder, where it holds nothing to render."""
+    """One file to render, or a folder that holds none."""
 
     source: Path | None  # None is standard input
     target: Path | None  # None is standard output
     is_explicit: bool = False  # the user named this very output, so it may be replaced
+    is_empty_folder: bool = False  # fails when its turn comes, and the others go on
 
     @property
     def name(self) -> str:
         """The input, as messages call it."""
         return str(self.source) if self.source else STREAM
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether the sound goes to standard output."""
+        return self.target is None and not self.is_empty_folder
 
     @property
     def is_complete(self) -> bool:
@@ -100,7 +106,7 @@ def _jobs_of(name: str, output: str | None, format: str, batch: bool) -> Iterato
             below = source.relative_to(folder) if output else source
             yield Job(source, Path(output or "", below).with_suffix(f".{format}"))
         if not found:
-            yield Job(folder, None)  # fails when its turn comes, and the others go on
+            yield Job(folder, None, is_empty_folder=True)
     else:
         yield _file_job(Path(name), output, format, batch)
 

@@ -49,11 +49,11 @@ def mel_matrix() -> Tensor:
     evenly in mel from 0 to 8000 Hz. The DC bin belongs to no band.
     """
     top = torch.tensor(MEL_MAX_HZ, dtype=torch.float64)
-    bins = hz_to_mel(torch.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1, dtype=torch.float64))[:, None]
+    bins = hz_to_mel(torch.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1, dtype=torch.float64))
     edges = torch.linspace(0, float(hz_to_mel(top)), N_MELS + 2, dtype=torch.float64)
     lower, centre, upper = edges[:-2], edges[1:-1], edges[2:]
-    rising = (bins - lower) / (centre - lower)
-    falling = (upper - bins) / (upper - centre)
+    rising = (bins[:, None] - lower) / (centre - lower)
+    falling = (upper - bins[:, None]) / (upper - centre)
     matrix = torch.minimum(rising, falling).clamp(min=0)
     matrix[0] = 0
     return matrix.float()

@@ -84,11 +84,12 @@ class Attention(nn.Module):
         return self.out(attended.transpose(1, 2).flatten(2))  # (B, H, T, d) -> (B, T, H d) -> D
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, S, H d) -> (B, H, S, d)
+        split = x.view(*x.shape[:-1], self.heads, -1)  # (B, S, H d) -> (B, S, H, d)
+        return split.transpose(1, 2)  # (B, H, S, d)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax attention; where every key is masked the result is zero, as the paper's code has it."""
+    """Softmax attention; where every key is masked the result is zero, as in the paper's code."""
     allowed = None if mask is None else mask[:, None, None, :]
     if not (torch.is_grad_enabled() and query.device.type == "cpu"):
         return F.scaled_dot_product_attention(query, key, value, allowed, scale=1.0)
@@ -164,7 +165,7 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Position table, blocks and final norm, shared in form by the encoders of notes and context."""
+    """Position table, blocks and final norm: the form of all three encoders."""
 
     def __init__(self, config: ModelConfig, layers: int, length: int) -> None:
         super().__init__()

@@ -23,8 +23,8 @@ class Stft:
     """A Hann STFT whose frame 0 is centred where the centre of mel frame 0 lies, at sample 320."""
 
     def __init__(self, window: int, hop: int, n_fft: int) -> None:
-        """`window` samples a frame, a multiple of `hop` (samples); `n_fft` at least `window`."""
-        if window % hop or n_fft < window or HOP_LENGTH % hop or window < 2 * HOP_LENGTH:
+        """`window` samples a frame, a multiple of 640; `hop` samples, a divisor of 320."""
+        if window % (2 * HOP_LENGTH) or n_fft < window or HOP_LENGTH % hop:
             raise ValueError(f"no STFT with window {window}, hop {hop}, FFT {n_fft}")
         self.window, self.hop, self.n_fft = window, hop, n_fft
         self.bins = n_fft // 2 + 1
@@ -35,7 +35,8 @@ class Stft:
     def analyse(self, samples: Tensor) -> Tensor:
         """Samples (B, (T - 1) hop + window) -> complex spectrum (B, T, K)."""
         frames = samples.unfold(-1, self.window, self.hop)
-        return torch.fft.rfft(frames * self._hann.to(samples), self.n_fft)
+        spectrum: Tensor = torch.fft.rfft(frames * self._hann.to(samples), self.n_fft)
+        return spectrum
 
     def synthesise(self, spectrum: Tensor) -> Tensor:
         """Least-squares inverse of `analyse`: (B, T, K) -> (B, (T - 1) hop + window)."""
@@ -47,7 +48,7 @@ class Stft:
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
         """(B, T, window) -> (B, (T - 1) hop + window)."""
-        blocks = frames.unflatten(-1, (self.overlap, self.hop))
+        blocks = frames.reshape(*frames.shape[:2], self.overlap, self.hop)
         shifted = [
             F.pad(blocks[:, :, i], (0, 0, i, self.overlap - 1 - i)) for i in range(self.overlap)
         ]
@@ -128,7 +129,7 @@ def _partials(magnitude: Tensor, stft: Stft) -> tuple[Tensor, Tensor]:
 
 
 def _bridge(owner: Tensor, advance: Tensor, segment: int) -> Tensor:
-    """Sum the advances between the fixed phases; (B, n segment + 1, K) -> turns (B, n segment, K)."""
+    """Sum the advances between fixed phases; (B, n segment + 1, K) -> turns (B, n segment, K)."""
     batch, _, bins = owner.shape
     index = torch.arange(bins, device=owner.device)
     fixed = (GOLDEN_RATIO * index * index / 2) % 1  # scattered: equal phases would make a pulse

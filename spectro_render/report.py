@@ -80,6 +80,7 @@ def _make_bar() -> rich_progress.Progress:
         BarColumn(),
         TextColumn("{task.fields[window]}"),
         TimeRemainingColumn(),
+        TextColumn("left,"),
         TextColumn("{task.fields[speed]}"),
         console=Console(stderr=True),
         transient=True,  # the line that says what was made takes its place

@@ -12,7 +12,6 @@ Letters: B batch, T mel frames, C channels, K frequency bins.
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 import torch
@@ -21,21 +20,32 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
-from spectro_render.constants import HOP_LENGTH, N_FFT, N_MELS, SAMPLE_RATE, WIN_LENGTH
-from spectro_render.mel import hz_to_mel, mel_matrix, to_model
+from spectro_render.constants import HOP_LENGTH, MEL_FLOOR, N_FFT, N_MELS, WIN_LENGTH
+from spectro_render.mel import mel_matrix, to_model
 from spectro_render.phase import Stft, sound
 
 LEAKY_SLOPE = 0.2  # MelGAN's
-INPUT_KERNEL = 7
+INPUT_KERNEL = 3
+OUTPUT_KERNEL = 7
 MAX_LOG_MAGNITUDE = 9.0  # natural log; a full-scale sine reaches 6.5 under 1280 samples of Hann
-SEGMENT = 64  # frames over which Griffin-Lim's start phases are tracked
+SKETCH_CENTRE, SKETCH_DEVIATION = -4.0, 4.0  # of its log magnitudes, roughly
+SKETCH_UPDATES = 10  # of `mel_to_magnitude`
+MAX_CORRECTION = 2.0  # natural log, a round of `match_mel`
+SEGMENT = 64  # frames over which start phases are tracked
+
+Span = tuple[int, int]  # first and last
 
 
 class Vocoder(Protocol):
     """What `StreamingVocoder` needs of a vocoder."""
 
-    receptive_field: int  # frames of context that a frame's samples need on each side
-    period: int  # pieces must start at a multiple of so many frames of the whole
+    @property
+    def receptive_field(self) -> int:
+        """Frames of context that a frame's samples need on each side."""
+
+    @property
+    def period(self) -> int:
+        """Pieces must start at a multiple of so many frames of the whole."""
 
     def __call__(self, log_mel: Tensor, /) -> Tensor:
         """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
@@ -45,22 +55,23 @@ class Vocoder(Protocol):
 class VocoderConfig:
     """The shape of the network; goes into a model directory's config.json."""
 
-    channels: int = 384  # halved by every upsampling stage
+    channels: int = 256  # halved by every upsampling stage
     dilations: tuple[int, ...] = (1, 3, 9, 1, 3, 9)  # of the residual units at the mel's frame rate
-    upsample: tuple[int, ...] = ()  # a product of 320 for the waveform head
+    upsample: tuple[int, ...] = ()  # of the waveform head: a product of 320
     stage_dilations: tuple[int, ...] = (1, 3, 9)  # of the residual units after each upsampling
     head: Literal["spectrum", "waveform"] = "spectrum"
     window: int = 1280  # samples under the spectrum head's Hann window
-    segment: int = SEGMENT  # frames between fixed phases
-    iterations: int = 10  # of Griffin-Lim, to make the phases consistent
+    segment: int = SEGMENT  # frames over which its start phases are tracked
+    sketch_iterations: int = 3  # of Griffin-Lim, before the network
+    iterations: int = 10  # of Griffin-Lim, after it
+    corrections: int = 4  # rounds of levelling the sound to the mel, at the end
 
     def __post_init__(self) -> None:
         """Raise ValueError for a network that cannot be built."""
         rate = math.prod(self.upsample)
-        if self.head == "waveform" and rate != HOP_LENGTH:
-            raise ValueError(f"upsampling stages multiply to {rate}, not {HOP_LENGTH}")
-        if HOP_LENGTH % rate:
-            raise ValueError(f"{HOP_LENGTH} samples a frame cannot be divided by {rate}")
+        wanted = HOP_LENGTH if self.head == "waveform" else 1
+        if rate != wanted:
+            raise ValueError(f"upsampling by {rate}, but the {self.head} head needs {wanted}")
         if self.channels % 2 ** len(self.upsample):
             raise ValueError(
                 f"{self.channels} channels cannot be halved {len(self.upsample)} times"
@@ -69,7 +80,10 @@ class VocoderConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "VocoderConfig":
         """The inverse of `to_dict`, also after a trip through JSON (lists for tuples)."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**plain)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -87,7 +101,8 @@ class ResidualUnit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, T)."""
         y = self.dilated(F.leaky_relu(x, LEAKY_SLOPE))
-        return x + self.pointwise(F.leaky_relu(y, LEAKY_SLOPE))
+        change: Tensor = self.pointwise(F.leaky_relu(y, LEAKY_SLOPE))
+        return x + change
 
 
 class UpsampleStage(nn.Module):
@@ -118,49 +133,80 @@ class WaveformHead(nn.Module):
     """MelGAN's own ending: features at the sample rate -> samples."""
 
     period = 1
+    sketch_bins = 0
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.output = _conv(channels, 1, INPUT_KERNEL)
+        self.output = _conv(channels, 1, OUTPUT_KERNEL)
 
-    def forward(self, features: Tensor, log_mel: Tensor) -> Tensor:
-        """Features (B, C, 320 T) -> samples (B, 320 T); the log-mel is not needed."""
+    def sketch(self, log_mel: Tensor) -> Tensor:
+        """This head needs none: (B, T, 128) -> (B, T, 0)."""
+        return log_mel[..., :0]
+
+    def forward(self, features: Tensor, sketch: Tensor, log_mel: Tensor) -> Tensor:
+        """Features (B, C, 320 T) -> samples (B, 320 T); the rest is for other heads."""
         return torch.tanh(self.output(F.leaky_relu(features, LEAKY_SLOPE)))[:, 0]
 
-    def reach(self, first: int, last: int) -> tuple[int, int]:
+    def reach(self, first: int, last: int) -> Span:
         """The features that samples `first` to `last` hear."""
-        return first - INPUT_KERNEL // 2, last + INPUT_KERNEL // 2
+        return first - OUTPUT_KERNEL // 2, last + OUTPUT_KERNEL // 2
+
+    def sketch_reach(self, first: int, last: int) -> Span:
+        """The mel frames that the network's input at frames `first` to `last` hears."""
+        return first, last
 
 
 class SpectrumHead(nn.Module):
-    """Features -> log magnitudes, as a correction of the mel's own, -> samples."""
+    """Features -> log magnitudes of a wide STFT, as a correction of a sketch, -> samples.
 
-    def __init__(self, channels: int, rate: int, config: VocoderConfig) -> None:
-        """`rate`: spectra a mel frame."""
+    The sketch is made without weights: magnitudes that explain the mel, start phases, little
+    Griffin-Lim. Its spectrum under the wide window already shows how neighbouring partials beat
+    and where they lie between the mel's bands; convolutions find that hard to work out.
+    """
+
+    def __init__(self, channels: int, config: VocoderConfig) -> None:
         super().__init__()
-        self.rate, self.segment, self.iterations = rate, config.segment, config.iterations
-        self.period = config.segment // math.gcd(config.segment, rate)
-        self.stft = Stft(config.window, HOP_LENGTH // rate, config.window)
+        self.config = config
+        self.period = config.segment
+        self.stft = Stft(config.window, HOP_LENGTH, config.window)
+        self.sketch_bins = self.stft.bins
+        self.mel_stft = Stft(WIN_LENGTH, HOP_LENGTH, N_FFT)
         self.output = _conv(channels, self.stft.bins, 1)
-        self.register_buffer("spread", _band_to_bin(self.stft.bins), persistent=False)
 
-    def forward(self, features: Tensor, log_mel: Tensor) -> Tensor:
-        """Features (B, C, rate T), log-mel (B, T, 128) -> samples (B, 320 T)."""
-        magnitude = self.log_magnitude(features, log_mel).exp()
-        samples = sound(magnitude, self.stft, self.segment, self.iterations)
-        return self.stft.crop(samples, log_mel.shape[1] * HOP_LENGTH)
+    @torch.no_grad()
+    def sketch(self, log_mel: Tensor) -> Tensor:
+        """Log-mel (B, T, 128) -> natural log magnitudes (B, T, K)."""
+        config = self.config
+        magnitude = mel_to_magnitude(log_mel.float(), SKETCH_UPDATES)
+        samples = sound(magnitude, self.mel_stft, config.segment, config.sketch_iterations)
+        length = (log_mel.shape[1] - 1) * HOP_LENGTH + self.stft.window
+        samples = F.pad(samples, (self.stft.lead, self.stft.window))[:, :length]
+        return self.stft.analyse(samples).abs().clamp(min=MEL_FLOOR).log()
 
-    def log_magnitude(self, features: Tensor, log_mel: Tensor) -> Tensor:
-        """Features (B, C, rate T), log-mel (B, T, 128) -> natural log magnitudes (B, rate T, K)."""
-        assert isinstance(self.spread, Tensor)
-        outline = (log_mel.float().exp() @ self.spread).log().repeat_interleave(self.rate, 1)
-        correction = self.output(F.leaky_relu(features, LEAKY_SLOPE)).transpose(1, 2).float()
-        return (outline + correction).clamp(max=MAX_LOG_MAGNITUDE)
+    def log_magnitude(self, features: Tensor, sketch: Tensor) -> Tensor:
+        """Features (B, C, T), sketch (B, T, K) -> natural log magnitudes (B, T, K)."""
+        correction: Tensor = self.output(F.leaky_relu(features, LEAKY_SLOPE)).transpose(1, 2)
+        return (sketch + correction.float()).clamp(max=MAX_LOG_MAGNITUDE)
 
-    def reach(self, first: int, last: int) -> tuple[int, int]:
-        """The features that the samples of spectra `first` to `last` hear."""
-        before, after = self.stft.reach(self.iterations)
-        return first - before - self.segment + 1, last + after + self.segment - 1
+    def forward(self, features: Tensor, sketch: Tensor, log_mel: Tensor) -> Tensor:
+        """Features (B, C, T), sketch (B, T, K), log-mel (B, T, 128) -> samples (B, 320 T)."""
+        config = self.config
+        magnitude = self.log_magnitude(features, sketch).exp()
+        samples = sound(magnitude, self.stft, config.segment, config.iterations)
+        samples = self.stft.crop(samples, log_mel.shape[1] * HOP_LENGTH)
+        return match_mel(samples, log_mel.float(), self.mel_stft, config.corrections)
+
+    def reach(self, first: int, last: int) -> Span:
+        """The features that the samples of frames `first` to `last` hear."""
+        first, last = first - self.config.corrections, last + self.config.corrections
+        return _sound_reach(first, last, self.stft, self.config.iterations, self.config.segment)
+
+    def sketch_reach(self, first: int, last: int) -> Span:
+        """The mel frames that the sketch of frames `first` to `last` hears."""
+        before = self.stft.lead // HOP_LENGTH
+        first, last = first - before, last + self.stft.overlap - 1 - before
+        iterations = self.config.sketch_iterations
+        return _sound_reach(first, last, self.mel_stft, iterations, self.config.segment)
 
 
 class MelGAN(nn.Module):
@@ -169,25 +215,27 @@ class MelGAN(nn.Module):
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         self.config = config
-        width, rate = config.channels, math.prod(config.upsample)
-        layers: list[nn.Module] = [_conv(N_MELS, width, INPUT_KERNEL)]
-        layers += [ResidualUnit(width, dilation) for dilation in config.dilations]
+        width = config.channels
+        layers: list[nn.Module] = [ResidualUnit(width, dilation) for dilation in config.dilations]
         for factor in config.upsample:
             layers.append(UpsampleStage(width, factor, config.stage_dilations))
             width //= 2
+        is_spectrum = config.head == "spectrum"
+        self.head = SpectrumHead(width, config) if is_spectrum else WaveformHead(width)
+        self.input = _conv(N_MELS + self.head.sketch_bins, config.channels, INPUT_KERNEL)
         self.body = nn.Sequential(*layers)
-        self.head = (
-            WaveformHead(width) if config.head == "waveform" else SpectrumHead(width, rate, config)
-        )
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
-        samples: Tensor = self.head(self.features(log_mel), log_mel)
+        sketch = self.head.sketch(log_mel)
+        samples: Tensor = self.head(self.features(log_mel, sketch), sketch, log_mel)
         return samples
 
-    def features(self, log_mel: Tensor) -> Tensor:
-        """What the head works on: (B, T, 128) -> (B, C, rate T)."""
-        features: Tensor = self.body(to_model(log_mel).transpose(1, 2))
+    def features(self, log_mel: Tensor, sketch: Tensor) -> Tensor:
+        """What the head works on: (B, T, 128) and the head's sketch (B, T, K) -> (B, C, rate T)."""
+        scaled = (sketch - SKETCH_CENTRE) / SKETCH_DEVIATION
+        inputs = torch.cat([to_model(log_mel), scaled], -1).transpose(1, 2)
+        features: Tensor = self.body(self.input(inputs))
         return features
 
     @property
@@ -200,12 +248,12 @@ class MelGAN(nn.Module):
         """Frames of context, on each side, that can change a frame's 320 samples."""
         first, last = self.head.reach(0, math.prod(self.config.upsample) - 1)
         for factor in reversed(self.config.upsample):
-            spread = sum(self.config.stage_dilations)
-            padding = (factor + 1) // 2
+            spread, padding = sum(self.config.stage_dilations), (factor + 1) // 2
             first = -((2 * factor - 1 - padding - (first - spread)) // factor)
             last = (last + spread + padding) // factor
         spread = sum(self.config.dilations) + INPUT_KERNEL // 2
-        return max(spread - first, spread + last)
+        first, last = self.head.sketch_reach(first - spread, last + spread)
+        return max(-first, last)
 
     def fold_weight_norm(self) -> "MelGAN":
         """Replace direction and length of every kernel by their product, for use; returns self."""
@@ -231,7 +279,8 @@ class GriffinLim:
     @property
     def receptive_field(self) -> int:
         """Frames of context, on each side, that can change a frame's 320 samples."""
-        return max(self._stft.reach(self.iterations)) + SEGMENT - 1
+        first, last = _sound_reach(0, 0, self._stft, self.iterations, SEGMENT)
+        return max(-first, last)
 
     def __call__(self, log_mel: Tensor) -> Tensor:
         """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
@@ -252,10 +301,24 @@ def mel_to_magnitude(log_mel: Tensor, iterations: int = 30) -> Tensor:
     mel = log_mel.exp()
     matrix = mel_matrix().to(mel)
     target, overlap = mel @ matrix.T, matrix @ matrix.T
-    magnitude = (mel @ torch.linalg.pinv(matrix)).clamp(min=1e-7)
+    magnitude: Tensor = (mel @ torch.linalg.pinv(matrix)).clamp(min=1e-7)
     for _ in range(iterations):
         magnitude = magnitude * target / (magnitude @ overlap).clamp(min=1e-12)
     return magnitude
+
+
+def match_mel(samples: Tensor, log_mel: Tensor, stft: Stft, iterations: int) -> Tensor:
+    """Level samples (B, 320 T), band by band and frame by frame, to a log-mel (B, T, 128)."""
+    matrix = mel_matrix().to(log_mel)
+    share = F.normalize(matrix, p=1, dim=1).T  # of each band in a bin's gain; DC belongs to none
+    length = samples.shape[1]
+    samples = F.pad(samples, (0, stft.window - stft.hop))
+    for _ in range(iterations):
+        spectrum = stft.analyse(samples)
+        level = (spectrum.abs() @ matrix).clamp(min=MEL_FLOOR).log()
+        gain = (log_mel - level).clamp(-MAX_CORRECTION, MAX_CORRECTION) @ share
+        samples = stft.synthesise(spectrum * gain.exp())
+    return samples[:, :length]
 
 
 class StreamingVocoder:
@@ -306,28 +369,12 @@ class StreamingVocoder:
 def _conv(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Module:
     """A weight-normalised convolution that keeps the length; zeros beyond the ends."""
     padding = dilation * (kernel // 2)
-    return weight_norm(nn.Conv1d(inputs, outputs, kernel, dilation=dilation, padding=padding))
+    conv = nn.Conv1d(inputs, outputs, kernel, dilation=dilation, padding=padding)
+    normed: nn.Module = weight_norm(conv)
+    return normed
 
 
-@lru_cache(maxsize=4)
-def _band_to_bin(bins: int) -> Tensor:
-    """(128, K): mel magnitudes @ this = the magnitudes of a spectrum as smooth as possible.
-
-    Linear interpolation between the bands' centres, each band divided by its sum of weights;
-    bands so narrow that they hold next to no FFT bin are left out.
-    """
-    matrix = mel_matrix()
-    weight = matrix.sum(0)
-    used = weight > 0.3
-    top = hz_to_mel(torch.tensor(SAMPLE_RATE / 2.0))
-    centres = torch.linspace(0, float(top), N_MELS + 2)[1:-1][used]
-    mels = hz_to_mel(torch.linspace(0, SAMPLE_RATE / 2, bins)).clamp(centres[0], centres[-1])
-    upper = torch.searchsorted(centres, mels).clamp(1, len(centres) - 1)
-    share = (mels - centres[upper - 1]) / (centres[upper] - centres[upper - 1])
-    rows = torch.zeros(len(centres), bins)
-    columns = torch.arange(bins)
-    rows[upper - 1, columns] = 1 - share
-    rows[upper, columns] = share
-    spread = torch.zeros(N_MELS, bins)
-    spread[used] = rows / weight[used, None]
-    return spread
+def _sound_reach(first: int, last: int, stft: Stft, iterations: int, segment: int) -> Span:
+    """The magnitudes that the samples of frames `first` to `last` hear through `phase.sound`."""
+    before, after = stft.reach(iterations)
+    return first - before - segment + 1, last + after + segment - 1

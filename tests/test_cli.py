@@ -187,6 +187,7 @@ def test_one_bad_file_does_not_stop_the_others(run: Run, song: Song, here: Path)
     assert lines[2].startswith("spectro-render: gone.mid: ")
     statuses = [json.loads(line)["status"] for line in out.splitlines()]
     assert statuses == ["failed", "failed", "failed", "rendered"]
+    assert json.loads(out.splitlines()[1])["output"] is None
     assert files(here) == ["bad.mid", "good.mid", "good.wav"]
 
 
@@ -441,6 +442,19 @@ def read_all(terminal: int) -> str:
     except OSError:  # how Linux says that the other end is closed
         pass
     return shown.decode()
+
+
+def test_a_terminal_is_spared_the_sound(song: Song, here: Path) -> None:
+    song()
+    terminal, stdout = pty.openpty()
+    process = subprocess.Popen(
+        command("song.mid", "-o", "-"), stdout=stdout, stderr=subprocess.PIPE, text=True
+    )
+    os.close(stdout)
+    _, err = process.communicate()
+    assert (process.returncode, read_all(terminal)) == (2, "")
+    os.close(terminal)
+    assert err.startswith("spectro-render: sound is not for a terminal to show; name a file")
 
 
 def test_a_reader_that_goes_away_is_no_error(song: Song, here: Path, tiny_model: Path) -> None:

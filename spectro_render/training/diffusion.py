@@ -291,8 +291,9 @@ def plot_mels(path: Path, mels: dict[str, Tensor], columns: int = 4) -> None:
     figure = Figure(figsize=(4 * columns, 2.4 * len(mels)), layout="constrained")
     axes = figure.subplots(len(mels), columns, squeeze=False)
     for row, (name, mel) in zip(axes, mels.items(), strict=True):
-        for axis, picture in zip(row, from_model(mel[:columns]), strict=False):
-            axis.imshow(picture.T.float().cpu().numpy(), origin="lower", aspect="auto", vmin=-10, vmax=3)
+        pictures = from_model(mel[:columns]).mT.float().cpu().numpy()
+        for axis, picture in zip(row, pictures, strict=False):
+            axis.imshow(picture, origin="lower", aspect="auto", vmin=-10, vmax=3)
             axis.set_title(name)
             axis.set_xticks(range(0, WINDOW_FRAMES + 1, 50))
     figure.savefig(path, dpi=70)

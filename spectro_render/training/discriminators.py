@@ -9,6 +9,7 @@ recorded, below 0 for made.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,7 @@ class SpectrogramJudge(nn.Module):
         widths = [1, channels, channels, channels, channels]
         self.layers = nn.ModuleList(
             weight_norm(nn.Conv2d(i, o, (7, 3), stride=(2, 1), padding=(3, 1)))
-            for i, o in zip(widths, widths[1:], strict=False)
+            for i, o in pairwise(widths)
         )
         self.verdict = weight_norm(nn.Conv2d(channels, 1, 3, padding=1))
 
@@ -62,7 +63,7 @@ class PeriodJudge(nn.Module):
         widths = [1, channels, 2 * channels, 4 * channels]
         self.layers = nn.ModuleList(
             weight_norm(nn.Conv2d(i, o, (5, 1), stride=(3, 1), padding=(2, 0)))
-            for i, o in zip(widths, widths[1:], strict=False)
+            for i, o in pairwise(widths)
         )
         self.verdict = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
 
@@ -82,7 +83,7 @@ class ScaleJudge(nn.Module):
         first = weight_norm(nn.Conv1d(1, channels, 15, padding=7))
         later = (
             weight_norm(nn.Conv1d(i, o, 41, stride=4, padding=20, groups=4))
-            for i, o in zip(widths, widths[1:], strict=False)
+            for i, o in pairwise(widths)
         )
         self.layers = nn.ModuleList([first, *later])
         self.verdict = weight_norm(nn.Conv1d(widths[-1], 1, 3, padding=1))

@@ -1,6 +1,6 @@
 """Training the vocoder: from magnitudes to sound to sound that judges believe.
 
-    1  magnitudes    the spectrum head alone, against the recording's STFT: cheap, most of the way
+    1  magnitudes    what the spectrum head predicts, against the recording's STFT: cheap
     2  sound         the whole chain, against the recording at several STFT resolutions
     3  adversarial   the same, and discriminators
 
@@ -8,15 +8,16 @@ A waveform head starts at the second stage.
 """
 
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spectro_render.constants import (
@@ -25,6 +26,7 @@ from spectro_render.constants import (
     WINDOW_FRAMES,
     WINDOW_SAMPLES,
 )
+from spectro_render.errors import SpectroRenderError
 from spectro_render.mel import log_mel
 from spectro_render.training.diffusion import Average
 from spectro_render.training.discriminators import (
@@ -34,21 +36,22 @@ from spectro_render.training.discriminators import (
     discriminator_loss,
     feature_matching_loss,
 )
-from spectro_render.vocoder import GriffinLim, MelGAN, SpectrumHead, Vocoder, VocoderConfig
+from spectro_render.vocoder import GriffinLim, MelGAN, SpectrumHead, VocoderConfig
 
 RESOLUTIONS = (512, 1024, 2048)  # FFT and window sizes of the losses; the hop is a quarter
 FLOOR = 1e-5  # of a full-scale sine's magnitude: what is softer does not count
 MARGIN_FRAMES = 2  # around a crop, so that its spectra at the ends are those of the whole
 CHECK_CLIPS = 16
+COLUMNS = 4  # clips in a picture
 
 
 @dataclass(frozen=True)
-class VocoderTrainingOptions:
+class VocoderOptions:
     """How to train; the defaults are the recipe of the bundled weights."""
 
-    steps: int = 6000
-    magnitude_steps: int = 4000  # of them: on magnitudes; for the spectrum head only
-    adversarial_steps: int = 0  # of them, at the end: with discriminators
+    steps: int = 10_000
+    magnitude_share: float = 0.7  # of the steps, at the start: on magnitudes, no sound is made
+    adversarial_share: float = 0.0  # of the steps, at the end: with discriminators
     batch_size: int = 8
     frames: int = 128  # a crop
     learning_rate: float = 1e-3
@@ -91,32 +94,25 @@ class Crops:
         return self.samples[:, start : start + self.frames * HOP_LENGTH]
 
     def magnitude(self, head: SpectrumHead) -> Tensor:
-        """What the head should predict, (B, rate T, K)."""
+        """What the head should predict, (B, T, K)."""
         stft = head.stft
         start = MARGIN_FRAMES * HOP_LENGTH - stft.lead
-        length = (self.frames * head.rate - 1) * stft.hop + stft.window
+        length = (self.frames - 1) * stft.hop + stft.window
         return stft.analyse(self.samples[:, start : start + length]).abs()
 
 
 class Recordings:
-    """The audio of a cache's shards (`samples`, float32 (W, 81920)), read as it is needed."""
+    """The audio of shards (`samples`, float32 (W, 81920)), read as it is needed."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, shards: Sequence[Path]) -> None:
         self._windows: list[tuple[Path, int]] = []
-        self._shards: set[Path] = set()
-        self.refresh()
-
-    def __len__(self) -> int:
-        return len(self._windows)
-
-    def refresh(self) -> None:
-        """Find the shards that have come since: training may begin while the cache grows."""
-        for path in sorted(set(self.folder.glob("shard-*.safetensors")) - self._shards):
+        for path in shards:
             with safe_open(path, "pt") as shard:
                 count = shard.get_slice("samples").get_shape()[0]
             self._windows += [(path, index) for index in range(count)]
-            self._shards.add(path)
+
+    def __len__(self) -> int:
+        return len(self._windows)
 
     def window(self, number: int) -> Tensor:
         """Samples (81920,) of a window."""
@@ -131,7 +127,8 @@ class Recordings:
         return self._crops(numbers, frames, generator)
 
     def spread(self, size: int) -> Crops:
-        """The middle of `size` windows, evenly spread over all; always the same."""
+        """The middle of at most `size` windows, evenly spread over all; always the same."""
+        size = min(size, len(self))
         numbers = [i * len(self) // size for i in range(size)]
         frames = WINDOW_FRAMES - 2 * MARGIN_FRAMES - 1
         return Crops(torch.stack([self.window(number) for number in numbers]), frames)
@@ -176,11 +173,12 @@ def _magnitude(samples: Tensor, n_fft: int) -> Tensor:
 
 def _convergence(made: Tensor, true: Tensor) -> Tensor:
     """Relative error of magnitudes, item by item: (B, ...) -> (B,)."""
-    scale = true.flatten(1).norm(dim=1)
-    return (made - true).flatten(1).norm(dim=1) / (scale + FLOOR * true[0].numel() ** 0.5)
+    error: Tensor = torch.linalg.vector_norm((made - true).flatten(1), dim=1)
+    scale: Tensor = torch.linalg.vector_norm(true.flatten(1), dim=1)
+    return error / (scale + FLOOR * math.sqrt(true[0].numel()))
 
 
-def wear(mel: Tensor, options: VocoderTrainingOptions, generator: torch.Generator) -> Tensor:
+def wear(mel: Tensor, options: VocoderOptions, generator: torch.Generator) -> Tensor:
     """Make some of the mels (B, T, 128) as imperfect as a diffusion model's."""
     size = len(mel)
 
@@ -197,12 +195,12 @@ def wear(mel: Tensor, options: VocoderTrainingOptions, generator: torch.Generato
 
 
 class VocoderTrainer:
-    """One training run in a folder: `log.jsonl`, `checkpoint.pt`, `mel-*.png`, `model/`."""
+    """One training run in a folder: log, checkpoint, pictures, and the weights for use."""
 
     def __init__(
         self,
         config: VocoderConfig,
-        options: VocoderTrainingOptions,
+        options: VocoderOptions,
         folder: Path,
         device: torch.device,
         say: Callable[[str], None] = print,
@@ -231,7 +229,9 @@ class VocoderTrainer:
     def save(self) -> None:
         """Write the whole state of the run; an interrupted write leaves the last one whole."""
         temporary = self.checkpoint.with_suffix(".tmp")
-        torch.save({"step": self.step, "weights": self.average.weights, **self._states()}, temporary)
+        torch.save(
+            {"step": self.step, "weights": self.average.weights, **self._states()}, temporary
+        )
         temporary.rename(self.checkpoint)
 
     def _states(self) -> dict[str, object]:
@@ -255,10 +255,10 @@ class VocoderTrainer:
         self.average.weights, self.step = state["weights"], state["step"]
 
     def averaged(self) -> MelGAN:
-        """The averaged weights as a network for use: weight norm folded."""
+        """The averaged weights as a network."""
         model = MelGAN(self.model.config).to(self.device).eval()
         model.load_state_dict(self.average.weights)
-        return model.fold_weight_norm()
+        return model
 
     def train(self, recordings: Recordings, held_out: Recordings) -> None:
         """Run to the last step, logging, checking on held-out sound and saving on the way."""
@@ -273,17 +273,20 @@ class VocoderTrainer:
             if self.step % self.options.check_every == 0 or self.step == self.options.steps:
                 self.save()
                 self._check(held_out)
-                recordings.refresh()
                 rows = []
+
+    @property
+    def _magnitude_steps(self) -> int:
+        share = self.options.magnitude_share if self.model.config.head == "spectrum" else 0
+        return round(share * self.options.steps)
 
     @property
     def _stage(self) -> tuple[int, int, float]:
         """First step, last step and learning rate of the stage that the next step belongs to."""
-        o = self.options
-        end = o.magnitude_steps if self.model.config.head == "spectrum" else 0
-        if self.step < end:
-            return 0, end, o.learning_rate
-        return end, o.steps, o.sound_rate if end else o.learning_rate
+        o, border = self.options, self._magnitude_steps
+        if self.step < border:
+            return 0, border, o.learning_rate
+        return border, o.steps, o.sound_rate if border else o.learning_rate
 
     def _set_rates(self) -> None:
         """Warm up, then half a cosine; each stage anew."""
@@ -300,23 +303,24 @@ class VocoderTrainer:
 
     def _update(self, recordings: Recordings) -> dict[str, float]:
         """One step; returns the losses."""
-        o = self.options
-        crops = self._draw(recordings)
         self._set_rates()
         self.model.train()
-        head = self.model.head
-        enabled = self.device.type == "cuda"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=enabled):
-            mel = wear(crops.log_mel, o, self.generator)
-            if isinstance(head, SpectrumHead) and self.step < o.magnitude_steps:
-                predicted = head.log_magnitude(self.model.features(mel), mel)
-                losses = {"magnitude": magnitude_loss(predicted, crops.magnitude(head))}
-            else:
-                losses = self._sound_losses(self.model(mel), crops.inner)
+        on_gpu = self.device.type == "cuda"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
+            losses = self._losses(self._draw(recordings))
         self._descend(torch.stack(list(losses.values())).sum(), self.optimizer, self.model)
         self.step += 1
         self.average.update(self.model, self.step)
         return {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def _losses(self, crops: Crops) -> dict[str, Tensor]:
+        """What the network pays, weighted."""
+        mel, head = wear(crops.log_mel, self.options, self.generator), self.model.head
+        if isinstance(head, SpectrumHead) and self.step < self._magnitude_steps:
+            sketch = head.sketch(mel)
+            predicted = head.log_magnitude(self.model.features(mel, sketch), sketch)
+            return {"magnitude": magnitude_loss(predicted, crops.magnitude(head))}
+        return self._sound_losses(self.model(mel), crops.inner)
 
     def _draw(self, recordings: Recordings) -> Crops:
         o = self.options
@@ -328,7 +332,7 @@ class VocoderTrainer:
         """What the generator pays for samples (B, S), weighted; trains the judges on the way."""
         o = self.options
         losses = {"stft": stft_distance(made, recorded), "mel": mel_distance(made, recorded)}
-        if self.step < o.steps - o.adversarial_steps:
+        if self.step < o.steps * (1 - o.adversarial_share):
             return losses
         self._train_judges(made.detach(), recorded)
         self.judges.requires_grad_(False)
@@ -358,14 +362,63 @@ class VocoderTrainer:
             check_stft=float(stft_distance(made, recorded)),
             check_mel=float(mel_distance(made, recorded)),
         )
-        plot_spectra(
-            self.folder / f"mel-{self.step:07d}.png",
-            {"recorded": recorded[:4], "vocoder": made[:4], "Griffin-Lim": GriffinLim()(mel[:4])},
-        )
-        save_vocoder(model, self.folder / "model")
+        rows = {"recorded": recorded, "vocoder": made, "Griffin-Lim": GriffinLim()(mel[:COLUMNS])}
+        plot_spectra(self.folder / f"mel-{self.step:07d}.png", rows)
+        save_vocoder(model, self.folder)
 
     def _log(self, **numbers: float) -> None:
         row = {"step": self.step, **{key: round(value, 4) for key, value in numbers.items()}}
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         self.say("  ".join(f"{key} {value}" for key, value in row.items()))
+
+
+def plot_spectra(path: Path, sounds: dict[str, Tensor]) -> None:
+    """Draw the spectrograms of the first samples (B, S) of each set under one another, as PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4 * COLUMNS, 3 * len(sounds)), layout="constrained")
+    axes = figure.subplots(len(sounds), COLUMNS, squeeze=False)
+    for row, (name, samples) in zip(axes, sounds.items(), strict=True):
+        logs = _magnitude(samples[:COLUMNS].float(), 1024).clamp(min=FLOOR).log().cpu().numpy()
+        for axis, picture in zip(row, logs, strict=False):
+            axis.imshow(picture, origin="lower", aspect="auto", vmin=-11, vmax=-2)
+            axis.set_title(name)
+    figure.savefig(path, dpi=70)
+
+
+def save_vocoder(model: MelGAN, folder: Path) -> None:
+    """Write `vocoder.safetensors` and `vocoder.json` (the configuration)."""
+    save_file(model.state_dict(), folder / "vocoder.safetensors")
+    (folder / "vocoder.json").write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
+
+
+def load_trained_vocoder(folder: Path) -> MelGAN:
+    """The averaged weights of the run in a folder; raises SpectroRenderError if there are none."""
+    try:
+        config = VocoderConfig.from_dict(json.loads((folder / "vocoder.json").read_text()))
+        model = MelGAN(config)
+        model.load_state_dict(load_file(folder / "vocoder.safetensors"))
+    except FileNotFoundError as error:
+        raise SpectroRenderError(f"no {error.filename}", "train the vocoder first") from error
+    return model.eval()
+
+
+def train_vocoder(
+    cache: Path,
+    folder: Path,
+    options: VocoderOptions,
+    device: torch.device,
+    config: VocoderConfig | None = None,
+) -> None:
+    """Train on a cache's shards, or go on; the first shard is kept for checking.
+
+    Raises SpectroRenderError where there are fewer than two shards.
+    """
+    shards = sorted(cache.glob("shard-*.safetensors"))
+    if len(shards) < 2:
+        raise SpectroRenderError(f"fewer than two shards in {cache}", "run the data stage first")
+    trainer = VocoderTrainer(config or VocoderConfig(), options, folder, device)
+    if trainer.checkpoint.exists():
+        trainer.resume()
+    trainer.train(Recordings(shards[1:]), Recordings(shards[:1]))

@@ -1,0 +1,292 @@
+"""The vocoder: lengths, locality, streaming, Griffin-Lim's accuracy, and its training."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from spectro_render.constants import HOP_LENGTH, LOG_MEL_MIN, N_MELS, SAMPLE_RATE, WINDOW_SAMPLES
+from spectro_render.errors import SpectroRenderError
+from spectro_render.mel import log_mel
+from spectro_render.phase import Stft, start_phases
+from spectro_render.training.discriminators import DiscriminatorConfig
+from spectro_render.training.vocoder import (
+    VocoderOptions,
+    VocoderTrainer,
+    load_trained_vocoder,
+    train_vocoder,
+)
+from spectro_render.vocoder import (
+    GriffinLim,
+    MelGAN,
+    StreamingVocoder,
+    Vocoder,
+    VocoderConfig,
+    griffin_lim,
+)
+
+SPECTRUM = VocoderConfig(
+    channels=16, dilations=(1, 2), segment=8, sketch_iterations=1, iterations=1
+)
+WAVEFORM = VocoderConfig(
+    channels=16, dilations=(1,), upsample=(8, 5, 4, 2), stage_dilations=(1, 3), head="waveform"
+)
+
+
+def chord(seconds: float, *hertz: float, amplitude: float = 0.05) -> Tensor:
+    """Sines (S,) that fade in and out over 50 ms."""
+    time = torch.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    fade = (torch.minimum(time, seconds - time) / 0.05).clamp(max=1)
+    phases = 2 * math.pi * torch.tensor(hertz)[:, None] * time + torch.arange(len(hertz))[:, None]
+    return amplitude * fade * phases.sin().sum(0)
+
+
+def music(frames: int) -> Tensor:
+    """A log-mel (T, 128) of changing chords over a little noise."""
+    generator = torch.Generator().manual_seed(0)
+    notes = [220 * 2 ** (i / 12) for i in (0, 4, 7, 12, 16, 19)]
+    parts = [chord(0.5, *notes[i % 4 : i % 4 + 3]) for i in range(frames // 25 + 1)]
+    samples = torch.cat(parts)[: frames * HOP_LENGTH]
+    return log_mel(samples + 1e-3 * torch.randn(samples.shape, generator=generator))
+
+
+def network(config: VocoderConfig, seed: int = 0) -> MelGAN:
+    torch.manual_seed(seed)
+    return MelGAN(config).eval().requires_grad_(False)
+
+
+VOCODERS = {
+    "spectrum": lambda: network(SPECTRUM),
+    "waveform": lambda: network(WAVEFORM),
+    "Griffin-Lim": lambda: GriffinLim(4),
+}
+
+
+@pytest.fixture(params=VOCODERS)
+def vocoder(request: pytest.FixtureRequest) -> Vocoder:
+    made: Vocoder = VOCODERS[request.param]()
+    return made
+
+
+@pytest.mark.parametrize("frames", [1, 2, 63, 64, 65])
+def test_320_samples_a_frame(vocoder: Vocoder, frames: int) -> None:
+    assert vocoder(music(80)[None, :frames]).shape == (1, frames * HOP_LENGTH)
+
+
+def test_a_batch_is_its_items(vocoder: Vocoder) -> None:
+    mels = torch.stack([music(60), music(90)[30:]])
+    apart = torch.cat([vocoder(mel[None]) for mel in mels])
+    torch.testing.assert_close(vocoder(mels), apart, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("level", [LOG_MEL_MIN, -60.0, 4.0, 15.0])
+def test_silence_and_extremes_stay_finite(vocoder: Vocoder, level: float) -> None:
+    assert vocoder(torch.full((1, 70, N_MELS), level)).isfinite().all()
+
+
+def test_silence_is_silent() -> None:
+    assert griffin_lim(torch.full((1, 100, N_MELS), LOG_MEL_MIN)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("push", [1, 37, 256])
+def test_streaming_equals_the_whole(vocoder: Vocoder, push: int) -> None:
+    mel = music(300)
+    whole = vocoder(mel[None])[0]
+    stream = StreamingVocoder(vocoder, chunk=50)
+    joined = torch.cat([*map(stream.push, mel.split(push)), stream.flush()])
+    torch.testing.assert_close(joined, whole, atol=1e-4 * float(whole.abs().max()), rtol=0)
+
+
+def test_the_full_griffin_lim_streams_too() -> None:
+    mel, vocoder = music(600), GriffinLim()
+    stream = StreamingVocoder(vocoder)
+    joined = torch.cat([*map(stream.push, mel.split(256)), stream.flush()])
+    torch.testing.assert_close(joined, vocoder(mel[None])[0], atol=1e-5, rtol=0)
+
+
+def test_streaming_holds_no_more_than_it_needs() -> None:
+    longest = 0
+
+    class Counting(GriffinLim):
+        def __call__(self, mel: Tensor) -> Tensor:
+            nonlocal longest
+            longest = max(longest, mel.shape[1])
+            return mel.new_zeros(1, mel.shape[1] * HOP_LENGTH)
+
+    vocoder = Counting(1)
+    stream = StreamingVocoder(vocoder, chunk=50)
+    samples = [stream.push(torch.zeros(10, N_MELS)) for _ in range(200)]
+    assert sum(map(len, samples)) + len(stream.flush()) == 2000 * HOP_LENGTH
+    assert longest <= 50 + 2 * vocoder.receptive_field + vocoder.period
+
+
+def test_a_stream_can_be_used_again() -> None:
+    mel, stream = music(100), StreamingVocoder(GriffinLim(2), chunk=50)
+    assert len(stream.flush()) == 0
+    first, second = (torch.cat([stream.push(mel), stream.flush()]) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SPECTRUM,
+        replace(SPECTRUM, iterations=0, sketch_iterations=0),
+        replace(SPECTRUM, window=640, dilations=(3,)),
+        WAVEFORM,
+        replace(WAVEFORM, upsample=(2, 4, 5, 8), dilations=()),
+    ],
+)
+def test_nothing_is_heard_beyond_the_receptive_field(config: VocoderConfig) -> None:
+    vocoder = network(config)
+    reach, middle = vocoder.receptive_field, 10 * config.segment
+    mel = music(20 * config.segment)
+    samples = vocoder(mel[None])[0].view(-1, HOP_LENGTH)
+    for side in (-1, 1):
+        changed = mel.clone()
+        changed[middle + side * (reach + 1)] += 1
+        heard = vocoder(changed[None])[0].view(-1, HOP_LENGTH)[middle]
+        torch.testing.assert_close(heard, samples[middle], atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("upsample", [(8, 5, 4, 2), (2, 4, 5, 8), (5, 8, 8), (320,)])
+def test_the_receptive_field_is_no_larger_than_need_be(upsample: tuple[int, ...]) -> None:
+    vocoder = network(replace(WAVEFORM, channels=32, upsample=upsample)).double()
+    mel = torch.zeros(1, 60, N_MELS, dtype=torch.float64, requires_grad=True)
+    vocoder(mel)[0, 30 * HOP_LENGTH : 31 * HOP_LENGTH].square().sum().backward()
+    assert mel.grad is not None
+    heard = mel.grad[0].abs().sum(-1).nonzero()[:, 0] - 30
+    assert int(heard.abs().max()) == vocoder.receptive_field
+
+
+def test_the_spectrum_head_hears_to_the_end_of_its_receptive_field() -> None:
+    config = replace(SPECTRUM, dilations=(4,), iterations=0, sketch_iterations=0)
+    stft = Stft(config.window, HOP_LENGTH, config.window)
+    before, after = stft.reach(0)
+    assert (before, after) == (2, 1)
+    impulse = torch.zeros(1, 9, stft.bins, dtype=torch.complex64)
+    impulse[0, 4, 0] = 1
+    frames = stft.crop(stft.synthesise(impulse), 9 * HOP_LENGTH).view(9, HOP_LENGTH)
+    heard = frames.abs().sum(-1).nonzero()[:, 0].tolist()
+    assert heard == list(range(4 - after, 4 + before + 1))
+
+
+def test_folding_weight_norm_changes_nothing() -> None:
+    for config in (SPECTRUM, WAVEFORM):
+        vocoder, mel = network(config), music(40)[None]
+        before, names = vocoder(mel), len(vocoder.state_dict())
+        after = vocoder.fold_weight_norm()(mel)
+        torch.testing.assert_close(after, before, atol=1e-5, rtol=0)
+        assert len(vocoder.state_dict()) < names
+
+
+def test_the_configuration_survives_json() -> None:
+    for config in (SPECTRUM, WAVEFORM):
+        as_json = {k: list(v) if isinstance(v, tuple) else v for k, v in config.to_dict().items()}
+        assert VocoderConfig.from_dict(as_json) == config
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"upsample": (8, 5, 4)}, {"channels": 20}, {"head": "spectrum"}],
+)
+def test_impossible_configurations_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"needs|halved"):
+        VocoderConfig.from_dict({**WAVEFORM.to_dict(), **wrong})
+
+
+@pytest.mark.parametrize("window", [640, 1280])
+def test_synthesis_undoes_analysis(window: int) -> None:
+    stft = Stft(window, HOP_LENGTH, 1280)
+    samples = torch.randn(2, 10 * HOP_LENGTH + window, generator=torch.Generator().manual_seed(0))
+    inner = slice(window, -window)
+    rebuilt = stft.synthesise(stft.analyse(samples))
+    torch.testing.assert_close(rebuilt[:, inner], samples[:, inner])
+
+
+@pytest.mark.parametrize("hertz", [(440.0,), (98.0, 261.6, 329.6, 392.0, 1046.5)])
+def test_griffin_lim_explains_the_mel(hertz: tuple[float, ...]) -> None:
+    mel = log_mel(chord(2.0, *hertz))
+    rebuilt = log_mel(griffin_lim(mel[None])[0])
+    loud = mel > mel.max() - 4.6  # the upper 40 dB
+    assert (rebuilt - mel)[loud].abs().mean() < 0.1
+
+
+def test_start_phases_carry_a_steady_tone() -> None:
+    """Phases alone, from magnitudes alone: no beating, no lines at multiples of 50 Hz."""
+    stft, hertz = Stft(1280, HOP_LENGTH, 1280), 443.0
+    samples = chord(4.0, hertz)
+    magnitude = stft.analyse(samples[None]).abs()
+    phasor = torch.polar(torch.ones_like(magnitude), start_phases(magnitude, stft, 64))
+    rebuilt = stft.synthesise(magnitude * phasor)[0, SAMPLE_RATE : 3 * SAMPLE_RATE]
+    spectrum = torch.fft.rfft(rebuilt * torch.hann_window(len(rebuilt))).abs()
+    near = slice(round((hertz - 5) * 2), round((hertz + 5) * 2) + 1)  # half a hertz a bin
+    assert abs(int(spectrum.argmax()) / 2 - hertz) <= 1
+    assert spectrum[near].square().sum() > 0.99 * spectrum.square().sum()
+
+
+TINY_TRAINING = VocoderOptions(
+    steps=16,
+    magnitude_share=0.75,
+    adversarial_share=0.125,
+    batch_size=2,
+    frames=24,
+    learning_rate=1e-2,
+    warmup=2,
+    ema_decay=0.9,
+    log_every=2,
+    check_every=8,
+    discriminators=DiscriminatorConfig(4, (512,), (3,), (2,)),
+)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    for shard in range(2):
+        windows = [chord(5.12, 200.0 * (i + 1), 330.0 + 50 * shard) for i in range(3)]
+        samples = torch.stack(windows)[:, :WINDOW_SAMPLES].contiguous()
+        save_file({"samples": samples}, folder / f"shard-{shard:05d}.safetensors")
+    return folder
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_training_learns_and_resumes_to_the_same_numbers(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    options, device = TINY_TRAINING, torch.device("cpu")
+    through, again = tmp_path / "through", tmp_path / "again"
+    train_vocoder(cache, through, options, device, SPECTRUM)
+    rows = [json.loads(line) for line in (through / "log.jsonl").read_text().splitlines()]
+    losses = [row["magnitude"] for row in rows if "magnitude" in row]
+    assert losses[-1] < 0.5 * losses[1]
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(VocoderTrainer, "_check", interrupt)
+        train_vocoder(cache, again, options, device, SPECTRUM)
+    train_vocoder(cache, again, options, device, SPECTRUM)
+    one, other = (load_trained_vocoder(folder).state_dict() for folder in (through, again))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_waveform_head_trains_too(cache: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    options = replace(TINY_TRAINING, steps=2, adversarial_share=0.5, check_every=2)
+    train_vocoder(cache, tmp_path, options, torch.device("cpu"), WAVEFORM)
+    assert load_trained_vocoder(tmp_path).config == WAVEFORM
+
+
+def test_missing_shards_and_missing_weights_say_so(tmp_path: Path) -> None:
+    with pytest.raises(SpectroRenderError, match="fewer than two shards"):
+        train_vocoder(tmp_path, tmp_path, TINY_TRAINING, torch.device("cpu"))
+    with pytest.raises(SpectroRenderError, match=r"vocoder\.json"):
+        load_trained_vocoder(tmp_path)
