@@ -1,0 +1,189 @@
+"""The window loop and the renderer, with a tiny model of random weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
+from spectro_render.errors import DeviceError, MidiError, OptionError, WeightsNotFound
+from spectro_render.midi import Note, Score
+from spectro_render.render import (
+    TAIL_SECONDS,
+    Progress,
+    Renderer,
+    RenderOptions,
+    find_device,
+    find_dtype,
+    section,
+)
+
+
+@pytest.fixture(scope="module")
+def renderer(tiny_model: Path) -> Renderer:
+    return Renderer.load(tiny_model, device="cpu")
+
+
+def make_score(seconds: float) -> Score:
+    """Two notes a second, one of them held over the first window's end."""
+    notes = [Note(k / 2, k / 2 + 0.4, 50 + k % 20, 90, 0, False) for k in range(int(2 * seconds))]
+    if seconds >= 7:
+        notes.append(Note(4.0, 7.0, 40, 80, 48, False))
+    return Score(tuple(sorted(notes, key=lambda note: note.start)), seconds)
+
+
+class TestLength:
+    def test_ends_when_the_music_has_rung_out(self, renderer: Renderer) -> None:
+        audio = renderer.render(make_score(8.0))
+        assert audio.samples.shape == (1, round((8.0 + TAIL_SECONDS) * SAMPLE_RATE))
+        assert audio.samples.dtype == np.float32
+        assert np.isfinite(audio.samples).all()
+
+    def test_duration_is_exact(self, renderer: Renderer) -> None:
+        assert renderer.render(make_score(8.0), duration=3.21).seconds == pytest.approx(3.21)
+
+    def test_duration_beyond_the_end_adds_nothing(self, renderer: Renderer) -> None:
+        assert renderer.render(make_score(8.0), duration=60.0).seconds == 8.0 + TAIL_SECONDS
+
+
+class TestStream:
+    def test_joins_to_the_whole(self, renderer: Renderer) -> None:
+        score = make_score(17.0)
+        whole = renderer.render(score)
+        parts = [part.samples for part in renderer.stream(score)]
+        assert len(parts) >= 4
+        assert max(part.shape[1] for part in parts) <= 2 * WINDOW_SECONDS * SAMPLE_RATE
+        assert np.array_equal(np.concatenate(parts, axis=1), whole.samples)
+
+    def test_is_the_vocoder_on_the_joined_mel(self, renderer: Renderer) -> None:
+        """Piecewise vocoding equals vocoding at once (no limiter at this level)."""
+        score, options = make_score(12.0), RenderOptions(gain=-20.0)
+        mels = list(renderer.mels(renderer.windows(score, options), options))
+        at_once = renderer.vocode(torch.cat(mels)).numpy() * 10 ** (-20 / 20)
+        streamed = renderer.render(score, options).samples[0]
+        assert np.abs(streamed - at_once[: len(streamed)]).max() < 1e-4
+
+
+class TestNoise:
+    def test_same_seed_same_samples(self, renderer: Renderer) -> None:
+        score = make_score(6.0)
+        one, two = renderer.render(score, seed=1), renderer.render(score, seed=1)
+        other = renderer.render(score, seed=2)
+        assert np.array_equal(one.samples, two.samples)
+        assert not np.allclose(one.samples, other.samples, atol=1e-3)
+
+    def test_a_window_alone_equals_itself_in_the_run(self, renderer: Renderer) -> None:
+        """Noise hangs on (seed, window) and the past on the mel before, on nothing else."""
+        score, options = make_score(14.0), RenderOptions(seed=3)
+        windows = renderer.windows(score, options)
+        mels = list(renderer.mels(windows, options))
+        alone = renderer._render_window(windows[2], mels[1], renderer.resolve(options), None)
+        assert torch.equal(alone, mels[2])
+        unheard = renderer._render_window(windows[2], None, renderer.resolve(options), None)
+        assert not torch.allclose(unheard, mels[2], atol=1e-3)
+
+
+class TestOptions:
+    def test_model_defaults_fill_in(self, renderer: Renderer) -> None:
+        options = renderer.resolve(RenderOptions(seed=4))
+        assert (options.sampler, options.steps, options.guidance) == ("dpm++", 2, 1.0)
+        assert options.gain == 12.0
+        assert renderer.resolve(options, steps=7).steps == 7
+
+    @pytest.mark.parametrize(
+        ("sampler", "steps"), [("ddpm", 3), ("ddpm-small", 3), ("ddim", 3), ("diffusers", 3)]
+    )
+    def test_every_sampler_renders(self, renderer: Renderer, sampler: str, steps: int) -> None:
+        score = make_score(2.0)
+        audio = renderer.render(score, sampler=sampler, steps=steps)
+        assert np.isfinite(audio.samples).all()
+        assert not np.array_equal(audio.samples, renderer.render(score).samples)
+
+    def test_guidance_matters_and_gain_scales(self, renderer: Renderer) -> None:
+        score = make_score(2.0)
+        plain = renderer.render(score, gain=-30.0).samples
+        assert not np.allclose(plain, renderer.render(score, gain=-30.0, guidance=3.0).samples)
+        louder = renderer.render(score, gain=-24.0).samples
+        assert np.allclose(louder, plain * 10 ** (6 / 20), atol=1e-5)
+
+    def test_nothing_clips(self, renderer: Renderer) -> None:
+        assert np.abs(renderer.render(make_score(3.0), gain=50.0).samples).max() <= 0.9801
+
+    def test_impossible_options(self, renderer: Renderer) -> None:
+        with pytest.raises(OptionError, match="at least 1"):
+            renderer.render(make_score(1.0), steps=0)
+        with pytest.raises(OptionError, match="unknown sampler 'euler'"):
+            renderer.render(make_score(1.0), sampler="euler")
+
+    def test_bfloat16_is_near_float32(self, renderer: Renderer) -> None:
+        score = make_score(2.0)
+        window = renderer.windows(score)[:1]
+        rough = Renderer(renderer.checkpoint, torch.device("cpu"), torch.bfloat16)
+        exact, near = next(renderer.mels(window)), next(rough.mels(window))
+        assert 0 < (exact - near).abs().mean() < 0.1
+
+
+class TestProgress:
+    def test_counts_every_step_of_every_window(self, renderer: Renderer) -> None:
+        seen: list[Progress] = []
+        renderer.render(make_score(8.0), steps=3, on_progress=seen.append)
+        assert seen == [Progress(w, 3, s, 3) for w in (1, 2, 3) for s in (1, 2, 3)]
+
+
+class TestSection:
+    score = Score(
+        (
+            Note(0.0, 3.0, 60, 90, 0, False),
+            Note(1.0, 1.1, 38, 90, 0, True),
+            Note(2.0, 2.5, 62, 90, 0, False),
+            Note(4.0, 6.0, 64, 90, 0, False),
+        ),
+        6.0,
+    )
+
+    def test_notes_move_and_are_cut_at_the_edges(self) -> None:
+        notes = section(self.score, 1.5, 3.0).notes
+        assert [(n.pitch, n.start, n.end) for n in notes] == [
+            (60, 0.0, 1.5),
+            (62, 0.5, 1.0),
+            (64, 2.5, 3.0),
+        ]
+
+    def test_whole_is_untouched(self) -> None:
+        assert section(self.score, 0.0, None) is self.score
+
+    def test_nothing_there(self) -> None:
+        with pytest.raises(MidiError, match=r"no note sounds from 10 s to the end; the music"):
+            section(self.score, 10.0, None)
+        with pytest.raises(MidiError, match=r"from 3\.2 s to 3\.7 s"):
+            section(self.score, 3.2, 0.5)
+
+
+class TestLoading:
+    def test_devices(self) -> None:
+        assert find_device("cpu").type == "cpu"
+        assert find_device("auto").type in ("cpu", "cuda")
+        with pytest.raises(DeviceError, match="'cuda:99' cannot be used here"):
+            find_device("cuda:99")
+
+    def test_number_formats(self) -> None:
+        assert find_dtype("auto") is torch.float32
+        with pytest.raises(DeviceError, match="unknown number format 'int3'"):
+            find_dtype("int3")
+
+    def test_unknown_model(self) -> None:
+        with pytest.raises(WeightsNotFound, match="no model 'nonsense'"):
+            Renderer.load("nonsense")
+
+    def test_reads_bytes_and_paths(self, renderer: Renderer, song: object) -> None:
+        path = song(seconds=1.0)  # type: ignore[operator]
+        from_path = renderer.render(path)
+        assert np.array_equal(renderer.render(path.read_bytes()).samples, from_path.samples)
+        with path.open("rb") as file:
+            assert np.array_equal(renderer.render(file).samples, from_path.samples)
+
+
+def test_options_are_values() -> None:
+    assert replace(RenderOptions(), seed=1) == RenderOptions(seed=1)
