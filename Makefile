@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-DEMO := runs/demo.wav
+DEMO := build/demo.wav
 BENCHMARKS = $(notdir $(basename $(wildcard tests/benchmarks/bench_*.py)))
 
 .PHONY: help setup demo check test test-all bench clean
@@ -40,5 +40,5 @@ bench: $(STAMP)  ## Measure
 	done
 
 clean:  ## Remove caches and build products (.venv stays)
-	rm -rf build dist runs .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find spectro_render tests -name __pycache__ -prune -exec rm -rf {} +

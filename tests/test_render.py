@@ -28,7 +28,7 @@ def renderer(tiny_model: Path) -> Renderer:
 
 def make_score(seconds: float) -> Score:
     """Two notes a second, one of them held over the first window's end."""
-    notes = [Note(k / 2, k / 2 + 0.4, 50 + k % 20, 90, 0, False) for k in range(int(2 * seconds))]
+    notes = [Note(k / 2, k / 2 + 0.5, 50 + k % 20, 90, 0, False) for k in range(int(2 * seconds))]
     if seconds >= 7:
         notes.append(Note(4.0, 7.0, 40, 80, 48, False))
     return Score(tuple(sorted(notes, key=lambda note: note.start)), seconds)
