@@ -1,12 +1,13 @@
 """6 · Log-mel -> samples: a MelGAN-style network, and Griffin-Lim where there are no weights.
 
-    log-mel -> scaled -> convolutions -> upsampling stages -> head -> samples
+    waveform   log-mel -> convolutions -> upsampling stages, 320 times -> samples   the classic
+    spectrum   log-mel -> sketch -> convolutions -> magnitudes -> phases -> samples
 
-The classic MelGAN (Kumar et al., 2019) upsamples 8 x 5 x 4 x 2 = 320 times and ends in a waveform.
-The spectrum head needs no upsampling: it predicts the magnitudes of a wider STFT than the mel's,
-and `phase` turns them into sound. All vocoders here are local: a sample depends on at most
-`receptive_field` frames before and after its own, so `StreamingVocoder` joins pieces seamlessly.
-Letters: B batch, T mel frames, C channels, K frequency bins.
+The classic (Kumar et al. 2019, MelGAN) has to learn what a partial is and how its phase runs on;
+the spectrum generator leaves that to `phase` and learns only what the mel does not say about
+magnitudes, in a hundredth of the training. All vocoders here are local: a sample depends on at
+most `receptive_field` frames before and after its own, so `StreamingVocoder` joins pieces
+seamlessly. Letters: B batch, T mel frames, C channels, K frequency bins, P patches of bins.
 """
 
 import math
@@ -20,15 +21,14 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
-from spectro_render.constants import HOP_LENGTH, MEL_FLOOR, N_FFT, N_MELS, WIN_LENGTH
-from spectro_render.mel import mel_matrix, to_model
+from spectro_render.constants import HOP_LENGTH, MEL_FLOOR, N_FFT, N_MELS, SAMPLE_RATE, WIN_LENGTH
+from spectro_render.mel import hz_to_mel, mel_matrix, to_model
 from spectro_render.phase import Stft, sound
 
 LEAKY_SLOPE = 0.2  # MelGAN's
-INPUT_KERNEL = 3
-OUTPUT_KERNEL = 7
-MAX_LOG_MAGNITUDE = 9.0  # natural log; a full-scale sine reaches 6.5 under 1280 samples of Hann
-SKETCH_CENTRE, SKETCH_DEVIATION = -4.0, 4.0  # of its log magnitudes, roughly
+END_KERNEL = 7  # of the waveform generator's first and last convolution
+MAX_LOG_MAGNITUDE = 9.0  # natural log; a full-scale sine reaches 6 under 1280 samples of Hann
+LOG_CENTRE, LOG_DEVIATION = -4.0, 4.0  # of log magnitudes, roughly
 SKETCH_UPDATES = 10  # of `mel_to_magnitude`
 MAX_CORRECTION = 2.0  # natural log, a round of `match_mel`
 SEGMENT = 64  # frames over which start phases are tracked
@@ -55,14 +55,15 @@ class Vocoder(Protocol):
 class VocoderConfig:
     """The shape of the network; goes into a model directory's config.json."""
 
-    channels: int = 256  # halved by every upsampling stage
-    dilations: tuple[int, ...] = (1, 3, 9, 1, 3, 9)  # of the residual units at the mel's frame rate
-    upsample: tuple[int, ...] = ()  # of the waveform head: a product of 320
-    stage_dilations: tuple[int, ...] = (1, 3, 9)  # of the residual units after each upsampling
     head: Literal["spectrum", "waveform"] = "spectrum"
-    window: int = 1280  # samples under the spectrum head's Hann window
-    segment: int = SEGMENT  # frames over which its start phases are tracked
-    sketch_iterations: int = 3  # of Griffin-Lim, before the network
+    channels: int = 48  # of the waveform generator: halved by every upsampling stage
+    dilations: tuple[int, ...] = (1, 2, 4, 8, 1)  # in time, of the units at the mel's frame rate
+    upsample: tuple[int, ...] = ()  # of the waveform generator: a product of 320
+    stage_dilations: tuple[int, ...] = (1, 3, 9)  # of the units after each upsampling
+    window: int = 1280  # samples under the spectrum generator's Hann window
+    patch: int = 16  # frequency bins that share a position
+    segment: int = SEGMENT  # frames over which start phases are tracked
+    sketch_iterations: int = 10  # of Griffin-Lim, before the network
     iterations: int = 10  # of Griffin-Lim, after it
     corrections: int = 4  # rounds of levelling the sound to the mel, at the end
 
@@ -76,6 +77,8 @@ class VocoderConfig:
             raise ValueError(
                 f"{self.channels} channels cannot be halved {len(self.upsample)} times"
             )
+        if self.window // 2 % self.patch:
+            raise ValueError(f"{self.window // 2} bins do not divide into patches of {self.patch}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "VocoderConfig":
@@ -91,18 +94,29 @@ class VocoderConfig:
 
 
 class ResidualUnit(nn.Module):
-    """A dilated and a pointwise convolution beside a shortcut, (B, C, T) -> the same."""
+    """A wide and a pointwise convolution beside a shortcut; any shape -> the same."""
 
-    def __init__(self, channels: int, dilation: int) -> None:
+    def __init__(self, wide: nn.Module, pointwise: nn.Module) -> None:
         super().__init__()
-        self.dilated = _conv(channels, channels, 3, dilation)
-        self.pointwise = _conv(channels, channels, 1)
+        self.wide, self.pointwise = weight_norm(wide), weight_norm(pointwise)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T)."""
-        y = self.dilated(F.leaky_relu(x, LEAKY_SLOPE))
+        """Any shape -> the same."""
+        y = self.wide(F.leaky_relu(x, LEAKY_SLOPE))
         change: Tensor = self.pointwise(F.leaky_relu(y, LEAKY_SLOPE))
         return x + change
+
+
+def time_unit(channels: int, dilation: int) -> ResidualUnit:
+    """A residual unit on (B, C, T)."""
+    wide = nn.Conv1d(channels, channels, 3, dilation=dilation, padding=dilation)
+    return ResidualUnit(wide, nn.Conv1d(channels, channels, 1))
+
+
+def time_frequency_unit(channels: int, dilation: int) -> ResidualUnit:
+    """A residual unit on (B, C, T, P), dilated in time."""
+    wide = nn.Conv2d(channels, channels, 3, dilation=(dilation, 1), padding=(dilation, 1))
+    return ResidualUnit(wide, nn.Conv2d(channels, channels, 1))
 
 
 class UpsampleStage(nn.Module):
@@ -121,7 +135,7 @@ class UpsampleStage(nn.Module):
                 output_padding=factor % 2,
             )
         )
-        self.units = nn.Sequential(*(ResidualUnit(half, dilation) for dilation in dilations))
+        self.units = nn.Sequential(*(time_unit(half, dilation) for dilation in dilations))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C/2, factor T)."""
@@ -129,49 +143,73 @@ class UpsampleStage(nn.Module):
         return units
 
 
-class WaveformHead(nn.Module):
-    """MelGAN's own ending: features at the sample rate -> samples."""
+class WaveformGenerator(nn.Module):
+    """MelGAN's generator: upsampling until there is a feature vector a sample."""
 
     period = 1
-    sketch_bins = 0
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.output = _conv(channels, 1, OUTPUT_KERNEL)
-
-    def sketch(self, log_mel: Tensor) -> Tensor:
-        """This head needs none: (B, T, 128) -> (B, T, 0)."""
-        return log_mel[..., :0]
-
-    def forward(self, features: Tensor, sketch: Tensor, log_mel: Tensor) -> Tensor:
-        """Features (B, C, 320 T) -> samples (B, 320 T); the rest is for other heads."""
-        return torch.tanh(self.output(F.leaky_relu(features, LEAKY_SLOPE)))[:, 0]
-
-    def reach(self, first: int, last: int) -> Span:
-        """The features that samples `first` to `last` hear."""
-        return first - OUTPUT_KERNEL // 2, last + OUTPUT_KERNEL // 2
-
-    def sketch_reach(self, first: int, last: int) -> Span:
-        """The mel frames that the network's input at frames `first` to `last` hears."""
-        return first, last
-
-
-class SpectrumHead(nn.Module):
-    """Features -> log magnitudes of a wide STFT, as a correction of a sketch, -> samples.
-
-    The sketch is made without weights: magnitudes that explain the mel, start phases, little
-    Griffin-Lim. Its spectrum under the wide window already shows how neighbouring partials beat
-    and where they lie between the mel's bands; convolutions find that hard to work out.
-    """
-
-    def __init__(self, channels: int, config: VocoderConfig) -> None:
+    def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.period = config.segment
+        width, padding = config.channels, END_KERNEL // 2
+        self.input = weight_norm(nn.Conv1d(N_MELS, width, END_KERNEL, padding=padding))
+        layers: list[nn.Module] = [time_unit(width, dilation) for dilation in config.dilations]
+        for factor in config.upsample:
+            layers.append(UpsampleStage(width, factor, config.stage_dilations))
+            width //= 2
+        self.body = nn.Sequential(*layers)
+        self.output = weight_norm(nn.Conv1d(width, 1, END_KERNEL, padding=padding))
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
+        features = self.body(self.input(to_model(log_mel).transpose(1, 2)))
+        return torch.tanh(self.output(F.leaky_relu(features, LEAKY_SLOPE)))[:, 0]
+
+    def reach(self) -> Span:
+        """The mel frames that the samples of frame 0 hear."""
+        first, last = -(END_KERNEL // 2), HOP_LENGTH - 1 + END_KERNEL // 2
+        for factor in reversed(self.config.upsample):
+            spread, padding = sum(self.config.stage_dilations), (factor + 1) // 2
+            first = -((2 * factor - 1 - padding - (first - spread)) // factor)
+            last = (last + spread + padding) // factor
+        spread = sum(self.config.dilations) + END_KERNEL // 2
+        return first - spread, last + spread
+
+
+class SpectrumGenerator(nn.Module):
+    """Corrects the spectrogram of a sketch, then gives it phases.
+
+    The sketch is made without weights: magnitudes that explain the mel, start phases, a little
+    Griffin-Lim. Seen through a window twice as long as the mel's, it already shows how neighbouring
+    partials beat and where they lie between the mel's bands. What it lacks looks much the same at
+    every pitch, so the convolutions run along time and frequency.
+    """
+
+    position: Tensor
+    outline: Tensor
+
+    def __init__(self, config: VocoderConfig) -> None:
+        super().__init__()
+        self.config, self.period = config, config.segment
         self.stft = Stft(config.window, HOP_LENGTH, config.window)
-        self.sketch_bins = self.stft.bins
         self.mel_stft = Stft(WIN_LENGTH, HOP_LENGTH, N_FFT)
-        self.output = _conv(channels, self.stft.bins, 1)
+        width, patch = config.channels, config.patch
+        shape = {"stride": (1, patch), "padding": (1, patch // 2)}
+        self.input = weight_norm(nn.Conv2d(2, width, (3, 2 * patch), **shape))
+        self.position = nn.Parameter(torch.zeros(width, 1, config.window // 2 // patch))
+        units = (time_frequency_unit(width, dilation) for dilation in config.dilations)
+        self.body = nn.Sequential(*units)
+        shape["padding"] = (0, patch // 2)
+        self.output = weight_norm(nn.ConvTranspose2d(width, 1, (1, 2 * patch), **shape))
+        self.register_buffer("outline", _outline(self.stft.bins), persistent=False)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
+        config = self.config
+        magnitude = self.log_magnitude(log_mel, self.sketch(log_mel)).exp()
+        samples = sound(magnitude, self.stft, config.segment, config.iterations)
+        samples = self.stft.crop(samples, log_mel.shape[1] * HOP_LENGTH)
+        return match_mel(samples, log_mel.float(), self.mel_stft, config.corrections)
 
     @torch.no_grad()
     def sketch(self, log_mel: Tensor) -> Tensor:
@@ -183,30 +221,23 @@ class SpectrumHead(nn.Module):
         samples = F.pad(samples, (self.stft.lead, self.stft.window))[:, :length]
         return self.stft.analyse(samples).abs().clamp(min=MEL_FLOOR).log()
 
-    def log_magnitude(self, features: Tensor, sketch: Tensor) -> Tensor:
-        """Features (B, C, T), sketch (B, T, K) -> natural log magnitudes (B, T, K)."""
-        correction: Tensor = self.output(F.leaky_relu(features, LEAKY_SLOPE)).transpose(1, 2)
-        return (sketch + correction.float()).clamp(max=MAX_LOG_MAGNITUDE)
+    def log_magnitude(self, log_mel: Tensor, sketch: Tensor) -> Tensor:
+        """Log-mel (B, T, 128), sketch (B, T, K) -> natural log magnitudes (B, T, K)."""
+        level = (log_mel - mel_matrix().to(log_mel).sum(0).log()) @ self.outline
+        seen = (torch.stack([sketch, level], 1)[..., :-1] - LOG_CENTRE) / LOG_DEVIATION
+        features = self.body(self.input(seen) + self.position)  # (B, C, T, P)
+        correction = self.output(F.leaky_relu(features, LEAKY_SLOPE))[:, 0].float()
+        return (sketch + F.pad(correction, (0, 1))).clamp(max=MAX_LOG_MAGNITUDE)
 
-    def forward(self, features: Tensor, sketch: Tensor, log_mel: Tensor) -> Tensor:
-        """Features (B, C, T), sketch (B, T, K), log-mel (B, T, 128) -> samples (B, 320 T)."""
-        config = self.config
-        magnitude = self.log_magnitude(features, sketch).exp()
-        samples = sound(magnitude, self.stft, config.segment, config.iterations)
-        samples = self.stft.crop(samples, log_mel.shape[1] * HOP_LENGTH)
-        return match_mel(samples, log_mel.float(), self.mel_stft, config.corrections)
-
-    def reach(self, first: int, last: int) -> Span:
-        """The features that the samples of frames `first` to `last` hear."""
-        first, last = first - self.config.corrections, last + self.config.corrections
-        return _sound_reach(first, last, self.stft, self.config.iterations, self.config.segment)
-
-    def sketch_reach(self, first: int, last: int) -> Span:
-        """The mel frames that the sketch of frames `first` to `last` hears."""
-        before = self.stft.lead // HOP_LENGTH
-        first, last = first - before, last + self.stft.overlap - 1 - before
-        iterations = self.config.sketch_iterations
-        return _sound_reach(first, last, self.mel_stft, iterations, self.config.segment)
+    def reach(self) -> Span:
+        """The mel frames that the samples of frame 0 hear."""
+        config, lead = self.config, self.stft.lead // HOP_LENGTH
+        first, last = -config.corrections, config.corrections
+        first, last = _sound_reach(first, last, self.stft, config.iterations, config.segment)
+        spread = 1 + sum(config.dilations)
+        first, last = first - spread - lead, last + spread + self.stft.overlap - 1 - lead
+        iterations = config.sketch_iterations
+        return _sound_reach(first, last, self.mel_stft, iterations, config.segment)
 
 
 class MelGAN(nn.Module):
@@ -215,44 +246,23 @@ class MelGAN(nn.Module):
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         self.config = config
-        width = config.channels
-        layers: list[nn.Module] = [ResidualUnit(width, dilation) for dilation in config.dilations]
-        for factor in config.upsample:
-            layers.append(UpsampleStage(width, factor, config.stage_dilations))
-            width //= 2
         is_spectrum = config.head == "spectrum"
-        self.head = SpectrumHead(width, config) if is_spectrum else WaveformHead(width)
-        self.input = _conv(N_MELS + self.head.sketch_bins, config.channels, INPUT_KERNEL)
-        self.body = nn.Sequential(*layers)
+        self.generator = SpectrumGenerator(config) if is_spectrum else WaveformGenerator(config)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
-        sketch = self.head.sketch(log_mel)
-        samples: Tensor = self.head(self.features(log_mel, sketch), sketch, log_mel)
+        samples: Tensor = self.generator(log_mel)
         return samples
-
-    def features(self, log_mel: Tensor, sketch: Tensor) -> Tensor:
-        """What the head works on: (B, T, 128) and the head's sketch (B, T, K) -> (B, C, rate T)."""
-        scaled = (sketch - SKETCH_CENTRE) / SKETCH_DEVIATION
-        inputs = torch.cat([to_model(log_mel), scaled], -1).transpose(1, 2)
-        features: Tensor = self.body(self.input(inputs))
-        return features
 
     @property
     def period(self) -> int:
         """Pieces must start at a multiple of so many frames of the whole."""
-        return self.head.period
+        return self.generator.period
 
     @property
     def receptive_field(self) -> int:
         """Frames of context, on each side, that can change a frame's 320 samples."""
-        first, last = self.head.reach(0, math.prod(self.config.upsample) - 1)
-        for factor in reversed(self.config.upsample):
-            spread, padding = sum(self.config.stage_dilations), (factor + 1) // 2
-            first = -((2 * factor - 1 - padding - (first - spread)) // factor)
-            last = (last + spread + padding) // factor
-        spread = sum(self.config.dilations) + INPUT_KERNEL // 2
-        first, last = self.head.sketch_reach(first - spread, last + spread)
+        first, last = self.generator.reach()
         return max(-first, last)
 
     def fold_weight_norm(self) -> "MelGAN":
@@ -366,15 +376,20 @@ class StreamingVocoder:
         return samples[first * HOP_LENGTH : last * HOP_LENGTH]
 
 
-def _conv(inputs: int, outputs: int, kernel: int, dilation: int = 1) -> nn.Module:
-    """A weight-normalised convolution that keeps the length; zeros beyond the ends."""
-    padding = dilation * (kernel // 2)
-    conv = nn.Conv1d(inputs, outputs, kernel, dilation=dilation, padding=padding)
-    normed: nn.Module = weight_norm(conv)
-    return normed
-
-
 def _sound_reach(first: int, last: int, stft: Stft, iterations: int, segment: int) -> Span:
     """The magnitudes that the samples of frames `first` to `last` hear through `phase.sound`."""
     before, after = stft.reach(iterations)
     return first - before - segment + 1, last + after + segment - 1
+
+
+def _outline(bins: int) -> Tensor:
+    """(128, K): interpolates linearly, in mel, from the bands' centres to the bins of a spectrum."""
+    mels = hz_to_mel(torch.linspace(0, SAMPLE_RATE / 2, bins))
+    centres = torch.linspace(0, float(mels[-1]), N_MELS + 2)[1:-1]
+    mels = mels.clamp(centres[0], centres[-1])
+    upper = torch.searchsorted(centres, mels).clamp(1, N_MELS - 1)
+    share = (mels - centres[upper - 1]) / (centres[upper] - centres[upper - 1])
+    matrix, columns = torch.zeros(N_MELS, bins), torch.arange(bins)
+    matrix[upper - 1, columns] = 1 - share
+    matrix[upper, columns] = share
+    return matrix

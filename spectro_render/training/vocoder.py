@@ -1,10 +1,10 @@
 """Training the vocoder: from magnitudes to sound to sound that judges believe.
 
-    1  magnitudes    what the spectrum head predicts, against the recording's STFT: cheap
+    1  magnitudes    what the spectrum generator predicts, against the recording's STFT: cheap
     2  sound         the whole chain, against the recording at several STFT resolutions
     3  adversarial   the same, and discriminators
 
-A waveform head starts at the second stage.
+The waveform generator starts at the second stage.
 """
 
 import json
@@ -36,7 +36,7 @@ from spectro_render.training.discriminators import (
     discriminator_loss,
     feature_matching_loss,
 )
-from spectro_render.vocoder import GriffinLim, MelGAN, SpectrumHead, VocoderConfig
+from spectro_render.vocoder import GriffinLim, MelGAN, SpectrumGenerator, VocoderConfig
 
 RESOLUTIONS = (512, 1024, 2048)  # FFT and window sizes of the losses; the hop is a quarter
 FLOOR = 1e-5  # of a full-scale sine's magnitude: what is softer does not count
@@ -93,9 +93,9 @@ class Crops:
         start = MARGIN_FRAMES * HOP_LENGTH
         return self.samples[:, start : start + self.frames * HOP_LENGTH]
 
-    def magnitude(self, head: SpectrumHead) -> Tensor:
-        """What the head should predict, (B, T, K)."""
-        stft = head.stft
+    def magnitude(self, generator: SpectrumGenerator) -> Tensor:
+        """What the generator should predict, (B, T, K)."""
+        stft = generator.stft
         start = MARGIN_FRAMES * HOP_LENGTH - stft.lead
         length = (self.frames - 1) * stft.hop + stft.window
         return stft.analyse(self.samples[:, start : start + length]).abs()
@@ -315,11 +315,10 @@ class VocoderTrainer:
 
     def _losses(self, crops: Crops) -> dict[str, Tensor]:
         """What the network pays, weighted."""
-        mel, head = wear(crops.log_mel, self.options, self.generator), self.model.head
-        if isinstance(head, SpectrumHead) and self.step < self._magnitude_steps:
-            sketch = head.sketch(mel)
-            predicted = head.log_magnitude(self.model.features(mel, sketch), sketch)
-            return {"magnitude": magnitude_loss(predicted, crops.magnitude(head))}
+        mel, network = wear(crops.log_mel, self.options, self.generator), self.model.generator
+        if isinstance(network, SpectrumGenerator) and self.step < self._magnitude_steps:
+            predicted = network.log_magnitude(mel, network.sketch(mel))
+            return {"magnitude": magnitude_loss(predicted, crops.magnitude(network))}
         return self._sound_losses(self.model(mel), crops.inner)
 
     def _draw(self, recordings: Recordings) -> Crops:
