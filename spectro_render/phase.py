@@ -66,13 +66,12 @@ class Stft:
         return before + spread, after + spread
 
 
-def sound(magnitude: Tensor, stft: Stft, segment: int, iterations: int) -> Tensor:
-    """Magnitudes (B, T, K) -> samples (B, (T - 1) hop + window).
+def sound(magnitude: Tensor, phasor: Tensor, stft: Stft, iterations: int) -> Tensor:
+    """Magnitudes and start phasors (B, T, K) -> samples (B, (T - 1) hop + window).
 
     Differentiable in the magnitudes; the phases count as constants.
     """
     with torch.no_grad():
-        phasor = torch.polar(torch.ones_like(magnitude), start_phases(magnitude, stft, segment))
         phasor = make_consistent(magnitude, phasor, stft, iterations)
     return stft.synthesise(magnitude * phasor)
 
@@ -83,13 +82,18 @@ def make_consistent(magnitude: Tensor, phasor: Tensor, stft: Stft, iterations: i
     for _ in range(iterations):
         rebuilt = stft.analyse(stft.synthesise(magnitude * phasor))
         leap = rebuilt if previous is None else rebuilt + MOMENTUM * (rebuilt - previous)
-        phasor = leap / leap.abs().clamp(min=1e-12)
+        phasor = direction(leap)
         previous = rebuilt
     return phasor
 
 
-def start_phases(magnitude: Tensor, stft: Stft, segment: int) -> Tensor:
-    """Phases (B, T, K), radians at each frame's first sample, of steady partials.
+def direction(spectrum: Tensor) -> Tensor:
+    """Complex numbers -> the same of length one; those of nearly no length stay short."""
+    return spectrum / spectrum.abs().clamp(min=1e-12)
+
+
+def steady_partials(magnitude: Tensor, stft: Stft, segment: int) -> Tensor:
+    """Start phasors (B, T, K) for magnitudes (B, T, K): those of steady partials.
 
     Every spectral peak is taken for a partial: its bins share the peak's phase, and the phase
     advances with the peak's frequency (Beauregard, Harish, Wyse 2015, single-pass spectrogram
@@ -104,7 +108,8 @@ def start_phases(magnitude: Tensor, stft: Stft, segment: int) -> Tensor:
     advance = torch.cat([advance, advance[:, -1:].expand(-1, padding, -1)], 1)
     turns = _bridge(owner, advance, segment)[:, :frames]
     bins = torch.arange(stft.bins, device=magnitude.device)
-    return 2 * torch.pi * (turns - (bins * stft.window / stft.n_fft / 2) % 1)
+    at_first_sample = turns - (bins * stft.window / stft.n_fft / 2) % 1
+    return torch.polar(torch.ones_like(magnitude), 2 * torch.pi * at_first_sample)
 
 
 def _partials(magnitude: Tensor, stft: Stft) -> tuple[Tensor, Tensor]:

@@ -23,13 +23,14 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from spectro_render.constants import HOP_LENGTH, MEL_FLOOR, N_FFT, N_MELS, SAMPLE_RATE, WIN_LENGTH
 from spectro_render.mel import hz_to_mel, mel_matrix, to_model
-from spectro_render.phase import Stft, sound
+from spectro_render.phase import Stft, direction, sound, steady_partials
 
 LEAKY_SLOPE = 0.2  # MelGAN's
 END_KERNEL = 7  # of the waveform generator's first and last convolution
 MAX_LOG_MAGNITUDE = 9.0  # natural log; a full-scale sine reaches 6 under 1280 samples of Hann
 LOG_CENTRE, LOG_DEVIATION = -4.0, 4.0  # of log magnitudes, roughly
-SKETCH_UPDATES = 10  # of `mel_to_magnitude`
+SKETCH_UPDATES = 10  # of `mel_to_magnitude`, before the network
+MAGNITUDE_UPDATES = 30  # of the same, for Griffin-Lim alone
 MAX_CORRECTION = 2.0  # natural log, a round of `match_mel`
 SEGMENT = 64  # frames over which start phases are tracked
 
@@ -62,7 +63,6 @@ class VocoderConfig:
     stage_dilations: tuple[int, ...] = (1, 3, 9)  # of the units after each upsampling
     window: int = 1280  # samples under the spectrum generator's Hann window
     patch: int = 16  # frequency bins that share a position
-    segment: int = SEGMENT  # frames over which start phases are tracked
     sketch_iterations: int = 10  # of Griffin-Lim, before the network
     iterations: int = 10  # of Griffin-Lim, after it
     corrections: int = 4  # rounds of levelling the sound to the mel, at the end
@@ -185,59 +185,60 @@ class SpectrumGenerator(nn.Module):
     every pitch, so the convolutions run along time and frequency.
     """
 
+    period = SEGMENT
     position: Tensor
     outline: Tensor
 
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
-        self.config, self.period = config, config.segment
+        self.config = config
         self.stft = Stft(config.window, HOP_LENGTH, config.window)
         self.mel_stft = Stft(WIN_LENGTH, HOP_LENGTH, N_FFT)
         width, patch = config.channels, config.patch
-        shape = {"stride": (1, patch), "padding": (1, patch // 2)}
-        self.input = weight_norm(nn.Conv2d(2, width, (3, 2 * patch), **shape))
+        stride, half = (1, patch), patch // 2
+        self.input = weight_norm(nn.Conv2d(2, width, (3, 2 * patch), stride, (1, half)))
         self.position = nn.Parameter(torch.zeros(width, 1, config.window // 2 // patch))
         units = (time_frequency_unit(width, dilation) for dilation in config.dilations)
         self.body = nn.Sequential(*units)
-        shape["padding"] = (0, patch // 2)
-        self.output = weight_norm(nn.ConvTranspose2d(width, 1, (1, 2 * patch), **shape))
+        output = nn.ConvTranspose2d(width, 1, (1, 2 * patch), stride, (0, half))
+        nn.init.normal_(output.weight, std=1e-3)  # untrained, it all but leaves the sketch alone
+        self.output = weight_norm(output)
         self.register_buffer("outline", _outline(self.stft.bins), persistent=False)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
-        config = self.config
-        magnitude = self.log_magnitude(log_mel, self.sketch(log_mel)).exp()
-        samples = sound(magnitude, self.stft, config.segment, config.iterations)
+        sketch = self.sketch(log_mel)
+        magnitude = self.log_magnitude(log_mel, sketch).exp()
+        samples = sound(magnitude, direction(sketch), self.stft, self.config.iterations)
         samples = self.stft.crop(samples, log_mel.shape[1] * HOP_LENGTH)
-        return match_mel(samples, log_mel.float(), self.mel_stft, config.corrections)
+        return match_mel(samples, log_mel.float(), self.mel_stft, self.config.corrections)
 
     @torch.no_grad()
     def sketch(self, log_mel: Tensor) -> Tensor:
-        """Log-mel (B, T, 128) -> natural log magnitudes (B, T, K)."""
+        """Log-mel (B, T, 128) -> complex spectrum (B, T, K)."""
         config = self.config
-        magnitude = mel_to_magnitude(log_mel.float(), SKETCH_UPDATES)
-        samples = sound(magnitude, self.mel_stft, config.segment, config.sketch_iterations)
+        samples = _sketch(log_mel.float(), self.mel_stft, SKETCH_UPDATES, config.sketch_iterations)
         length = (log_mel.shape[1] - 1) * HOP_LENGTH + self.stft.window
         samples = F.pad(samples, (self.stft.lead, self.stft.window))[:, :length]
-        return self.stft.analyse(samples).abs().clamp(min=MEL_FLOOR).log()
+        return self.stft.analyse(samples)
 
     def log_magnitude(self, log_mel: Tensor, sketch: Tensor) -> Tensor:
         """Log-mel (B, T, 128), sketch (B, T, K) -> natural log magnitudes (B, T, K)."""
+        drawn = sketch.abs().clamp(min=MEL_FLOOR).log()
         level = (log_mel - mel_matrix().to(log_mel).sum(0).log()) @ self.outline
-        seen = (torch.stack([sketch, level], 1)[..., :-1] - LOG_CENTRE) / LOG_DEVIATION
+        seen = (torch.stack([drawn, level], 1)[..., :-1] - LOG_CENTRE) / LOG_DEVIATION
         features = self.body(self.input(seen) + self.position)  # (B, C, T, P)
         correction = self.output(F.leaky_relu(features, LEAKY_SLOPE))[:, 0].float()
-        return (sketch + F.pad(correction, (0, 1))).clamp(max=MAX_LOG_MAGNITUDE)
+        return (drawn + F.pad(correction, (0, 1))).clamp(max=MAX_LOG_MAGNITUDE)
 
     def reach(self) -> Span:
         """The mel frames that the samples of frame 0 hear."""
         config, lead = self.config, self.stft.lead // HOP_LENGTH
-        first, last = -config.corrections, config.corrections
-        first, last = _sound_reach(first, last, self.stft, config.iterations, config.segment)
-        spread = 1 + sum(config.dilations)
-        first, last = first - spread - lead, last + spread + self.stft.overlap - 1 - lead
-        iterations = config.sketch_iterations
-        return _sound_reach(first, last, self.mel_stft, iterations, config.segment)
+        before, after = self.stft.reach(config.iterations)
+        spread = config.corrections + 1 + sum(config.dilations)
+        first, last = -spread - before - lead, spread + after + self.stft.overlap - 1 - lead
+        before, after = _sketch_reach(self.mel_stft, config.sketch_iterations)
+        return first - before, last + after
 
 
 class MelGAN(nn.Module):
@@ -289,12 +290,11 @@ class GriffinLim:
     @property
     def receptive_field(self) -> int:
         """Frames of context, on each side, that can change a frame's 320 samples."""
-        first, last = _sound_reach(0, 0, self._stft, self.iterations, SEGMENT)
-        return max(-first, last)
+        return max(_sketch_reach(self._stft, self.iterations))
 
     def __call__(self, log_mel: Tensor) -> Tensor:
         """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
-        samples = sound(mel_to_magnitude(log_mel), self._stft, SEGMENT, self.iterations)
+        samples = _sketch(log_mel, self._stft, MAGNITUDE_UPDATES, self.iterations)
         return self._stft.crop(samples, log_mel.shape[1] * HOP_LENGTH)
 
 
@@ -303,7 +303,7 @@ def griffin_lim(log_mel: Tensor, iterations: int = 60) -> Tensor:
     return GriffinLim(iterations)(log_mel)
 
 
-def mel_to_magnitude(log_mel: Tensor, iterations: int = 30) -> Tensor:
+def mel_to_magnitude(log_mel: Tensor, iterations: int) -> Tensor:
     """Non-negative magnitudes (B, T, 513) whose mel spectrum is nearly the given one.
 
     The clipped pseudo-inverse, then multiplicative updates (Lee and Seung 2001).
@@ -376,14 +376,20 @@ class StreamingVocoder:
         return samples[first * HOP_LENGTH : last * HOP_LENGTH]
 
 
-def _sound_reach(first: int, last: int, stft: Stft, iterations: int, segment: int) -> Span:
-    """The magnitudes that the samples of frames `first` to `last` hear through `phase.sound`."""
+def _sketch(log_mel: Tensor, stft: Stft, updates: int, iterations: int) -> Tensor:
+    """Log-mel (B, T, 128) -> samples (B, 320 (T + 1)) by Griffin-Lim from steady partials."""
+    magnitude = mel_to_magnitude(log_mel, updates)
+    return sound(magnitude, steady_partials(magnitude, stft, SEGMENT), stft, iterations)
+
+
+def _sketch_reach(stft: Stft, iterations: int) -> Span:
+    """Frames before and after frame 0 that its samples in `_sketch` hear."""
     before, after = stft.reach(iterations)
-    return first - before - segment + 1, last + after + segment - 1
+    return before + SEGMENT - 1, after + SEGMENT - 1
 
 
 def _outline(bins: int) -> Tensor:
-    """(128, K): interpolates linearly, in mel, from the bands' centres to the bins of a spectrum."""
+    """(128, K): interpolates linearly in mel, from the bands' centres to a spectrum's bins."""
     mels = hz_to_mel(torch.linspace(0, SAMPLE_RATE / 2, bins))
     centres = torch.linspace(0, float(mels[-1]), N_MELS + 2)[1:-1]
     mels = mels.clamp(centres[0], centres[-1])

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from toys import write_toy_model
 
 # One thread is the fastest for toys, above all on a busy machine; read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,29 +39,6 @@ def song(tmp_path: Path) -> Song:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model directory: the layout, the options and the speed of a toy, and the sound of noise."""
-    import torch
-
-    from spectro_render.model import ModelConfig, SpectrogramModel
-    from spectro_render.vocoder import MelGAN, VocoderConfig
-    from spectro_render.weights import Defaults, save_model
-
-    torch.manual_seed(0)
-    config = ModelConfig(
-        width=32,
-        heads=2,
-        head_width=16,
-        mlp_width=32,
-        note_layers=1,
-        context_layers=1,
-        decoder_layers=1,
-        level_width=64,
-        conditioning="frame_aligned",
-        target="x0",
-        note_width=16,
-        velocity_bins=32,
-        programs="full",
-    )
-    vocoder = MelGAN(VocoderConfig(channels=16, dilations=(1,), iterations=0))
     path = tmp_path_factory.mktemp("models") / "tiny"
-    save_model(path, SpectrogramModel(config), vocoder, defaults=Defaults("dpm++", 2))
+    write_toy_model(path)
     return path

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from spectro_render.cli import run
 from spectro_render.conditioning import note_table
 from spectro_render.constants import N_MELS, WINDOW_FRAMES, WINDOW_SAMPLES, WINDOW_SECONDS
 from spectro_render.errors import OptionError, SpectroRenderError
@@ -19,6 +20,7 @@ from spectro_render.midi import Note, Score
 from spectro_render.model import ModelConfig, SpectrogramModel
 from spectro_render.tokens import Vocabulary, WindowNote
 from spectro_render.training import synth
+from spectro_render.training.command import export
 from spectro_render.training.compose import as_score, excerpt, made_up, vary
 from spectro_render.training.data import (
     PIECE_WINDOWS,
@@ -38,6 +40,7 @@ from spectro_render.training.diffusion import (
     stratified_times,
 )
 from spectro_render.training.muon import Muon, orthogonalise
+from spectro_render.weights import load_model
 
 TINY = ModelConfig(
     width=16,
@@ -308,3 +311,31 @@ def test_scores_are_ordered() -> None:
     score = as_score([Note(1.0, 2.0, 60, 90, 0, False), Note(0.0, 3.0, 61, 90, 0, False)])
     assert score == Score(score.notes, 3.0)
     assert [n.pitch for n in score.notes] == [61, 60]
+
+
+class TestExport:
+    def test_a_run_becomes_a_model_directory(self, cache: Path, tmp_path: Path) -> None:
+        options = TrainingOptions(steps=3, batch_size=4, check_every=3)
+        trainer = Trainer(TINY, options, tmp_path / "work" / "diffusion", CPU, lambda line: None)
+        trainer.train(Windows(cache), Windows(cache))
+        export(tmp_path / "work", tmp_path / "model")
+        loaded = load_model(tmp_path / "model")
+        assert loaded.config == TINY
+        assert loaded.vocoder_kind == "griffin-lim"
+        assert (loaded.defaults.sampler, loaded.defaults.steps) == ("dpm++", 10)
+        for name, weight in loaded.model.state_dict().items():
+            assert torch.allclose(weight, trainer.average.weights[name], atol=1e-2), name
+
+    def test_says_what_is_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(SpectroRenderError, match=r"checkpoint\.pt; train the diffusion stage"):
+            export(tmp_path, tmp_path / "model")
+
+
+class TestCommand:
+    def test_unknown_preset_and_folder(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run(["train", str(tmp_path), str(tmp_path / "m"), "--preset", "huge"]) == 2
+        assert "unknown preset 'huge'; one of bundled" in capsys.readouterr().err
+        assert run(["train", str(tmp_path / "none"), str(tmp_path / "m")]) == 2
+        assert "is not a folder" in capsys.readouterr().err

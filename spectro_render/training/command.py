@@ -88,7 +88,7 @@ def train(
         Stage.data: lambda: _make_data(midi, work, config, hours, seed, workers),
         Stage.diffusion: lambda: _train_diffusion(work, config, options, place, start_from),
         Stage.vocoder: lambda: _train_vocoder(work, vocoder_steps, place, seed),
-        Stage.export: lambda: _export(work, output),
+        Stage.export: lambda: export(work, output),
     }
     for name, run in stages.items():
         if stage in (name, Stage.all):
@@ -126,7 +126,7 @@ def _train_vocoder(work: Path, steps: int, device: torch.device, seed: int) -> N
     train_vocoder(work / "train", work / "vocoder", VocoderOptions(steps=steps, seed=seed), device)
 
 
-def _export(work: Path, output: Path) -> None:
+def export(work: Path, output: Path) -> None:
     """Write the averaged weights as a model directory, with the vocoder if one was trained."""
     checkpoint = work / "diffusion" / "checkpoint.pt"
     if not checkpoint.exists():

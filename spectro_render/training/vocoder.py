@@ -267,8 +267,7 @@ class VocoderTrainer:
         while self.step < self.options.steps:
             rows.append(self._update(recordings))
             if self.step % self.options.log_every == 0:
-                means = {key: sum(row[key] for row in rows) / len(rows) for key in rows[-1]}
-                self._log(**means, seconds=time.monotonic() - started)
+                self._log(**_means(rows), seconds=time.monotonic() - started)
                 rows = []
             if self.step % self.options.check_every == 0 or self.step == self.options.steps:
                 self.save()
@@ -370,6 +369,12 @@ class VocoderTrainer:
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         self.say("  ".join(f"{key} {value}" for key, value in row.items()))
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each loss; over the rows that have it, as some begin later than others."""
+    columns = {key: [row[key] for row in rows if key in row] for row in rows for key in row}
+    return {key: sum(column) / len(column) for key, column in columns.items()}
 
 
 def plot_spectra(path: Path, sounds: dict[str, Tensor]) -> None:
