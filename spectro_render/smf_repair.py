@@ -27,6 +27,7 @@ MAX_TICKS = 6_000_000  # pretty_midi needs up to 32 bytes for each: 192 MB
 
 _DEFAULT_TEMPO = 500_000  # us per quarter note, until the file sets one
 _DEFAULT_VOLUME, _FULL_EXPRESSION = 100, 127  # until the file sets them
+DRUM_CHANNEL = 9  # the tenth
 _NO_LENGTH = "note without length"
 _NO_END = "note never switched off, closed at the next of its pitch or the track's end"
 
@@ -49,6 +50,7 @@ def repair(smf: Smf) -> RepairedSmf:
     """Mend what can be mended; `smf.ignored` and `smf.repairs` grow by what was done."""
     tempos = _tempo_map(smf)
     _cut_at_limit(smf, _tick_at(MAX_SECONDS, tempos, smf.division))
+    _lengthen_drum_hits(smf)
     _close_hanging_notes(smf)
     _fold_loudness(smf)
     factor = _coarsen(smf)
@@ -130,7 +132,21 @@ def _join_ticks(smf: Smf, factor: int) -> None:
         ]
 
 
-# --- notes without an end
+# --- notes without length or end
+
+
+def _lengthen_drum_hits(smf: Smf) -> None:
+    """Give drum hits that end where they start a tick: pretty_midi would drop them."""
+    for track in smf.tracks:
+        starts: dict[int, set[int]] = {}  # of the drums that sound, by pitch
+        for index, event in enumerate(track.events):
+            if event.channel != DRUM_CHANNEL:
+                continue
+            if event.is_on:
+                starts.setdefault(event.first, set()).add(event.tick)
+            elif event.is_off and starts.pop(event.first, None) == {event.tick}:
+                track.events[index] = event._replace(tick=event.tick + 1)
+        track.events.sort(key=lambda event: event.tick)
 
 
 def _close_hanging_notes(smf: Smf) -> None:

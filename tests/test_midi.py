@@ -89,6 +89,17 @@ def test_overlapping_notes_of_one_pitch_end_together() -> None:
     assert times(smf(body)) == [(0.0, 0.5, 60), (0.25, 0.5, 60)]
 
 
+def test_drum_hits_without_length_are_kept() -> None:
+    hit = b"\x60\x99\x24\x50\0\x89\x24\0"
+    score = read_midi(smf(hit * 3))
+    assert [(n.start, n.pitch, n.is_drum) for n in score.notes] == [
+        (0.5, 36, True),
+        (1.0, 36, True),
+        (1.5, 36, True),
+    ]
+    assert score.ignored == score.repairs == ()
+
+
 def test_notes_without_length_are_left_out_and_named() -> None:
     score = read_midi(smf(C4 + b"\0" + E4_ON + b"\0" + E4_OFF))
     assert len(score.notes) == 1
