@@ -6,29 +6,16 @@ import pytest
 import torch
 from golden import arrays, checkpoint, difference, tokens
 from torch import Tensor
+from toys import toy_config
 
 from spectro_render.conditioning import DRUM_KIT, PAD_NOTE, envelopes, note_table
 from spectro_render.constants import N_MELS, STEPS_PER_WINDOW, WINDOW_FRAMES
-from spectro_render.model import ModelConfig, SpectrogramModel, attend
+from spectro_render.model import SpectrogramModel, attend
 from spectro_render.tokens import WindowNote
 
 SAME = 2e-6  # two orders of float32 sums
 
-FRAMED = ModelConfig(
-    width=32,
-    heads=2,
-    head_width=16,
-    mlp_width=64,
-    note_layers=1,
-    context_layers=1,
-    decoder_layers=2,
-    level_width=64,
-    conditioning="frame_aligned",
-    target="x0",
-    note_width=16,
-    velocity_bins=32,
-    programs="full",
-)
+FRAMED = toy_config(mlp_width=64, decoder_layers=2)
 PIANO = WindowNote(60, 0, 20, False, False, 100, 200)
 TIED = WindowNote(64, 5, 20, False, True, 0, 150)
 LONG = WindowNote(67, 0, 9, False, False, 300, STEPS_PER_WINDOW)

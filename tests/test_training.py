@@ -3,6 +3,7 @@
 import ctypes.util
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -10,6 +11,7 @@ import mido
 import pytest
 import torch
 from safetensors.torch import save_file
+from toys import toy_config
 
 from spectro_render.cli import run
 from spectro_render.conditioning import note_table
@@ -17,7 +19,7 @@ from spectro_render.constants import N_MELS, WINDOW_FRAMES, WINDOW_SAMPLES, WIND
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.mel import log_mel
 from spectro_render.midi import Note, Score
-from spectro_render.model import ModelConfig, SpectrogramModel
+from spectro_render.model import SpectrogramModel
 from spectro_render.tokens import Vocabulary, WindowNote
 from spectro_render.training import synth
 from spectro_render.training.command import export
@@ -42,22 +44,7 @@ from spectro_render.training.diffusion import (
 from spectro_render.training.muon import Muon, orthogonalise
 from spectro_render.weights import load_model
 
-TINY = ModelConfig(
-    width=16,
-    heads=2,
-    head_width=8,
-    mlp_width=32,
-    note_layers=1,
-    context_layers=1,
-    decoder_layers=1,
-    level_width=32,
-    dropout=0.0,
-    conditioning="frame_aligned",
-    target="x0",
-    note_width=16,
-    velocity_bins=32,
-    programs="full",
-)
+TINY = toy_config(width=16, head_width=8, level_width=32)
 CPU = torch.device("cpu")
 
 
@@ -251,7 +238,7 @@ class TestObjective:
     @pytest.mark.parametrize("target", ["epsilon", "v", "x0"])
     def test_gradients_reach_every_parameter(self, cache: Path, target: str) -> None:
         torch.manual_seed(0)
-        model = SpectrogramModel(ModelConfig(**{**vars(TINY), "target": target}))
+        model = SpectrogramModel(replace(TINY, target=target))
         loss = Objective(model, torch.Generator().manual_seed(0))(Windows(cache).batch(range(8)))
         loss.backward()
         untouched = [
@@ -297,7 +284,7 @@ class TestLoop:
             trainer.average.weights["decoder.input.weight"], other.decoder.input.weight
         )
         with pytest.raises(OptionError, match="another shape"):
-            trainer.start_from(SpectrogramModel(ModelConfig(**{**vars(TINY), "mlp_width": 8})))
+            trainer.start_from(SpectrogramModel(replace(TINY, mlp_width=8)))
 
     def test_rate_rises_holds_and_falls_to_nothing(self) -> None:
         options = TrainingOptions(steps=1000, warmup=10, decay_share=0.2)

@@ -250,7 +250,7 @@ TINY_TRAINING = VocoderOptions(
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     for shard in range(2):
-        windows = [chord(5.12, 200.0 * (i + 1), 330.0 + 50 * shard) for i in range(3)]
+        windows = [chord(5.12, 200.0 * (i + 1), 330.0 + 50 * shard) for i in range(2)]
         samples = torch.stack(windows)[:, :WINDOW_SAMPLES].contiguous()
         save_file({"samples": samples}, folder / f"shard-{shard:05d}.safetensors")
     return folder

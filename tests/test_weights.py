@@ -13,6 +13,7 @@ import torch
 from golden import PIPELINE, checkpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from toys import toy_config
 
 from spectro_render import weights
 from spectro_render.errors import OptionError, WeightsCorrupt, WeightsError, WeightsNotFound
@@ -34,22 +35,7 @@ from spectro_render.weights import (
     write_checksums,
 )
 
-CONFIG = ModelConfig(
-    width=32,
-    heads=2,
-    head_width=8,
-    mlp_width=48,
-    note_layers=1,
-    context_layers=1,
-    decoder_layers=2,
-    level_width=64,
-    dropout=0.0,
-    conditioning="frame_aligned",
-    target="x0",
-    note_width=16,
-    velocity_bins=32,
-    programs="full",
-)
+CONFIG = toy_config(head_width=8, mlp_width=48, decoder_layers=2)
 VOCODER = VocoderConfig(channels=16, dilations=(1, 3), upsample=(), iterations=0)
 DEFAULTS = Defaults("dpm++", 12, 1.5, 6.0)
 

@@ -1,31 +1,43 @@
 """A toy of the default model's form, with random weights."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spectro_render.model import ModelConfig
+
+
+def toy_config(**changes: object) -> "ModelConfig":
+    """The smallest network that has every part."""
+    from spectro_render.model import ModelConfig
+
+    shape = {
+        "width": 32,
+        "heads": 2,
+        "head_width": 16,
+        "mlp_width": 32,
+        "note_layers": 1,
+        "context_layers": 1,
+        "decoder_layers": 1,
+        "level_width": 64,
+        "dropout": 0.0,
+        "conditioning": "frame_aligned",
+        "target": "x0",
+        "note_width": 16,
+        "velocity_bins": 32,
+        "programs": "full",
+    }
+    return ModelConfig(**{**shape, **changes})
 
 
 def write_toy_model(path: Path) -> None:
     """Write a model directory that is small and quick, and sounds like noise."""
     import torch
 
-    from spectro_render.model import ModelConfig, SpectrogramModel
+    from spectro_render.model import SpectrogramModel
     from spectro_render.vocoder import MelGAN, VocoderConfig
     from spectro_render.weights import Defaults, save_model
 
     torch.manual_seed(0)
-    config = ModelConfig(
-        width=32,
-        heads=2,
-        head_width=16,
-        mlp_width=32,
-        note_layers=1,
-        context_layers=1,
-        decoder_layers=1,
-        level_width=64,
-        conditioning="frame_aligned",
-        target="x0",
-        note_width=16,
-        velocity_bins=32,
-        programs="full",
-    )
     vocoder = MelGAN(VocoderConfig(channels=16, dilations=(1,), iterations=0))
-    save_model(path, SpectrogramModel(config), vocoder, defaults=Defaults("dpm++", 2))
+    save_model(path, SpectrogramModel(toy_config()), vocoder, defaults=Defaults("dpm++", 2))

@@ -49,12 +49,12 @@ COLUMNS = 4  # clips in a picture
 class VocoderOptions:
     """How to train; the defaults are the recipe of the bundled weights."""
 
-    steps: int = 10_000
-    magnitude_share: float = 0.7  # of the steps, at the start: on magnitudes, no sound is made
+    steps: int = 2000
+    magnitude_share: float = 1.0  # of the steps, at the start: on magnitudes, no sound is made
     adversarial_share: float = 0.0  # of the steps, at the end: with discriminators
-    batch_size: int = 8
+    batch_size: int = 4
     frames: int = 128  # a crop
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     sound_rate: float = 3e-4  # from the second stage on
     discriminator_rate: float = 3e-4
     warmup: int = 100  # steps at the start of each stage
@@ -62,7 +62,7 @@ class VocoderOptions:
     betas: tuple[float, float] = (0.8, 0.99)
     weight_decay: float = 0.01
     gradient_clip: float = 5.0
-    ema_decay: float = 0.999
+    ema_decay: float = 0.998
     adversarial_weight: float = 0.1
     feature_weight: float = 1.0
     gain_deviation: float = 5.0  # dB, of the random gain
@@ -360,7 +360,7 @@ class VocoderTrainer:
             check_stft=float(stft_distance(made, recorded)),
             check_mel=float(mel_distance(made, recorded)),
         )
-        rows = {"recorded": recorded, "vocoder": made, "Griffin-Lim": GriffinLim()(mel[:COLUMNS])}
+        rows = {"recorded": recorded, "vocoder": made, "Griffin-Lim": GriffinLim(10)(mel[:COLUMNS])}
         plot_spectra(self.folder / f"mel-{self.step:07d}.png", rows)
         save_vocoder(model, self.folder)
 
