@@ -109,12 +109,14 @@ class NoteFrames(nn.Module):
 
         spread = envelopes(table).flatten(2)  # (B, T, N K)
         features = self.features(note).view(batch, notes * ENVELOPES, self.width)
-        power = self.log_power(note).clamp(-30, 12).exp().view(batch, notes * ENVELOPES, N_MELS)
-        draft = log_magnitude_to_model(spread @ power)
-        return spread @ features + self.draft(draft), draft
+        with torch.autocast(table.device.type, enabled=False):  # powers span e^-30 to e^12
+            log_power = self.log_power(note.float()).clamp(-30, 12)
+            power = log_power.exp().view(batch, notes * ENVELOPES, N_MELS)
+            draft = power_to_model(spread @ power)
+        return spread.to(features.dtype) @ features + self.draft(draft), draft
 
 
-def log_magnitude_to_model(power: Tensor) -> Tensor:
+def power_to_model(power: Tensor) -> Tensor:
     """Mel power -> log-mel on the model's scale, without clipping at the top."""
     log_mel = 0.5 * torch.log(power + MEL_FLOOR**2)
     return (log_mel - LOG_MEL_MIN) / (LOG_MEL_MAX - LOG_MEL_MIN) * 2 - 1

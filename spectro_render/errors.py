@@ -16,7 +16,7 @@ class SpectroRenderError(Exception):
     """Something the user can act on; `hint` says how."""
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
+        super().__init__(message, hint)
         self.message = message
         self.hint = hint
 

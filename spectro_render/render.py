@@ -18,11 +18,10 @@ from spectro_render.errors import DeviceError, MidiError
 from spectro_render.mel import from_model, to_model
 from spectro_render.midi import Score, read_midi
 from spectro_render.model import Memory, SpectrogramModel
-from spectro_render.tokens import TokenWindow, tokenize, window_notes
+from spectro_render.tokens import TokenWindow, song_windows, sounding_seconds, window_notes
 from spectro_render.vocoder import StreamingVocoder
 from spectro_render.weights import Checkpoint, load_model
 
-TAIL_SECONDS = 2.5  # what rings on after the last note, as in training
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 Source: TypeAlias = Score | str | os.PathLike[str] | bytes | BinaryIO
@@ -106,16 +105,18 @@ class Renderer:
         source: Source,
         options: RenderOptions | None = None,
         *,
+        windows: Sequence[TokenWindow] | None = None,
         on_progress: OnProgress | None = None,
         **overrides: object,
     ) -> Iterator[Audio]:
         """The same sound as `render`, piece by piece, about 5.12 s each, as soon as it is certain.
 
-        Memory does not grow with the length of the sound.
+        `windows` spares the making of those that `self.windows` gives for the section of the score
+        that `options` choose. Memory does not grow with the length of the sound.
         """
         options = self.resolve(options, **overrides)
         score = section(as_score(source), options.start, options.duration)
-        windows = self.windows(score, options)
+        windows = self.windows(score, options) if windows is None else windows
         remaining = self._samples(score, len(windows), options)
         for samples in self._sound(windows, options, on_progress):
             part = samples[: max(0, remaining)]
@@ -125,9 +126,7 @@ class Renderer:
 
     def windows(self, score: Score, options: RenderOptions | None = None) -> list[TokenWindow]:
         """The token windows of a score: to the end of the sound, or as many as were published."""
-        if self.vocabulary.is_published:
-            return tokenize(score, self.vocabulary)
-        return tokenize(score, self.vocabulary, self._seconds(score, options or RenderOptions()))
+        return song_windows(score, self.vocabulary, (options or RenderOptions()).duration)
 
     def mels(
         self,
@@ -161,7 +160,7 @@ class Renderer:
             gain=gain if options.gain is None else options.gain,
         )
         assert options.sampler is not None and options.steps is not None
-        check_sampling(options.sampler, options.steps)
+        check_sampling(options.sampler, options.steps, self.checkpoint.schedule)
         return options
 
     @torch.inference_mode()
@@ -223,13 +222,8 @@ class Renderer:
 
     def _samples(self, score: Score, windows: int, options: RenderOptions) -> int:
         """How long the sound is: it ends when the music has rung out."""
-        seconds = min(self._seconds(score, options), windows * WINDOW_SECONDS)
+        seconds = min(sounding_seconds(score, options.duration), windows * WINDOW_SECONDS)
         return round(seconds * SAMPLE_RATE)
-
-    @staticmethod
-    def _seconds(score: Score, options: RenderOptions) -> float:
-        seconds = score.duration + TAIL_SECONDS
-        return seconds if options.duration is None else min(seconds, options.duration)
 
 
 def as_score(source: Source) -> Score:
@@ -256,7 +250,7 @@ def section(score: Score, start: float, duration: float | None) -> Score:
             f"no note sounds from {start:g} s to {until}",
             f"the music lasts {score.duration:.1f} s: choose an earlier start or a longer duration",
         )
-    return replace(score, notes=notes, duration=max(note.end for note in notes))
+    return replace(score, notes=notes, duration=min(score.duration, end) - start)
 
 
 def find_device(name: str) -> torch.device:

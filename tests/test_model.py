@@ -226,3 +226,17 @@ def test_context_of_a_frame_aligned_model_can_be_masked_window_by_window(
     present = framed.denoise(x, time, framed.encode(table, context))
     assert difference(half, torch.cat([absent[:1], present[1:]])) < SAME
     assert difference(absent, present) > 1e-3
+
+
+def test_loud_and_faint_notes_survive_half_precision() -> None:
+    """Their powers span e^-30 to e^12, float16 only e^-16 to e^11."""
+    torch.manual_seed(0)
+    notes = SpectrogramModel(FRAMED).notes.notes
+    torch.nn.init.constant_(notes.log_power.weight, 0.0)
+    for log_power in (-40.0, 40.0):
+        torch.nn.init.constant_(notes.log_power.bias, log_power)
+        exact = notes(note_table([[PIANO, LONG]]))[1]
+        with torch.autocast("cpu", torch.float16):
+            half = notes(note_table([[PIANO, LONG]]))[1]
+        assert half.isfinite().all()
+        assert (half - exact).abs().max() < 1e-3

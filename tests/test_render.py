@@ -11,7 +11,6 @@ from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
 from spectro_render.errors import DeviceError, MidiError, OptionError, WeightsNotFound
 from spectro_render.midi import Note, Score
 from spectro_render.render import (
-    TAIL_SECONDS,
     Progress,
     Renderer,
     RenderOptions,
@@ -19,6 +18,8 @@ from spectro_render.render import (
     find_dtype,
     section,
 )
+from spectro_render.tokens import TAIL_SECONDS
+from tests.benchmarks.bench_memory import peak_memory
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,12 @@ class TestNoise:
         assert not torch.allclose(unheard, mels[2], atol=1e-3)
 
 
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_song(tiny_model: Path, tmp_path: Path) -> None:
+    short, long = (peak_memory(minutes, tmp_path, tiny_model) for minutes in (3, 20))
+    assert long < short + 50  # MB; the samples of 17 minutes alone would be 62, the mels 25
+
+
 class TestOptions:
     def test_model_defaults_fill_in(self, renderer: Renderer) -> None:
         options = renderer.resolve(RenderOptions(seed=4))
@@ -117,10 +124,10 @@ class TestOptions:
         with pytest.raises(OptionError, match="unknown sampler 'euler'"):
             renderer.render(make_score(1.0), sampler="euler")
 
-    def test_bfloat16_is_near_float32(self, renderer: Renderer) -> None:
-        score = make_score(2.0)
-        window = renderer.windows(score)[:1]
-        rough = Renderer(renderer.checkpoint, torch.device("cpu"), torch.bfloat16)
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision_is_near_float32(self, renderer: Renderer, dtype: torch.dtype) -> None:
+        window = renderer.windows(make_score(2.0))[:1]
+        rough = Renderer(renderer.checkpoint, torch.device("cpu"), dtype)
         exact, near = next(renderer.mels(window)), next(rough.mels(window))
         assert 0 < (exact - near).abs().mean() < 0.1
 
@@ -150,6 +157,10 @@ class TestSection:
             (62, 0.5, 1.0),
             (64, 2.5, 3.0),
         ]
+
+    def test_rests_count(self) -> None:
+        assert section(self.score, 1.5, 2.0).duration == 2.0  # the last note ends at 1.0
+        assert section(self.score, 1.5, 99.0).duration == 4.5
 
     def test_whole_is_untouched(self) -> None:
         assert section(self.score, 0.0, None) is self.score

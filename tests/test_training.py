@@ -23,12 +23,13 @@ from spectro_render.model import SpectrogramModel
 from spectro_render.tokens import Vocabulary, WindowNote
 from spectro_render.training import synth
 from spectro_render.training.command import export
-from spectro_render.training.compose import as_score, excerpt, made_up, vary
+from spectro_render.training.compose import as_score, excerpt, made_up, mix, vary
 from spectro_render.training.data import (
     PIECE_WINDOWS,
     CacheSpec,
     Windows,
-    is_held_out,
+    _claim,
+    _piece,
     midi_files,
     piece_tensors,
 )
@@ -94,6 +95,12 @@ class TestMusic:
         assert 9 <= len(part.notes) <= 11
         assert part.notes[0].start < 1.6
         assert part.duration <= 13
+
+    def test_mixed_pieces_sound_together(self) -> None:
+        one, other = made_up(Random(1), 10.0), made_up(Random(2), 20.0)
+        both = mix(one, other)
+        assert sorted(both.notes, key=hash) == sorted(one.notes + other.notes, key=hash)
+        assert both.duration == max(one.duration, other.duration)
 
     def test_variation_keeps_drums_and_range(self) -> None:
         notes = [Note(k, k + 0.5, 20 * (k % 7), 100, k % 3, False) for k in range(60)]
@@ -165,9 +172,34 @@ class TestData:
         for k in range(200):
             (tmp_path / f"{k}.mid").touch()
         kept, out = midi_files(tmp_path, held_out=False), midi_files(tmp_path, held_out=True)
-        assert len(kept) + len(out) == 200
+        assert len(kept) + len(out) == len({*kept, *out}) == 200
         assert 3 <= len(out) <= 20
-        assert all(map(is_held_out, out))
+
+    def test_small_folders_have_both_sides(self, tmp_path: Path) -> None:
+        for k in range(2, 8):
+            (tmp_path / f"{k}.KAR").touch()
+        (tmp_path / "notes.txt").touch()
+        assert len(midi_files(tmp_path, held_out=True)) == 1
+        assert len(midi_files(tmp_path, held_out=False)) == 5
+        with pytest.raises(SpectroRenderError, match=r"0 MIDI files under .*; give at least two"):
+            midi_files(tmp_path / "nowhere", held_out=False)
+
+    def test_a_folder_without_music_is_refused(self, tmp_path: Path) -> None:
+        for k in range(3):
+            (tmp_path / f"{k}.mid").write_bytes(b"no MIDI")
+        spec = CacheSpec(tmp_path, tmp_path, Vocabulary(), hours=1.0, held_out=True)
+        with pytest.raises(SpectroRenderError, match="no music in 1 held-out files"):
+            _piece(spec, 0)
+        assert _piece(replace(spec, held_out=False), 0).notes  # made up
+
+    def test_a_cache_made_otherwise_is_not_mixed_in(self, tmp_path: Path) -> None:
+        spec = CacheSpec(tmp_path, tmp_path / "cache", Vocabulary(), hours=1.0)
+        _claim(spec)
+        _claim(replace(spec, hours=2.0))
+        with pytest.raises(OptionError, match="holds data made otherwise"):
+            _claim(replace(spec, seed=1))
+        with pytest.raises(OptionError, match="holds data made otherwise"):
+            _claim(replace(spec, vocabulary=Vocabulary(32, "full")))
 
     def test_windows_follow_their_piece(self, cache: Path) -> None:
         batch = Windows(cache).batch([0, 1, 4, 5])
@@ -248,6 +280,15 @@ class TestObjective:
         ]
         assert untouched == []
 
+    def test_losses(self, cache: Path) -> None:
+        torch.manual_seed(0)
+        model, batch = SpectrogramModel(TINY), Windows(cache).batch(range(8))
+        l1, mse = (
+            Objective(model, torch.Generator().manual_seed(0), loss)(batch).item()
+            for loss in ("l1", "mse")
+        )
+        assert 0 < l1**2 < mse  # the mean of squares is no less than the square of the mean
+
 
 class TestLoop:
     def options(self, steps: int) -> TrainingOptions:
@@ -275,6 +316,20 @@ class TestLoop:
             one._update(windows.batch([0, 1, 2, 3]))
         for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True):
             assert torch.equal(a, b)
+
+    def test_refuses_a_checkpoint_of_another_network(self, cache: Path, tmp_path: Path) -> None:
+        Trainer(TINY, self.options(1), tmp_path, CPU).save()
+        other = Trainer(replace(TINY, mlp_width=8), self.options(1), tmp_path, CPU)
+        with pytest.raises(OptionError, match="is of another network"):
+            other.resume()
+
+    def test_too_little_data_is_said(self, cache: Path, tmp_path: Path) -> None:
+        empty = Windows(tmp_path / "nothing")
+        trainer = Trainer(TINY, self.options(1), tmp_path, CPU)
+        with pytest.raises(SpectroRenderError, match="0 windows to learn from and 8 to check on"):
+            trainer.train(empty, Windows(cache))
+        with pytest.raises(SpectroRenderError, match="8 windows to learn from and 0 to check on"):
+            trainer.train(Windows(cache), empty)
 
     def test_starts_from_other_weights(self, tmp_path: Path) -> None:
         other = SpectrogramModel(TINY)

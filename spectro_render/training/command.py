@@ -5,11 +5,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
 
+from spectro_render.diffusion import Target
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.model import ModelConfig, SpectrogramModel
 from spectro_render.render import find_device
@@ -18,6 +19,8 @@ from spectro_render.training.data import CacheSpec, Windows, build_cache
 from spectro_render.training.diffusion import Trainer, TrainingOptions
 from spectro_render.training.vocoder import VocoderOptions, load_trained_vocoder, train_vocoder
 from spectro_render.weights import Defaults, load_model, save_model
+
+Loss = Literal["l1", "mse"]
 
 HELD_OUT_SHARE = 0.02  # of the hours: rendered from files that are not trained on
 
@@ -66,8 +69,11 @@ def train(
     vocoder_steps: Annotated[int, typer.Option(min=1, help="Of the vocoder.")] = 10_000,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows a step.")] = 16,
     rate: Annotated[float, typer.Option(min=1e-7, help="Peak learning rate of Muon.")] = 3e-3,
+    target: Annotated[Target, typer.Option(help="What the network predicts.")] = "x0",
+    loss: Annotated[Loss, typer.Option(help="Between prediction and target.")] = "l1",
     start_from: Annotated[
-        str | None, typer.Option(help="A model whose weights to begin with, by name or directory.")
+        str | None,
+        typer.Option(help="A model whose Transformer a new run begins with, by name or directory."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of data, weights and noise.")] = 0,
@@ -80,9 +86,14 @@ def train(
         raise OptionError(f"unknown preset {preset!r}", f"one of {', '.join(PRESETS)}")
     if not midi.is_dir():
         raise OptionError(f"{midi} is not a folder", "name a folder of MIDI files")
-    config, place = PRESETS[preset], find_device(device)
+    config, place = replace(PRESETS[preset], target=target), find_device(device)
     options = TrainingOptions(
-        steps=steps, batch_size=batch_size, learning_rate=rate, adam_rate=rate / 3, seed=seed
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=rate,
+        adam_rate=rate / 3,
+        loss=loss,
+        seed=seed,
     )
     stages: dict[Stage, Callable[[], None]] = {
         Stage.data: lambda: _make_data(midi, work, config, hours, seed, workers),

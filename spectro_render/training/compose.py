@@ -167,6 +167,11 @@ def excerpt(score: Score, rng: Random, seconds: float) -> Score:
     return as_score(moved)
 
 
+def mix(one: Score, other: Score) -> Score:
+    """Both at once."""
+    return as_score([*one.notes, *other.notes])
+
+
 def vary(score: Score, rng: Random) -> Score:
     """Transposed, stretched, re-orchestrated, thinned out, louder or softer."""
     shift, stretch = rng.randint(-6, 6), rng.uniform(0.8, 1.25)

@@ -8,9 +8,10 @@ A shard is a safetensors file of W consecutive windows of several pieces:
 """
 
 import hashlib
+import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -27,35 +28,49 @@ from spectro_render.constants import (
     WINDOW_SAMPLES,
     WINDOW_SECONDS,
 )
-from spectro_render.errors import MidiError, SpectroRenderError
+from spectro_render.errors import MidiError, OptionError, SpectroRenderError
+from spectro_render.jobs import MIDI_SUFFIXES
 from spectro_render.mel import log_mel, to_model
 from spectro_render.midi import Score, read_midi
 from spectro_render.tokens import Vocabulary, tokenize, window_notes
-from spectro_render.training.compose import excerpt, made_up, vary
+from spectro_render.training.compose import excerpt, made_up, mix, vary
 from spectro_render.training.synth import Synthesizer
 
 PIECE_WINDOWS = 12  # 61 s
 PIECES_PER_SHARD = 16
 REAL_SHARE = 0.5  # of the pieces; the others are made up
 AS_WRITTEN_SHARE = 0.3  # of the real ones; the others are varied
-HELD_OUT = 20  # every so many-th file is never trained on
+MIXED_SHARE = 0.15  # of the real ones: a made-up piece plays along
+HELD_OUT = 20  # about every so many-th file is never trained on
+ATTEMPTS = 200  # at finding a file that can be read and has notes
 MIN_NOTES = 8
 
 
-def is_held_out(path: Path) -> bool:
-    """Whether a file is kept for evaluation, decided by its name alone."""
-    return int(hashlib.sha1(path.name.encode()).hexdigest(), 16) % HELD_OUT == 0
+def name_hash(path: Path) -> int:
+    """A number that hangs on a file's name alone."""
+    return int(hashlib.sha1(path.name.encode()).hexdigest(), 16)
 
 
 def midi_files(folder: Path, *, held_out: bool) -> list[Path]:
-    """The MIDI files under a folder that are to be trained on, or those that are not, sorted."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".mid", ".midi"))
-    return [path for path in files if is_held_out(path) == held_out]
+    """The MIDI files under a folder that are to be trained on, or those that are not, sorted.
+
+    About one in HELD_OUT is kept for evaluation, in a small folder at least one. Raises
+    SpectroRenderError where there are fewer than two.
+    """
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MIDI_SUFFIXES)
+    if len(files) < 2:
+        raise SpectroRenderError(
+            f"{len(files)} MIDI files under {folder}", "give at least two: one is for evaluation"
+        )
+    kept = [path for path in files if name_hash(path) % HELD_OUT == 0]
+    if len(kept) in (0, len(files)):
+        kept = [min(files, key=name_hash)]
+    return [path for path in files if (path in kept) == held_out]
 
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """What a cache holds; the same spec gives the same shards."""
+    """What a cache holds; the same spec over the same files gives the same shards."""
 
     midi: Path
     folder: Path
@@ -74,14 +89,32 @@ class CacheSpec:
 
 
 def build_cache(spec: CacheSpec, workers: int) -> Iterator[Path]:
-    """Render what is missing of a cache, in parallel; yields each shard's path when it is there."""
-    spec.folder.mkdir(parents=True, exist_ok=True)
-    if not midi_files(spec.midi, held_out=spec.held_out):
-        raise SpectroRenderError(f"no MIDI files under {spec.midi}", "name a folder with music")
+    """Render what is missing of a cache, in parallel; yields each shard's path when it is there.
+
+    Raises SpectroRenderError where there is too little music, OptionError where the folder holds
+    another cache.
+    """
+    midi_files(spec.midi, held_out=spec.held_out)
+    _claim(spec)
     missing = [index for index in range(spec.shards) if not spec.path(index).exists()]
     context = multiprocessing.get_context("spawn")  # FluidSynth and torch do not survive a fork
     with context.Pool(workers, _start_worker, (spec,)) as pool:
         yield from pool.imap_unordered(_write_shard, missing)
+
+
+def _claim(spec: CacheSpec) -> None:
+    """Note in the folder what it holds, or make sure that it holds the same already."""
+    facts = json.dumps(
+        {**asdict(spec.vocabulary), "seed": spec.seed, "midi": str(spec.midi.resolve())}
+    )
+    spec.folder.mkdir(parents=True, exist_ok=True)
+    note = spec.folder / "cache.json"
+    if not note.exists():
+        note.write_text(facts)
+    elif note.read_text() != facts:
+        raise OptionError(
+            f"{spec.folder} holds data made otherwise", "choose another --work, or delete it"
+        )
 
 
 _spec: CacheSpec
@@ -112,7 +145,9 @@ def _piece(spec: CacheSpec, number: int) -> Score:
     rng = Random(f"{spec.seed}/{number}")
     seconds = (PIECE_WINDOWS - 0.5) * WINDOW_SECONDS
     files = midi_files(spec.midi, held_out=spec.held_out)
-    while spec.held_out or rng.random() < REAL_SHARE:
+    for _ in range(ATTEMPTS):
+        if not spec.held_out and rng.random() >= REAL_SHARE:
+            break
         score = _read(rng.choice(files))
         if score is None:
             continue
@@ -120,7 +155,12 @@ def _piece(spec: CacheSpec, number: int) -> Score:
             score = vary(score, rng)
         score = excerpt(score, rng, seconds)
         if len(score.notes) >= MIN_NOTES:
-            return score
+            is_mixed = not spec.held_out and rng.random() < MIXED_SHARE
+            return mix(score, made_up(rng, seconds)) if is_mixed else score
+    if spec.held_out:
+        raise SpectroRenderError(
+            f"no music in {len(files)} held-out files of {spec.midi}", "give more MIDI files"
+        )
     return made_up(rng, seconds)
 
 

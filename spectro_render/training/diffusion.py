@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from spectro_render.constants import LOG_MEL_MAX, LOG_MEL_MIN, WINDOW_FRAMES
 from spectro_render.diffusion import corrupt, learning_target, noise_source, sample
-from spectro_render.errors import OptionError
+from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.mel import from_model
 from spectro_render.model import Memory, ModelConfig, SpectrogramModel
 from spectro_render.training.data import Batch, Windows
@@ -35,6 +37,7 @@ class TrainingOptions:
     decay_share: float = 0.3  # of the steps: at the end, linearly to zero
     ema_decay: float = 0.998
     gradient_clip: float = 1.0
+    loss: str = "l1"  # one of LOSSES
     seed: int = 0
     log_every: int = 50
     check_every: int = 500
@@ -60,15 +63,21 @@ def stratified_times(count: int, generator: torch.Generator) -> Tensor:
     return (order + jitter) / count
 
 
-class Objective:
-    """L1 between what the model predicts of a corrupted mel and what it should have said."""
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss}
 
-    def __init__(self, model: SpectrogramModel, generator: torch.Generator) -> None:
+
+class Objective:
+    """The distance between what the model says of a corrupted mel and what it should have said."""
+
+    def __init__(
+        self, model: SpectrogramModel, generator: torch.Generator, loss: str = "l1"
+    ) -> None:
         self.model = model
         self.generator = generator
+        self.distance = LOSSES[loss]
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Mean absolute error on the model's scale, a scalar."""
+        """Mean distance on the model's scale, a scalar."""
         size, device = len(batch.target), batch.target.device
         keep = torch.rand(size, generator=self.generator).to(device) >= UNCONDITIONAL_SHARE
         hears = torch.rand(size, generator=self.generator).to(device) >= DEAF_SHARE
@@ -80,7 +89,7 @@ class Objective:
             corrupt(batch.target, noise, times), times, drop_conditions(memory, keep)
         )
         wanted = learning_target(batch.target, noise, times, self.model.config.target)
-        return (predicted - wanted).abs().mean()
+        return self.distance(predicted, wanted)
 
     def _wear(self, size: int) -> Tensor:
         """How much noise each context gets, (B, 1, 1): what it hears in use is never clean."""
@@ -149,7 +158,7 @@ class Trainer:
         self.options, self.folder, self.device, self.say = options, folder, device, say
         self.model = SpectrogramModel(config).to(device)
         self.generator = torch.Generator().manual_seed(options.seed)
-        self.objective = Objective(self.model, self.generator)
+        self.objective = Objective(self.model, self.generator, options.loss)
         self.optimizers = optimizers(self.model, options)
         self.average = Average(self.model, options.ema_decay)
         self.step = 0
@@ -176,6 +185,10 @@ class Trainer:
     def resume(self) -> None:
         """Go on from the folder's checkpoint."""
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        if ModelConfig(**state["config"]) != self.model.config:
+            raise OptionError(
+                f"{self.checkpoint} is of another network", "choose another --work, or its --preset"
+            )
         self.model.load_state_dict(state["model"])
         self.average.weights = state["average"]
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -194,13 +207,18 @@ class Trainer:
 
     def train(self, windows: Windows, held_out: Windows) -> None:
         """Run to the last step, logging, checking on held-out windows and saving on the way."""
+        if len(windows) < self.options.batch_size or not len(held_out):
+            raise SpectroRenderError(
+                f"{len(windows)} windows to learn from and {len(held_out)} to check on are too few",
+                "run the data stage first, with more --hours",
+            )
         batches = self._batches(windows)
         losses, started = [], time.monotonic()
         while self.step < self.options.steps:
             losses.append(self._update(next(batches)))
             if self.step % self.options.log_every == 0:
                 rate = len(losses) * self.options.batch_size / (time.monotonic() - started)
-                self._log(loss=sum(losses) / len(losses) * NATS, windows_per_second=rate)
+                self._log(loss=sum(losses) / len(losses), windows_per_second=rate)
                 losses, started = [], time.monotonic()
             if self.step % self.options.check_every == 0 or self.step == self.options.steps:
                 self.save()
@@ -286,8 +304,6 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 def plot_mels(path: Path, mels: dict[str, Tensor], columns: int = 4) -> None:
     """Draw the first windows of each set under one another, into a PNG."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(4 * columns, 2.4 * len(mels)), layout="constrained")
     axes = figure.subplots(len(mels), columns, squeeze=False)
     for row, (name, mel) in zip(axes, mels.items(), strict=True):

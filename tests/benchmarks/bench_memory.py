@@ -1,5 +1,7 @@
 """Peak memory of rendering 3 minutes and 3 hours: it must not grow with the song's length.
 
+Run from the checkout's top level: python -m tests.benchmarks.bench_memory
+
 The model is a toy of the default's form, so that three hours take minutes; what could grow (notes,
 windows, mels, samples) is the same.
 """
@@ -35,16 +37,22 @@ def write_song(path: Path, minutes: int) -> None:
     mido.MidiFile(ticks_per_beat=480, tracks=[track]).save(str(path))
 
 
+def peak_memory(minutes: int, folder: Path, model: Path) -> int:
+    """Megabytes that rendering a song of so many minutes takes at most."""
+    midi, wav = folder / f"{minutes}.mid", folder / f"{minutes}.wav"
+    write_song(midi, minutes)
+    arguments = [sys.executable, "-c", RENDER, str(midi), str(wav), str(model)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder, "toy")
-        write_toy_model(model)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_toy_model(folder / "toy")
         for minutes in (3, 180):
-            midi, wav = Path(folder, f"{minutes}.mid"), Path(folder, f"{minutes}.wav")
-            write_song(midi, minutes)
-            arguments = [sys.executable, "-c", RENDER, str(midi), str(wav), str(model)]
-            done = subprocess.run(arguments, capture_output=True, text=True, check=True)
-            print(f"{minutes:4d} minutes: peak memory {int(done.stdout):5d} MB")
+            megabytes = peak_memory(minutes, folder, folder / "toy")
+            print(f"{minutes:4d} minutes: peak memory {megabytes:5d} MB")
 
 
 if __name__ == "__main__":
