@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 import traceback
@@ -21,9 +20,9 @@ from spectro_render.errors import (
     SpectroRenderError,
     WeightsError,
 )
-from spectro_render.jobs import MIDI_SUFFIXES, STREAM, Job
+from spectro_render.jobs import STREAM, Job
 from spectro_render.midi import Score, read_midi
-from spectro_render.report import Reporter, complain, times_real_time
+from spectro_render.report import Reporter, complain, count, reason_of, times_real_time
 
 if TYPE_CHECKING:
     from spectro_render.render import Renderer, RenderOptions
@@ -47,7 +46,7 @@ class Batch:
     choices: dict[str, Any]  # for RenderOptions: what the user chose
     encoding: Encoding
     reporter: Reporter
-    stream: BinaryIO  # for the job that has no file to write to
+    stream: BinaryIO | None = None  # for the job that has no file to write to
     force: bool = False  # render again what is complete
     keeps_going: bool = False  # after a bug in this program, too
     _failures: int = field(default=0, init=False)
@@ -67,7 +66,7 @@ class Batch:
         return RenderOptions(**self.choices)
 
     def run(self, jobs: Sequence[Job]) -> int:
-        """Render all jobs; the number of those that failed."""
+        """Render all jobs; the number of failures."""
         for position, job in enumerate(jobs):
             try:
                 self._attempt(job)
@@ -76,7 +75,7 @@ class Batch:
                 for unreached in jobs[position:]:
                     self._record_failure(unreached, error)
                 break
-        return self._failures
+        return self._failures + self.reporter.is_cut_off
 
     def _attempt(self, job: Job) -> None:
         """Render one job, or say why not."""
@@ -98,14 +97,36 @@ class Batch:
             self.reporter.record({"status": "skipped", **_names(job)})
             return
         score = _read(job)
-        self._tell_about(job, score)
+        windows = self._windows(score)
+        self._tell_about(job, score, windows)
         started = time.monotonic()
-        seconds = self._render(job, score)
+        seconds = self._render(job, score, windows)
         self._finish(job, score, seconds, time.monotonic() - started)
 
-    def _render(self, job: Job, score: Score) -> float:
+    def _windows(self, score: Score) -> list[TokenWindow]:
+        """What the model will read; raises what would stop it before an output is opened."""
+        from spectro_render.render import section
+
+        options = self.renderer.resolve(self.options)
+        return self.renderer.windows(section(score, options.start, options.duration), options)
+
+    def _tell_about(self, job: Job, score: Score, windows: Sequence[TokenWindow]) -> None:
+        """Say once what will not be heard."""
+        if score.repairs:
+            self.reporter.say(f"{job.name}: repaired: {'; '.join(score.repairs)}")
+        if score.ignored:
+            self.reporter.say(f"{job.name}: ignored: {', '.join(score.ignored)}")
+        for window in windows:
+            if window.dropped:
+                at = self.options.start + window.index * WINDOW_SECONDS
+                self.reporter.say(
+                    f"{job.name}: too dense at {at:.2f} s: {count(window.dropped, 'note')} left out"
+                )
+
+    def _render(self, job: Job, score: Score, windows: Sequence[TokenWindow]) -> float:
         """Render into the job's output; the seconds of sound that were made."""
         target = _prepare_target(job) or self.stream
+        assert target is not None
         renderer = self.renderer
         samples = 0  # of each channel
         with (
@@ -118,30 +139,12 @@ class Batch:
             ) as writer,
             self.reporter.progress(job.name) as on_progress,
         ):
-            for chunk in renderer.stream(score, self.options, on_progress=on_progress):
+            for chunk in renderer.stream(
+                score, self.options, windows=windows, on_progress=on_progress
+            ):
                 writer.write(chunk.samples)
                 samples += chunk.samples.shape[-1]
         return float(samples / renderer.sample_rate)
-
-    def _tell_about(self, job: Job, score: Score) -> None:
-        """Say once what will not be heard."""
-        if score.repairs:
-            self.reporter.say(f"{job.name}: repaired: {'; '.join(score.repairs)}")
-        if score.ignored:
-            self.reporter.say(f"{job.name}: ignored: {', '.join(score.ignored)}")
-        for window in self._windows(score):
-            if window.dropped:
-                at = self.options.start + window.index * WINDOW_SECONDS
-                self.reporter.say(
-                    f"{job.name}: too dense at {at:.2f} s: {window.dropped} notes left out"
-                )
-
-    def _windows(self, score: Score) -> list[TokenWindow]:
-        """What the model will read; raises what would stop it before an output is opened."""
-        from spectro_render.render import section
-
-        options = self.renderer.resolve(self.options)
-        return self.renderer.windows(section(score, options.start, options.duration), options)
 
     def _finish(self, job: Job, score: Score, seconds: float, wall_seconds: float) -> None:
         """Say and record what was made."""
@@ -186,8 +189,8 @@ def _reason(error: Exception) -> str:
     """What, why and what to do, in one line."""
     if isinstance(error, SpectroRenderError):
         return str(error)
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno).lower()
+    if isinstance(error, OSError):
+        return reason_of(error)
     return f"{type(error).__name__}: {error}"
 
 
@@ -195,8 +198,8 @@ def _read(job: Job) -> Score:
     """The notes of the job's input; raises MidiError."""
     if job.source is None:
         return read_midi(sys.stdin.buffer)
-    if job.is_empty_folder:
-        raise MidiError("no MIDI file in this folder", f"looked for {', '.join(MIDI_SUFFIXES)}")
+    if job.problem:
+        raise MidiError(job.problem)
     return read_midi(job.source)
 
 
@@ -211,7 +214,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = os.strerror(error.errno or 0).lower()
+        reason = reason_of(error)
         raise OutputError(
             f"{folder}: cannot make the folder: {reason}", "choose another"
         ) from error

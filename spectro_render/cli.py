@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from io import TextIOWrapper
 from types import FrameType
 from typing import Annotated, BinaryIO, Literal, NoReturn
 
@@ -21,7 +22,7 @@ import typer
 
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import OptionError, SpectroRenderError
-from spectro_render.report import PROGRAM, Reporter, complain
+from spectro_render.report import PROGRAM, Reporter, abandon, complain, reason_of
 
 SUB_COMMANDS = ("info", "models", "train")
 MAX_SEED = 2**63 - 1
@@ -187,8 +188,7 @@ def render(
         "start": start,
         "duration": duration,
     }
-    to_stdout = any(job.is_streamed for job in jobs)
-    with _audio_on_stdout(to_stdout) as stream:
+    with _audio_on_stdout() if any(job.is_streamed for job in jobs) else nullcontext() as stream:
         batch = Batch(
             model={"model": model, "device": device, "dtype": dtype, "vocoder": vocoder},
             choices={name: value for name, value in choices.items() if value is not None},
@@ -202,12 +202,12 @@ def render(
 
 
 @contextmanager
-def _audio_on_stdout(is_wanted: bool) -> Iterator[BinaryIO]:
+def _audio_on_stdout() -> Iterator[BinaryIO]:
     """Standard output for the sound; whatever else is printed then goes to standard error."""
-    stream = sys.stdout.buffer
-    if is_wanted and sys.stdout.isatty():
+    if sys.stdout.isatty():
         raise OptionError("sound is not for a terminal to show", "name a file with -o, or a pipe")
-    with redirect_stdout(sys.stderr) if is_wanted else nullcontext():
+    stream = sys.stdout.buffer
+    with redirect_stdout(sys.stderr):
         yield stream
 
 
@@ -215,10 +215,27 @@ def main() -> NoReturn:
     """The console script."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries say to developers; -W brings it back
+    _replace_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that its encoding cannot hold
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _exit_on_signal)
     sys.exit(run(sys.argv[1:]))
+
+
+def _replace_closed_streams() -> None:
+    """Stand in for standard streams that came closed, or files of ours would get their numbers.
+
+    Reading and writing fail as they would have; what is said to standard error vanishes.
+    """
+    if sys.stdin is None:
+        sys.stdin = open(os.open(os.devnull, os.O_WRONLY))
+    if sys.stdout is None:
+        sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w")
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")
 
 
 def _exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
@@ -229,12 +246,11 @@ def _exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Do what the arguments say; the exit code."""
     try:
-        return _invoke(list(arguments))
-    except typer.Exit as done:
-        return int(done.exit_code)
+        return _flushed(_invoke(list(arguments)))
     except (typer.TyperException, OptionError) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        complain(f"{message.rstrip('.')}; see {PROGRAM} --help")
+        sub_command = [word for word in arguments[:1] if word in SUB_COMMANDS]
+        complain(f"{message.rstrip('.')}; see {' '.join([PROGRAM, *sub_command])} --help")
         return 2
     except SpectroRenderError as error:
         complain(str(error))
@@ -243,9 +259,23 @@ def run(arguments: Sequence[str]) -> int:
         complain("interrupted")
         return 130
     except BrokenPipeError:
-        # Python flushes standard output once more at its end, into nothing then.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon(sys.stdout)
         return CLOSED_PIPE
+    except OSError as error:
+        complain(f"{error.filename or 'standard output'}: {reason_of(error)}")
+        abandon(sys.stdout)
+        return 1
+
+
+def _flushed(code: int) -> int:
+    """Write what is still to be written to standard output, whose failure makes success one."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        if not code:
+            raise
+        abandon(sys.stdout)  # an encoder's last bytes, whose loss has been said
+    return code
 
 
 def _invoke(arguments: list[str]) -> int:
@@ -255,5 +285,8 @@ def _invoke(arguments: list[str]) -> int:
         from spectro_render.manage import program_of
 
         command = typer.main.get_command(program_of(arguments[0]))
-    with command.make_context(PROGRAM, arguments) as context:
-        return int(command.invoke(context) or 0)
+    try:
+        with command.make_context(PROGRAM, arguments) as context:
+            return int(command.invoke(context) or 0)
+    except typer.Exit as done:
+        return int(done.exit_code)

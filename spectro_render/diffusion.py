@@ -128,8 +128,6 @@ class DiscreteSchedule:
 
         The network hears t/1000 although the noise is that of (t+1)/1000, as it does there.
         """
-        if steps > self.train_steps:
-            raise OptionError(f"{steps} steps are more than the model's own {self.train_steps}")
         stride = self.train_steps // steps
         kept = self.alphas_cumprod().double().tolist()
         chosen = [i * stride + self.steps_offset for i in range(steps - 1, -1, -1)]
@@ -247,8 +245,9 @@ def sample(
     once a step but for the last; `schedule` is that of 'diffusers'; `on_step` hears 1..steps.
     Raises OptionError for an unknown sampler or number of steps.
     """
-    check_sampling(sampler, steps)
-    levels = _levels(sampler, steps, schedule or DiscreteSchedule())
+    schedule = schedule or DiscreteSchedule()
+    check_sampling(sampler, steps, schedule)
+    levels = _levels(sampler, steps, schedule)
     advance = _rule(sampler, draw)
     x = noise.to(_precision(noise.device))
     for number, (now, then) in enumerate(pairwise(levels), start=1):
@@ -260,12 +259,18 @@ def sample(
     return x.float()
 
 
-def check_sampling(sampler: str, steps: int) -> None:
-    """Raise OptionError unless this sampler exists and can take this many steps."""
+def check_sampling(sampler: str, steps: int, schedule: DiscreteSchedule) -> None:
+    """Raise OptionError unless this sampler exists and can take this many steps.
+
+    `schedule` is that of 'diffusers', which skips training steps but makes no new ones.
+    """
     if sampler not in SAMPLERS:
         raise OptionError(f"unknown sampler {sampler!r}", f"one of {', '.join(SAMPLERS)}")
     if steps < 1:
         raise OptionError(f"{steps} steps make no sound", "ask for at least 1")
+    if sampler == "diffusers" and steps > schedule.train_steps:
+        most = schedule.train_steps
+        raise OptionError(f"{steps} steps are more than the model's own {most}", "ask for fewer")
 
 
 def _levels(sampler: str, steps: int, schedule: DiscreteSchedule) -> list[Level]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +17,12 @@ STREAM = "-"  # stands for standard input and for standard output
 
 @dataclass(frozen=True)
 class Job:
-    """One file to render, or a folder that holds none."""
+    """One file to render, or a folder that gives none."""
 
     source: Path | None  # None is standard input
     target: Path | None  # None is standard output
     is_explicit: bool = False  # the user named this very output, so it may be replaced
-    is_empty_folder: bool = False  # fails when its turn comes, and the others go on
+    problem: str = ""  # with a folder: said when its turn comes, and the others go on
 
     @property
     def name(self) -> str:
@@ -32,17 +32,18 @@ class Job:
     @property
     def is_streamed(self) -> bool:
         """Whether the sound goes to standard output."""
-        return self.target is None and not self.is_empty_folder
+        return self.target is None and not self.problem
 
     @property
     def is_complete(self) -> bool:
         """Whether the output is there; a file has its final name only once it is complete."""
-        return self.target is not None and self.target.is_file() and self.target.stat().st_size > 0
+        target = self.target
+        return target is not None and os.path.isfile(target) and os.path.getsize(target) > 0
 
 
 def is_batch(inputs: Sequence[str]) -> bool:
     """Whether there may be several outputs."""
-    return len(inputs) > 1 or any(name != STREAM and Path(name).is_dir() for name in inputs)
+    return len(inputs) > 1 or any(name != STREAM and os.path.isdir(name) for name in inputs)
 
 
 def choose_format(output: str | None, format: str | None, *, batch: bool) -> str:
@@ -89,7 +90,7 @@ def _check_batch_output(output: str | None) -> None:
         return
     if output == STREAM:
         raise OptionError("standard output holds only one song", "name a folder with -o")
-    if Path(output).exists() and not Path(output).is_dir():
+    if os.path.exists(output) and not os.path.isdir(output):
         raise OptionError(f"{output} is a file", "several inputs need a folder")
     if not _is_folder(output) and Path(output).suffix.lower().removeprefix(".") in FORMATS:
         raise OptionError(f"{output} looks like a file", "several inputs need a folder")
@@ -99,16 +100,25 @@ def _jobs_of(name: str, output: str | None, format: str, batch: bool) -> Iterato
     """The jobs of one input."""
     if name == STREAM:
         yield _stream_job(output, format, batch)
-    elif Path(name).is_dir():
-        folder = Path(name)
-        found = list(_midi_files(folder))
-        for source in found:
-            below = source.relative_to(folder) if output else source
-            yield Job(source, Path(output or "", below).with_suffix(f".{format}"))
-        if not found:
-            yield Job(folder, None, is_empty_folder=True)
+    elif os.path.isdir(name):
+        yield from _folder_jobs(Path(name), output, format)
     else:
         yield _file_job(Path(name), output, format, batch)
+
+
+def _folder_jobs(folder: Path, output: str | None, format: str) -> Iterator[Job]:
+    """A job each MIDI file and each folder that cannot be read."""
+    errors: list[OSError] = []
+    found = list(_midi_files(folder, errors.append))
+    for source in found:
+        below = source.relative_to(folder) if output else source
+        yield Job(source, Path(output or "", below).with_suffix(f".{format}"))
+    for error in errors:
+        reason = os.strerror(error.errno or 0).lower()
+        yield Job(Path(error.filename), None, problem=f"cannot read the folder: {reason}")
+    if not found and not errors:
+        suffixes = ", ".join(MIDI_SUFFIXES)
+        yield Job(folder, None, problem=f"no MIDI file in this folder; looked for {suffixes}")
 
 
 def _stream_job(output: str | None, format: str, batch: bool) -> Job:
@@ -132,12 +142,12 @@ def _file_job(source: Path, output: str | None, format: str, batch: bool) -> Job
 
 
 def _is_folder(output: str) -> bool:
-    return output.endswith(("/", os.sep)) or Path(output).is_dir()
+    return output.endswith(("/", os.sep)) or os.path.isdir(output)
 
 
-def _midi_files(folder: Path) -> Iterator[Path]:
-    """All MIDI files below `folder`, by name."""
-    for parent, folders, files in os.walk(folder):
+def _midi_files(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
+    """All MIDI files below `folder`, by name; `on_error` hears of folders that cannot be read."""
+    for parent, folders, files in os.walk(folder, onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and name.lower().endswith(MIDI_SUFFIXES):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from spectro_render.model import ModelConfig
 
 Config = dict[str, Any]  # a JSON object
+UNSUPPORTED = "choose another model, or a newer version of this program"  # what to do
 
 # Our module -> its folder.
 FOLDERS = {"notes": "notes_encoder", "context": "continuous_encoder", "decoder": "decoder"}
@@ -153,7 +154,8 @@ def read_config(parts: Mapping[str, Config], scheduler: Config) -> ModelConfig:
         for name, value in _read_settings(part, config, place):
             _check_value(known[name], value, place)
             if values.setdefault(name, value) != value:
-                raise WeightsError(f"{place}: {name} is {value}, elsewhere it is {values[name]}")
+                other = values[name]
+                raise WeightsError(f"{place}: {name} is {value}, elsewhere {other}", UNSUPPORTED)
     values.setdefault("context_layers", 0)  # no such part
     values.setdefault("level_width", 4 * values["width"])  # as published
     return ModelConfig(**values)
@@ -185,7 +187,8 @@ def read_schedule(scheduler: Config) -> DiscreteSchedule:
     _check_fixed(scheduler, SCHEDULER, "scheduler_config.json")
     steps, offset = scheduler.get("num_train_timesteps", 1000), scheduler.get("steps_offset", 0)
     if type(steps) is not int or type(offset) is not int or steps < 1 or offset < 0:
-        raise WeightsError(f"scheduler_config.json: {steps} training steps, offset {offset}")
+        message = f"scheduler_config.json: {steps} training steps, offset {offset}"
+        raise WeightsError(message, UNSUPPORTED)
     return DiscreteSchedule(steps, offset)
 
 
@@ -205,13 +208,14 @@ def _read_target(scheduler: Config) -> str:
     for target, prediction_type in PREDICTION_TYPES.items():
         if stored == prediction_type:
             return target
-    raise WeightsError(f"scheduler_config.json: prediction_type {stored!r} is not supported")
+    message = f"scheduler_config.json: prediction_type {stored!r} is not supported"
+    raise WeightsError(message, UNSUPPORTED)
 
 
 def _read_settings(part: str, config: Config, place: str) -> Iterator[tuple[str, Any]]:
     for ours, theirs in SETTINGS[part].items():
         if theirs not in config:
-            raise WeightsError(f"{place} does not say {theirs}")
+            raise WeightsError(f"{place} does not say {theirs}", UNSUPPORTED)
         yield ours, config[theirs]
     for name in OWN_SETTINGS[part]:
         if name in config:
@@ -221,13 +225,16 @@ def _read_settings(part: str, config: Config, place: str) -> Iterator[tuple[str,
 def _check_value(field: Field[Any], value: Any, place: str) -> None:
     choices = get_args(field.type)
     if choices and value not in choices:
-        raise WeightsError(f"{place}: {field.name} is {value!r}, not one of {', '.join(choices)}")
+        known = ", ".join(choices)
+        message = f"{place}: {field.name} is {value!r}, not one of {known}"
+        raise WeightsError(message, UNSUPPORTED)
     number = isinstance(value, int | type(field.default)) and not isinstance(value, bool)
     if not choices and not (number and 0 <= value <= MAX_SETTING):
-        raise WeightsError(f"{place}: {field.name} is {value!r}")
+        raise WeightsError(f"{place}: {field.name} is {value!r}", UNSUPPORTED)
 
 
 def _check_fixed(config: Config, fixed: Config, place: str) -> None:
     for key, value in fixed.items():
         if config.get(key, value) != value:
-            raise WeightsError(f"{place}: {key} is {config[key]!r}, only {value!r} is supported")
+            message = f"{place}: {key} is {config[key]!r}, only {value!r} is supported"
+            raise WeightsError(message, UNSUPPORTED)

@@ -97,7 +97,12 @@ class Renderer:
 
         `overrides` are fields of RenderOptions. Raises MidiError, OptionError.
         """
-        parts = self.stream(source, options, on_progress=on_progress, **overrides)
+        parts = self.stream(
+            source,
+            options,
+            on_progress=on_progress,
+            **overrides,  # type: ignore[arg-type]
+        )
         return Audio(np.concatenate([part.samples for part in parts], axis=1), SAMPLE_RATE)
 
     def stream(

@@ -6,6 +6,7 @@ Talk goes to standard error, which leaves standard output to results.
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -29,6 +30,7 @@ class Reporter:
     def __init__(self, *, quiet: bool = False, json_stream: TextIO | None = None) -> None:
         self._quiet = quiet
         self._json_stream = json_stream
+        self.is_cut_off = False  # records got lost
 
     def say(self, text: str) -> None:
         """A line that `--quiet` leaves out."""
@@ -37,8 +39,16 @@ class Reporter:
 
     def record(self, fields: dict[str, Any]) -> None:
         """One JSON object on a line of its own, where JSON is wanted."""
-        if self._json_stream is not None:
+        if self._json_stream is None:
+            return
+        try:
             print(json.dumps(fields), file=self._json_stream, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self.is_cut_off = True
+            abandon(self._json_stream)
+            complain(f"the records are cut off: {reason_of(error)}")
 
     @contextmanager
     def progress(self, name: str) -> Iterator[Callable[[Progress], None]]:
@@ -57,8 +67,29 @@ class Reporter:
 
 
 def complain(text: str) -> None:
-    """A line on standard error, whatever `--quiet` says."""
-    print(f"{PROGRAM}: {one_line(text)}", file=sys.stderr, flush=True)
+    """A line on standard error, whatever `--quiet` says; where nobody can hear it, nothing."""
+    try:
+        print(f"{PROGRAM}: {one_line(text)}", file=sys.stderr, flush=True)
+    except OSError:
+        abandon(sys.stderr)
+
+
+def abandon(stream: TextIO) -> None:
+    """Let what is still to be written to a broken stream vanish.
+
+    Python would try once more at its end.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says, in small letters."""
+    return os.strerror(error.errno).lower() if error.errno else str(error)
+
+
+def count(number: int, noun: str) -> str:
+    """`1 note`, `2 notes`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def one_line(text: str) -> str:

@@ -6,6 +6,7 @@ Every error is one line that names the file. Nothing is ever unpickled.
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 TENSORS = "diffusion_pytorch_model.safetensors"
-GET_ANEW = "get the file anew"
+GET_ANEW = "get the model anew"
 
 
-def fill(module: nn.Module, path: Path, names: Mapping[str, str], dtype: torch.dtype) -> None:
-    """Put the tensors of a file into a module, in place of what is there.
+def fill(module: nn.Module, path: Path, names: Mapping[str, str]) -> None:
+    """Put the tensors of a file into a module, as float32 in place of what is there.
 
     `names` are the module's names of its tensors -> the file's. Both sides must match exactly.
     Raises WeightsCorrupt where they do not, and for numbers that are not finite.
@@ -35,16 +36,18 @@ def fill(module: nn.Module, path: Path, names: Mapping[str, str], dtype: torch.d
         raise WeightsCorrupt(f"{path} {lacks}", "is its config.json the right one?")
     for ours, expected in module.state_dict().items():
         _check_tensor(stored[names[ours]], expected.shape, f"{path}: {names[ours]}")
-    state = {ours: stored[theirs].to(dtype) for ours, theirs in names.items()}
+    state = {ours: stored[theirs].float() for ours, theirs in names.items()}
     module.load_state_dict(state, strict=True, assign=True)
 
 
 def _check_tensor(tensor: Tensor, shape: torch.Size, place: str) -> None:
     if tensor.shape != shape:
         found, expected = list(tensor.shape), list(shape)
-        raise WeightsCorrupt(f"{place} has the shape {found}, not {expected} as configured")
+        raise WeightsCorrupt(
+            f"{place} has the shape {found}, not {expected} as configured", GET_ANEW
+        )
     if not tensor.is_floating_point():
-        raise WeightsCorrupt(f"{place} holds {tensor.dtype}, not floating-point numbers")
+        raise WeightsCorrupt(f"{place} holds {tensor.dtype}, not floating-point numbers", GET_ANEW)
     if not bool(tensor.isfinite().all()):
         raise WeightsCorrupt(f"{place} holds NaN or infinity", GET_ANEW)
 
@@ -64,7 +67,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise WeightsCorrupt(f"{path} is not a whole safetensors file: {error}") from error
+        message = f"{path} is not a whole safetensors file: {error}"
+        raise WeightsCorrupt(message, GET_ANEW) from error
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -77,19 +81,24 @@ def read_json(path: Path) -> Config:
     except OSError as error:
         raise unreadable(path, error) from error
     except ValueError as error:
-        raise WeightsCorrupt(f"{path} is not JSON: {error}") from error
+        raise WeightsCorrupt(f"{path} is not JSON: {error}", GET_ANEW) from error
     if not isinstance(content, dict):
-        raise WeightsCorrupt(f"{path} is not a JSON object")
+        raise WeightsCorrupt(f"{path} is not a JSON object", GET_ANEW)
     return content
 
 
 def require(path: Path) -> None:
     """Raise WeightsError if there is no such file."""
-    if path.is_file():
-        return
+    try:
+        if stat.S_ISREG(path.stat().st_mode):
+            return
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise unreadable(path, error) from error
     pickled = path.with_suffix(".bin")
     hint = f"{pickled.name} is a pickle, which is never read; convert it to safetensors"
-    raise WeightsError(f"{path} is missing", hint if pickled.is_file() else "")
+    raise WeightsError(f"{path} is missing", hint if pickled.is_file() else GET_ANEW)
 
 
 def write_part(folder: Path, config: Config, tensors: Mapping[str, Tensor], dtype: str) -> None:
@@ -104,7 +113,8 @@ def write_part(folder: Path, config: Config, tensors: Mapping[str, Tensor], dtyp
     for name, tensor in tensors.items():
         stored[name] = tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
         if not bool(stored[name].isfinite().all()):
-            raise WeightsError(f"{name} is not finite in {dtype}: {folder.name} cannot be saved")
+            message = f"{name} is not finite in {dtype}: {folder.name} cannot be saved"
+            raise WeightsError(message, "choose a wider number format, or an earlier checkpoint")
     write_json(folder / CONFIG, config)
     save_file(stored, folder / TENSORS, metadata={"format": "pt"})
 
@@ -117,4 +127,5 @@ def write_json(path: Path, content: Config) -> None:
 
 def unreadable(path: Path, error: OSError) -> WeightsError:
     """What to raise for a file that is there but cannot be read."""
-    return WeightsError(f"cannot read {path}: {error.strerror}")
+    reason = (error.strerror or str(error)).lower()
+    return WeightsError(f"cannot read {path}: {reason}", "check who may read it")

@@ -52,6 +52,7 @@ MIDI_VALUES = 128  # pitches, programs and drum sounds alike
 SHIFT_VALUES = 1001  # shifts of 0..1000 steps
 SPARE_IDS = 100  # rows of the published embedding table that no event uses ...
 EMBEDDING_MULTIPLE = 128  # ... and what its height is rounded up to
+TAIL_SECONDS = 2.5  # what rings on after the last note, as in training
 
 # The instrument classes of the Slakh2100 data set, each by its first program. A program belongs to
 # the nearest class at or below it.
@@ -178,6 +179,20 @@ def tokenize(
     count = math.ceil(round(seconds * SAMPLE_RATE) / WINDOW_SAMPLES)
     silence = (vocabulary.tie, EOS)
     return written[:count] + [TokenWindow(i, silence) for i in range(len(written), count)]
+
+
+def song_windows(
+    score: Score, vocabulary: Vocabulary, duration: float | None = None
+) -> list[TokenWindow]:
+    """The windows that are rendered: to the end of the sound, or as many as were published."""
+    seconds = None if vocabulary.is_published else sounding_seconds(score, duration)
+    return tokenize(score, vocabulary, seconds)
+
+
+def sounding_seconds(score: Score, duration: float | None = None) -> float:
+    """Until the music has rung out, but at most `duration` seconds."""
+    seconds = score.duration + TAIL_SECONDS
+    return seconds if duration is None else min(seconds, duration)
 
 
 def window_notes(ids: Sequence[int], vocabulary: Vocabulary) -> list[WindowNote]:
@@ -390,7 +405,7 @@ def _write_once(
             page = page.only(lambda sound: sound not in dropped)
         ids = _write(page, vocabulary)
         if len(ids) > MAX_TOKENS:
-            page, surplus = _fit(page, sounds, vocabulary)
+            page, surplus = _fit(page, len(ids) - MAX_TOKENS, sounds, vocabulary)
             ids = _write(page, vocabulary)
             dropped.update(dict.fromkeys(surplus, index))
             is_final = is_final and surplus <= _begun(events)
@@ -410,18 +425,23 @@ def _begun(events: Iterable[_Event]) -> set[int]:
     return {event.sound for event in events if event.velocity_bin}
 
 
-def _fit(page: _Page, sounds: Sequence[_Sound], vocabulary: Vocabulary) -> tuple[_Page, set[int]]:
-    """As much of a page as 2048 ids hold, and the sounds that do not fit."""
+def _fit(
+    page: _Page, excess: int, sounds: Sequence[_Sound], vocabulary: Vocabulary
+) -> tuple[_Page, set[int]]:
+    """As much of a page as 2048 ids hold, which it exceeds by `excess`, and what does not fit."""
     ranked = _ranked(page, sounds)
-    # No sound takes less than one id. With fewer candidates the search below is quick.
+    # No sound takes less than one id, so the search below can begin and end close to its goal.
     candidates = page.only(set(ranked[:MAX_TOKENS]).__contains__)
 
     def best(count: int) -> _Page:
         return candidates.only(set(ranked[:count]).__contains__)
 
-    counts = range(min(len(ranked), MAX_TOKENS) + 1)
-    room = bisect_right(counts, MAX_TOKENS, key=lambda count: len(_write(best(count), vocabulary)))
-    return best(room - 1), set(ranked[room - 1 :])
+    counts = range(max(0, len(ranked) - excess), min(len(ranked), MAX_TOKENS) + 1)
+    beyond = bisect_right(
+        counts, MAX_TOKENS, key=lambda count: len(_write(best(count), vocabulary))
+    )
+    room = counts[beyond - 1]
+    return best(room), set(ranked[room:])
 
 
 def _ranked(page: _Page, sounds: Sequence[_Sound]) -> list[int]:

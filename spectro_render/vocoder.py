@@ -63,7 +63,7 @@ class VocoderConfig:
     stage_dilations: tuple[int, ...] = (1, 3, 9)  # of the units after each upsampling
     window: int = 1280  # samples under the spectrum generator's Hann window
     patch: int = 16  # frequency bins that share a position
-    sketch_iterations: int = 10  # of Griffin-Lim, before the network
+    sketch_iterations: int = 0  # of Griffin-Lim, before the network: it makes partials unsteady
     iterations: int = 10  # of Griffin-Lim, after it
     corrections: int = 4  # rounds of levelling the sound to the mel, at the end
 
@@ -179,8 +179,8 @@ class WaveformGenerator(nn.Module):
 class SpectrumGenerator(nn.Module):
     """Corrects the spectrogram of a sketch, then gives it phases.
 
-    The sketch is made without weights: magnitudes that explain the mel, start phases, a little
-    Griffin-Lim. Seen through a window twice as long as the mel's, it already shows how neighbouring
+    The sketch is made without weights: magnitudes that explain the mel, with the phases of steady
+    partials. Seen through a window twice as long as the mel's, it already shows how neighbouring
     partials beat and where they lie between the mel's bands. What it lacks looks much the same at
     every pitch, so the convolutions run along time and frequency.
     """

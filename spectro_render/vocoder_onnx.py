@@ -1,4 +1,4 @@
-"""7b · A vocoder stored as an ONNX graph, such as the published SoundStream mel decoder."""
+"""6b · A vocoder stored as an ONNX graph, such as the published SoundStream mel decoder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from spectro_render.errors import WeightsCorrupt, WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
+GET_ANEW = "get the model anew, or choose the vocoder griffin-lim"
 INPUT = "input_features"
 
 
@@ -32,9 +33,10 @@ class OnnxVocoder:
             self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no base class of their own
             reason = str(error).partition("\n")[0]
-            raise WeightsCorrupt(f"{path} is not a usable ONNX file: {reason}") from error
+            message = f"{path} is not a usable ONNX file: {reason}"
+            raise WeightsCorrupt(message, GET_ANEW) from error
         if [tensor.name for tensor in self._session.get_inputs()] != [INPUT]:
-            raise WeightsCorrupt(f"{path} should have one input, {INPUT}")
+            raise WeightsCorrupt(f"{path} should have one input, {INPUT}", GET_ANEW)
 
     def __call__(self, log_mel: Tensor) -> Tensor:
         """Log-mel (B, T, 128) -> samples (B, 320 T); the graph takes one at a time."""

@@ -9,7 +9,7 @@ One layout for the published weights and for ours, the one that diffusers saves:
     scheduler/             scheduler_config.json
     melgan/                model.onnx, or config.json and diffusion_pytorch_model.safetensors, or
                            nothing: then Griffin-Lim turns mels into sound
-    SHA256SUMS             of all other files (ours); checked before anything is read
+    SHA256SUMS             of all other files (ours); checked before anything is loaded
 
 Nothing is ever unpickled or fetched.
 """
@@ -19,14 +19,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectro_render import layout
 from spectro_render.errors import OptionError, WeightsCorrupt, WeightsError, WeightsNotFound
-from spectro_render.layout import Config
+from spectro_render.layout import UNSUPPORTED, Config
 from spectro_render.store import (
     CONFIG,
     GET_ANEW,
@@ -40,14 +40,13 @@ from spectro_render.store import (
 )
 
 if TYPE_CHECKING:
-    import torch
-
     from spectro_render.diffusion import DiscreteSchedule
     from spectro_render.model import ModelConfig, SpectrogramModel
     from spectro_render.tokens import Vocabulary
     from spectro_render.vocoder import MelGAN, Vocoder
 
 INDEX = "model_index.json"
+NOTES_CONFIG = Path(layout.FOLDERS["notes"], CONFIG)
 SCHEDULER = Path("scheduler", "scheduler_config.json")
 ONNX = Path("melgan", "model.onnx")
 CHECKSUMS = "SHA256SUMS"
@@ -107,7 +106,7 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     if name in models:
         return models[str(name)]
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):
         return path
     places = ", ".join(str(place) for place in (*(root / path for root in MODEL_FOLDERS), path))
     names = ", ".join(models) or "none"
@@ -121,31 +120,29 @@ def load_model(
     model: str | os.PathLike[str] = "default",
     *,
     vocoder: str | None = None,
-    dtype: torch.dtype | None = None,
 ) -> Checkpoint:
-    """Load the model of this name or in this directory onto the CPU.
+    """Load the model of this name or in this directory onto the CPU, in float32.
 
-    `vocoder` insists on one kind, where None takes what the directory holds; `dtype` is that of
-    the Transformer, None for float32, however it is stored. Raises WeightsNotFound, WeightsCorrupt
-    for files that are not what they promise to be, WeightsError for what is missing or unsupported.
+    `vocoder` insists on one kind, where None takes the best that the directory holds. Raises
+    WeightsNotFound, WeightsCorrupt for files that are not what they promise to be, WeightsError for
+    what is missing or unsupported.
     """
-    import torch
-
     path = find_model(model)
     verify(path)
     index = read_json(path / INDEX)
     config = _read_model_config(path, index)
-    kind = vocoder or _vocoder_kind(path)
+    schedule = layout.read_schedule(read_json(path / SCHEDULER))
+    kind = vocoder or _vocoder_kinds(path)[0]
     return Checkpoint(
         name=path.resolve().name,
         path=path,
         config=config,
-        model=_load_network(path, config, dtype or torch.float32),
+        model=_load_network(path, config),
         vocoder=load_vocoder(path, kind),
         vocoder_kind=kind,
-        vocabulary=_read_vocabulary(config),
-        schedule=layout.read_schedule(read_json(path / SCHEDULER)),
-        defaults=_read_defaults(index),
+        vocabulary=read_vocabulary(path),
+        schedule=schedule,
+        defaults=_read_defaults(index, schedule),
     )
 
 
@@ -153,33 +150,43 @@ def _read_model_config(path: Path, index: Config) -> ModelConfig:
     parts = {
         part: read_json(path / folder / CONFIG)
         for part, folder in layout.FOLDERS.items()
-        if part != "context" or folder in index
+        if _has_part(part, index)
     }
     return layout.read_config(parts, read_json(path / SCHEDULER))
 
 
-def _read_vocabulary(config: ModelConfig) -> Vocabulary:
+def _has_part(part: str, index: Config) -> bool:
+    return part != "context" or layout.FOLDERS[part] in index
+
+
+def read_vocabulary(path: Path) -> Vocabulary:
+    """What the model in this directory reads, from its configuration alone.
+
+    Raises WeightsError, WeightsCorrupt.
+    """
     from spectro_render.tokens import Vocabulary
 
+    stored = read_json(path / NOTES_CONFIG)
+    settings = {name: stored[name] for name in ("velocity_bins", "programs") if name in stored}
     try:
-        return Vocabulary(config.velocity_bins, config.programs)
-    except ValueError as error:
-        raise WeightsError(f"notes_encoder/{CONFIG}: {error}") from error
+        return Vocabulary(**settings)
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{NOTES_CONFIG}: {error}", UNSUPPORTED) from error
 
 
-def _read_defaults(index: Config) -> Defaults:
+def _read_defaults(index: Config, schedule: DiscreteSchedule) -> Defaults:
     from spectro_render.diffusion import check_sampling
 
     stored = index.get("defaults", {})
     try:
         defaults = Defaults(**stored)
-        check_sampling(defaults.sampler, defaults.steps)
+        check_sampling(defaults.sampler, defaults.steps, schedule)
     except (TypeError, OptionError) as error:
-        raise WeightsError(f"{INDEX}: defaults are {stored!r}") from error
+        raise WeightsError(f"{INDEX}: defaults are {stored!r}", UNSUPPORTED) from error
     return defaults
 
 
-def _load_network(path: Path, config: ModelConfig, dtype: torch.dtype) -> SpectrogramModel:
+def _load_network(path: Path, config: ModelConfig) -> SpectrogramModel:
     """Build on the meta device, where nothing is initialised, and put the stored tensors in."""
     import torch
 
@@ -191,7 +198,7 @@ def _load_network(path: Path, config: ModelConfig, dtype: torch.dtype) -> Spectr
         module = getattr(model, part)
         if module is not None:
             names = {name: layout.stored_name(f"{part}.{name}") for name in module.state_dict()}
-            fill(module, path / folder / TENSORS, names, dtype)
+            fill(module, path / folder / TENSORS, names)
     return model.eval().requires_grad_(False)
 
 
@@ -203,29 +210,29 @@ def load_vocoder(path: Path, kind: str) -> Vocoder:
 
     Raises OptionError for an unknown kind, WeightsError where the directory has none of that kind.
     """
-    if kind == "griffin-lim":
-        from spectro_render.vocoder import GriffinLim
-
-        return GriffinLim()
+    if kind not in VOCODERS:
+        raise OptionError(f"unknown vocoder {kind!r}", f"one of {', '.join(VOCODERS)}")
+    kinds = _vocoder_kinds(path)
+    if kind not in kinds:
+        raise WeightsError(f"{path} holds no vocoder {kind!r}", f"choose {' or '.join(kinds)}")
+    if kind == "melgan":
+        return _load_melgan(path / "melgan")
     if kind == "onnx":
         from spectro_render.vocoder_onnx import OnnxVocoder
 
-        require(path / ONNX)
         return OnnxVocoder(path / ONNX)
-    if kind == "melgan":
-        return _load_melgan(path / "melgan")
-    raise OptionError(f"unknown vocoder {kind!r}", f"one of {', '.join(VOCODERS)}")
+    from spectro_render.vocoder import GriffinLim
+
+    return GriffinLim()
 
 
-def _vocoder_kind(path: Path) -> str:
-    if (path / "melgan" / TENSORS).exists():
-        return "melgan"
-    return "onnx" if (path / ONNX).exists() else "griffin-lim"
+def _vocoder_kinds(path: Path) -> list[str]:
+    """The vocoders that work with a model directory, the best first."""
+    files = {"melgan": path / "melgan" / TENSORS, "onnx": path / ONNX}
+    return [*(kind for kind, file in files.items() if os.path.exists(file)), "griffin-lim"]
 
 
 def _load_melgan(path: Path) -> MelGAN:
-    import torch
-
     from spectro_render.vocoder import MelGAN, VocoderConfig
 
     stored = read_json(path / CONFIG)
@@ -233,8 +240,9 @@ def _load_melgan(path: Path) -> MelGAN:
     try:
         vocoder = MelGAN(VocoderConfig.from_dict(settings))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise WeightsError(f"{path / CONFIG} describes no vocoder: {error}") from error
-    fill(vocoder, path / TENSORS, {name: name for name in vocoder.state_dict()}, torch.float32)
+        message = f"{path / CONFIG} describes no vocoder: {error}"
+        raise WeightsError(message, UNSUPPORTED) from error
+    fill(vocoder, path / TENSORS, {name: name for name in vocoder.state_dict()})
     return vocoder.eval().requires_grad_(False).fold_weight_norm()
 
 
@@ -297,21 +305,53 @@ def write_checksums(directory: Path) -> None:
     (directory / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 
-def verify(directory: Path) -> None:
-    """Compare every file that SHA256SUMS lists, if there is one; WeightsCorrupt if one differs."""
+def verify(directory: Path) -> bool:
+    """Check the files of a model: True if SHA256SUMS vouches for them, False if there is none.
+
+    Raises WeightsError for a file that is missing, WeightsCorrupt for one that differs from its
+    checksum or that loading reads although SHA256SUMS does not list it.
+    """
+    expected = _read_checksums(directory)
+    for file, checksum in (expected or {}).items():
+        found = _sha256(directory / file)
+        if found != checksum:
+            raise WeightsCorrupt(
+                f"{directory / file} has the SHA-256 {found}, not {checksum}", GET_ANEW
+            )
+    for file in _files(directory):
+        require(directory / file)
+        if expected is not None and file not in expected:
+            raise WeightsCorrupt(f"{directory / CHECKSUMS} does not list {file}", GET_ANEW)
+    return expected is not None
+
+
+def _read_checksums(directory: Path) -> dict[Path, str] | None:
+    """What SHA256SUMS lists: file -> SHA-256; None where there is no list."""
     listing = directory / CHECKSUMS
-    if not listing.is_file():
-        return
-    for line in listing.read_text(encoding="utf-8", errors="replace").splitlines():
-        expected, _, name = line.partition(" ")
-        path = directory / name.lstrip(" *")
-        require(path)
-        found = _sha256(path)
-        if found != expected:
-            raise WeightsCorrupt(f"{path} has the SHA-256 {found}, not {expected}", GET_ANEW)
+    try:
+        lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise unreadable(listing, error) from error
+    pairs = (line.partition(" ") for line in lines)
+    return {Path(name.lstrip(" *")): checksum for checksum, _, name in pairs}
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    """All that loading may read, within the directory."""
+    yield from (Path(INDEX), SCHEDULER)
+    index = read_json(directory / INDEX)
+    for part, folder in layout.FOLDERS.items():
+        if _has_part(part, index):
+            yield from (Path(folder, CONFIG), Path(folder, TENSORS))
+    for vocoder in (Path("melgan", CONFIG), Path("melgan", TENSORS), ONNX):
+        if os.path.exists(directory / vocoder):
+            yield vocoder
 
 
 def _sha256(path: Path) -> str:
+    require(path)
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:

@@ -3,18 +3,21 @@
 import json
 import os
 import pty
+import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from golden import PIPELINE
 
 from spectro_render import cli, diffusion, render, weights
 
@@ -268,18 +271,48 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
             "song.mid: /dev/full: cannot write: no space left",
         ),
         (["--start", "99"], "song.mid: no note sounds from 99 s to the end; the music lasts"),
-        (["--vocoder", "onnx"], ""),
+        (["--vocoder", "onnx"], "{model} holds no vocoder 'onnx'; choose melgan or griffin-lim\n"),
+        (
+            ["--sampler", "diffusers", "--steps", "1001"],
+            "song.mid: 1001 steps are more than the model's own 1000; ask for fewer\n",
+        ),
+        (["-o", f"{'a' * 300}.wav"], f"song.mid: {'a' * 300}.wav: cannot write: file name too"),
+        (["-o", f"{'a' * 300}/"], f"song.mid: {'a' * 300}: cannot make the folder: file name too"),
         (["--device", "cuda:77"], "device 'cuda:77' cannot be used here; take 'auto' or 'cpu'"),
     ],
 )
 def test_what_is_found_out_later_is_one_line_and_exit_code_1(
-    run: Run, song: Song, here: Path, arguments: list[str], said: str
+    run: Run, song: Song, here: Path, tiny_model: Path, arguments: list[str], said: str
 ) -> None:
     song()
     code, out, err = run("song.mid", *arguments)
     assert (code, out) == (1, "")
-    assert err.startswith(f"spectro-render: {said}") and err.count("\n") == 1
+    assert err.startswith(f"spectro-render: {said.format(model=tiny_model)}")
+    assert err.count("\n") == 1
     assert files(here) == ["song.mid"]
+
+
+def test_an_input_whose_name_is_too_long(run: Run, song: Song) -> None:
+    song()
+    code, _, err = run("a" * 300, "song.mid", "-q")
+    assert (code, err) == (
+        1,
+        f"spectro-render: {'a' * 300}: cannot be opened (File name too long); check the path\n",
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_folders_that_cannot_be_read(run: Run, song: Song, here: Path) -> None:
+    song("in/a.mid", seconds=1)
+    song("in/closed/b.mid", seconds=1)
+    (here / "in/closed").chmod(0)
+    refused = "spectro-render: in/closed: cannot read the folder: permission denied\n"
+    assert run("in", "-o", "out", "-q") == (1, "", refused)
+    assert run("in/closed", "-o", "out", "-q") == (1, "", refused)
+    _, _, err = run("in/closed/b.mid", "-q")
+    assert err.startswith("spectro-render: in/closed/b.mid: cannot be opened (Permission denied)")
+    (here / "in/closed").chmod(0o700)
+    assert files(here / "out") == ["a.wav"]
 
 
 def test_a_bug_keeps_its_traceback_and_a_batch_goes_on(
@@ -321,6 +354,25 @@ def test_what_is_not_heard_is_said_once_and_not_with_quiet(
     _, _, err = run("song.mid", "--force")
     assert err.splitlines()[0].startswith("spectro-render: song.mid: ignored: pitch bend")
     assert run("song.mid", "--force", "-q") == (0, "", "")
+
+
+def test_what_is_too_dense_is_said(run: Run, here: Path) -> None:
+    import mido
+
+    keys = [(channel, note) for channel in range(9) for note in range(128)]
+    messages = [
+        *(mido.Message("program_change", channel=channel, program=channel) for channel in range(9)),
+        *(mido.Message("note_on", channel=c, note=n, velocity=1 + (n + c) % 127) for c, n in keys),
+        mido.Message("note_off", note=0, time=480),
+        *(mido.Message("note_off", channel=channel, note=note) for channel, note in keys),
+    ]
+    mido.MidiFile(tracks=[mido.MidiTrack(messages)]).save("song.mid")
+    code, _, err = run("song.mid", "--start", "0.01")
+    lines = [line for line in err.splitlines() if "too dense" in line]
+    assert code == 0 and len(lines) == 1
+    assert re.fullmatch(
+        r"spectro-render: song\.mid: too dense at 0\.01 s: \d+ notes left out", lines[0]
+    )
 
 
 def test_json_says_what_was_made(run: Run, song: Song) -> None:
@@ -369,9 +421,9 @@ def test_choices_are_those_of_the_library() -> None:
 # --- sub-commands -----------------------------------------------------------------------------
 
 
-def test_info(song: Song, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_info(song: Song, here: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     song(seconds=6)
-    assert cli.run(["info", "song.mid", "gone.mid"]) == 1
+    assert cli.run(["info", "song.mid", "gone.mid", "--model", str(tiny_model)]) == 1
     out, err = capfd.readouterr()
     lines = out.splitlines()
     assert lines[0] == "song.mid: 0:06.00, 2 windows of 5.12 s, 12 notes"
@@ -396,6 +448,66 @@ def test_info_json(song: Song, here: Path, capfd: pytest.CaptureFixture[str]) ->
         "program": 33,
         "notes": 1,
     }
+
+
+def test_info_tells_what_the_model_would_do(
+    song: Song,
+    here: Path,
+    tiny_model: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    song(seconds=3)
+    windows = {str(tiny_model): "2 windows", str(PIPELINE): "1 window"}  # with and without a tail
+    for model, expected in windows.items():
+        assert cli.run(["info", "song.mid", "--model", model]) == 0
+        first = capfd.readouterr().out.splitlines()[0]
+        assert first == f"song.mid: 0:03.00, {expected} of 5.12 s, 6 notes"
+    monkeypatch.setattr(weights, "MODEL_FOLDERS", ())
+    assert cli.run(["info", "song.mid"]) == 0
+    assert "1 window of" in capfd.readouterr().out
+    assert cli.run(["info", "song.mid", "--model", "nonesuch"]) == 1
+    assert capfd.readouterr().err.startswith("spectro-render: no model 'nonesuch'")
+
+
+def test_info_shows_names_without_control_characters(
+    here: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import mido
+
+    name = mido.MetaMessage("track_name", name="a\x1b[31m\nb")
+    note = mido.Message("note_on", note=60), mido.Message("note_off", note=60, time=480)
+    mido.MidiFile(tracks=[mido.MidiTrack([name, *note])]).save("a\x1b.mid")
+    assert cli.run(["info", "a\x1b.mid", "--model", str(tiny_model)]) == 0
+    out = capfd.readouterr().out
+    assert "\x1b" not in out and out.count("\n") == 2
+    assert out.startswith("a\\x1b.mid: ") and '"a\\x1b[31m\\x0ab"' in out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["info", "--xyz"], ["models", "verify", "--xyz"], ["train", "--xyz"]]
+)
+def test_wrong_usage_of_a_sub_command(
+    arguments: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(arguments) == 2
+    err = capfd.readouterr().err
+    assert err == (
+        f"spectro-render: No such option: --xyz; see spectro-render {arguments[0]} --help\n"
+    )
+
+
+def test_models_without_checksums(
+    here: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "empty").mkdir()
+    assert cli.run(["models", "verify", str(PIPELINE), "empty"]) == 1
+    out, err = capfd.readouterr()
+    assert out == f"{PIPELINE}: has no checksums\n"
+    assert err == ("spectro-render: empty: empty/model_index.json is missing; get the model anew\n")
+    monkeypatch.setattr(weights, "MODEL_FOLDERS", (here,))
+    assert cli.run(["models", "verify"]) == 1
+    assert capfd.readouterr().err == f"spectro-render: no model in {here}; name a directory\n"
 
 
 def test_models(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -475,7 +587,16 @@ def wait_for_a_half_file(folder: Path) -> None:
         time.sleep(0.02)
 
 
-def test_a_terminated_run_leaves_no_half_file(song: Song, here: Path, tiny_model: Path) -> None:
+@pytest.mark.parametrize(
+    "number, expected",
+    [
+        (signal.SIGTERM, (128 + signal.SIGTERM, "")),
+        (signal.SIGINT, (130, "spectro-render: interrupted\n")),
+    ],
+)
+def test_a_run_that_is_ended_leaves_no_half_file(
+    song: Song, here: Path, tiny_model: Path, number: int, expected: tuple[int, str]
+) -> None:
     song(seconds=600)
     process = subprocess.Popen(
         command("song.mid", "--steps", "1000", "--model", str(tiny_model)),
@@ -483,22 +604,63 @@ def test_a_terminated_run_leaves_no_half_file(song: Song, here: Path, tiny_model
         text=True,
     )
     wait_for_a_half_file(here)
-    process.terminate()
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (128 + signal.SIGTERM, "")
+    assert (process.returncode, err) == expected
     assert files(here) == ["song.mid"]
 
 
-def test_an_interrupted_run_leaves_no_half_file(run: Run, song: Song, here: Path) -> None:
-    song(seconds=600)
+def shell(line: str, **options: Any) -> tuple[int, str, str]:
+    """What a line does in a shell; `run` is the program."""
+    script = f'run() {{ {shlex.join(command())} "$@"; }}; {line}'
+    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, **options)
+    return done.returncode, done.stdout, done.stderr
 
-    def interrupt() -> None:
-        wait_for_a_half_file(here)
-        os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt).start()
-    assert run("song.mid", "--steps", "1000") == (130, "", "spectro-render: interrupted\n")
-    assert files(here) == ["song.mid"]
+@pytest.mark.parametrize(
+    "line, code, said",
+    [
+        ("run --version >&-", 1, "standard output: bad file descriptor"),
+        ("run --version >/dev/full", 1, "standard output: no space left on device"),
+        ("run info song.mid >/dev/full", 1, "standard output: no space left on device"),
+        ("run info - <&-", 1, "-: cannot be opened (Bad file descriptor); check the path"),
+        ("run info - <&- 2>&-", 1, ""),
+        ("run gone.mid 2>/dev/full", 1, ""),
+        ("run --version 2>&-", 0, ""),
+    ],
+)
+def test_broken_standard_streams(song: Song, here: Path, line: str, code: int, said: str) -> None:
+    song()
+    returned, _, err = shell(line)
+    assert (returned, err) == (code, f"spectro-render: {said}\n" if said else "")
+
+
+def test_rendering_needs_no_standard_stream(song: Song, here: Path, tiny_model: Path) -> None:
+    song(seconds=1)
+    assert shell(f"run song.mid --model {tiny_model} <&- >&- 2>&-") == (0, "", "")
+    assert soundfile.info("song.wav").duration == 3.5
+
+
+def test_records_that_are_lost(song: Song, here: Path, tiny_model: Path) -> None:
+    song("in/a.mid", seconds=1)
+    song("in/b.mid", seconds=1)
+    said = "spectro-render: the records are cut off: no space left on device\n"
+    assert shell(f"run in --json -q --model {tiny_model} >/dev/full") == (1, "", said)
+    assert files(here) == ["in/a.mid", "in/a.wav", "in/b.mid", "in/b.wav"]
+
+
+def test_sound_that_is_lost(song: Song, here: Path, tiny_model: Path) -> None:
+    song(seconds=1)
+    code, _, err = shell(f"run song.mid -o - -q --model {tiny_model} >/dev/full")
+    said = "spectro-render: song.mid: the output stream: cannot write: no space left on device"
+    assert code == 1 and err.startswith(said) and err.count("\n") == 1
+
+
+def test_names_that_the_terminal_cannot_show(song: Song, here: Path) -> None:
+    song("é.mid")
+    code, out, err = shell("run info é.mid", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (code, err) == (0, "")
+    assert out.startswith("\\xe9.mid: 0:02.00, ")
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_half_file(run: Run, song: Song, here: Path) -> None:

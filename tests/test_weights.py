@@ -16,10 +16,17 @@ from torch import Tensor
 from toys import toy_config
 
 from spectro_render import weights
-from spectro_render.errors import OptionError, WeightsCorrupt, WeightsError, WeightsNotFound
+from spectro_render.errors import (
+    OptionError,
+    SpectroRenderError,
+    WeightsCorrupt,
+    WeightsError,
+    WeightsNotFound,
+)
 from spectro_render.layout import stored_name
 from spectro_render.model import ModelConfig, SpectrogramModel
 from spectro_render.store import TENSORS
+from spectro_render.tokens import Vocabulary
 from spectro_render.vocoder import GriffinLim, MelGAN, VocoderConfig
 from spectro_render.weights import (
     CHECKSUMS,
@@ -30,6 +37,7 @@ from spectro_render.weights import (
     find_model,
     load_model,
     load_vocoder,
+    read_vocabulary,
     save_model,
     verify,
     write_checksums,
@@ -119,11 +127,6 @@ def test_any_number_format_is_loaded_as_float32(published: Path, dtype: torch.dt
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
-def test_a_number_format_can_be_asked_for() -> None:
-    model = load_model(PIPELINE, vocoder="griffin-lim", dtype=torch.bfloat16).model
-    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
-
-
 def test_older_diffusers_write_fewer_settings(published: Path) -> None:
     path = published / "scheduler" / "scheduler_config.json"
     settings = json.loads(path.read_text())
@@ -205,6 +208,15 @@ def test_weights_beyond_the_format_are_not_saved(tmp_path: Path) -> None:
         save_model(tmp_path, model)
 
 
+def test_the_vocabulary_alone(own: Path) -> None:
+    assert read_vocabulary(own) == Vocabulary(32, "full")
+    assert read_vocabulary(PIPELINE).is_published
+    for value in ("32", 0, None):
+        change_json(own / "notes_encoder" / "config.json", velocity_bins=value)
+        with pytest.raises(WeightsError, match=r"notes_encoder/config\.json: "):
+            read_vocabulary(own)
+
+
 # --- checksums --------------------------------------------------------------------------------
 
 
@@ -226,7 +238,7 @@ def test_a_changed_file_is_named(own: Path) -> None:
     line = refusal(own, WeightsCorrupt)
     assert str(path) in line and listed[f"decoder/{TENSORS}"] in line
     write_checksums(own)
-    verify(own)
+    assert verify(own)
 
 
 def test_a_listed_file_is_gone(own: Path) -> None:
@@ -234,8 +246,23 @@ def test_a_listed_file_is_gone(own: Path) -> None:
     assert f"{own / INDEX} is missing" in refusal(own)
 
 
-def test_a_mangled_list(own: Path) -> None:
-    (own / CHECKSUMS).write_bytes(b"\xff\xfe nonsense\n")
+@pytest.mark.parametrize(
+    "name", [INDEX, "scheduler/scheduler_config.json", f"decoder/{TENSORS}", f"melgan/{TENSORS}"]
+)
+def test_a_file_that_the_list_leaves_out(own: Path, name: str) -> None:
+    lines = (own / CHECKSUMS).read_text().splitlines(keepends=True)
+    (own / CHECKSUMS).write_text("".join(line for line in lines if name not in line))
+    line = refusal(own, WeightsCorrupt)
+    assert line == f"{own / CHECKSUMS} does not list {name}; get the model anew"
+
+
+def test_no_list_vouches_for_nothing(published: Path) -> None:
+    assert verify(published) is False
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe nonsense\n"])
+def test_a_mangled_list(own: Path, content: bytes) -> None:
+    (own / CHECKSUMS).write_bytes(content)
     refusal(own)
 
 
@@ -293,7 +320,7 @@ def test_not_json(published: Path, name: str, text: str) -> None:
 )
 def test_missing_file(published: Path, name: str) -> None:
     (published / name).unlink()
-    assert refusal(published) == f"{published / name} is missing"
+    assert refusal(published) == f"{published / name} is missing; get the model anew"
 
 
 def test_pickles_are_not_read(published: Path) -> None:
@@ -379,10 +406,26 @@ def test_damaged_onnx(published: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("kind", "error"), [("melgan", WeightsError), ("organ", OptionError)])
-def test_a_vocoder_that_is_not_there(kind: str, error: type[Exception]) -> None:
-    with pytest.raises(error):
+@pytest.mark.parametrize(
+    ("kind", "error", "hint"),
+    [
+        ("melgan", WeightsError, "choose onnx or griffin-lim"),
+        ("organ", OptionError, "one of melgan, onnx, griffin-lim"),
+    ],
+)
+def test_a_vocoder_that_is_not_there(kind: str, error: type[SpectroRenderError], hint: str) -> None:
+    with pytest.raises(error) as caught:
         load_model(PIPELINE, vocoder=kind)
+    assert caught.value.hint == hint
+
+
+def test_every_error_says_what_to_do(published: Path) -> None:
+    damage = {"d_model": 128}, {"num_layers": True}, {"feed_forward_proj": "relu"}
+    for changes in damage:
+        change_json(published / "notes_encoder" / "config.json", **changes)
+        with pytest.raises(WeightsError) as caught:
+            load_model(published, vocoder="griffin-lim")
+        assert caught.value.hint
 
 
 # --- names ------------------------------------------------------------------------------------
@@ -419,4 +462,4 @@ def test_unknown_names(folders: tuple[Path, Path]) -> None:
 
 
 def test_the_error_of_a_folder_that_is_no_model(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == f"{tmp_path / INDEX} is missing"
+    assert refusal(tmp_path) == f"{tmp_path / INDEX} is missing; get the model anew"

@@ -13,14 +13,14 @@ NOTES = 100_000
 SECONDS = 3600.0
 
 
-def music(seconds: float) -> Score:
-    """NOTES notes of up to two seconds."""
+def music(seconds: float, longest: float = 2.0) -> Score:
+    """NOTES notes of up to `longest` seconds."""
     r = random.Random(0)
     starts = sorted(r.uniform(0, seconds - 2) for _ in range(NOTES))
     notes = (
         Note(
             start=start,
-            end=start + r.uniform(0.05, 2),
+            end=start + r.uniform(0.05, longest),
             pitch=r.randrange(128),
             velocity=r.randint(1, 127),
             program=r.randrange(128),
@@ -54,4 +54,5 @@ if __name__ == "__main__":
     own = Vocabulary(velocity_bins=32, programs="full")
     report("published, 1 h", music(SECONDS), Vocabulary())
     report("own, 1 h", music(SECONDS), own)
+    report("own, 1 h, notes of up to 1 min", music(SECONDS, longest=60.0), own)
     report("own, all in 1 min", music(60.0), own)
