@@ -6,6 +6,7 @@ Every error is one line that names the file. Nothing is ever unpickled.
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -117,6 +118,7 @@ def write_part(folder: Path, config: Config, tensors: Mapping[str, Tensor], dtyp
             raise WeightsError(message, "choose a wider number format, or an earlier checkpoint")
     write_json(folder / CONFIG, config)
     save_file(stored, folder / TENSORS, metadata={"format": "pt"})
+    shutil.copymode(folder / CONFIG, folder / TENSORS)  # safetensors lets only the owner read it
 
 
 def write_json(path: Path, content: Config) -> None:
