@@ -31,6 +31,7 @@ def hz_to_mel(hz: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)
+@torch.inference_mode(False)  # whoever asks first, the constant may be used in training later
 def hann_window() -> Tensor:
     """Periodic Hann window, (640,) float32, rounded as TensorFlow rounds it.
 
@@ -42,6 +43,7 @@ def hann_window() -> Tensor:
 
 
 @lru_cache(maxsize=1)
+@torch.inference_mode(False)
 def mel_matrix() -> Tensor:
     """Weights of the mel bands, (513, 128) float32: magnitude spectrum @ matrix = mel spectrum.
 

@@ -7,7 +7,7 @@ import torch
 from golden import arrays, difference
 
 from spectro_render.constants import LOG_MEL_MAX, LOG_MEL_MIN, MEL_FLOOR
-from spectro_render.mel import from_model, log_mel, mel_matrix, to_model
+from spectro_render.mel import from_model, hann_window, log_mel, mel_matrix, to_model
 
 AUDIBLE = 9.0  # nats below a frame's loudest band: 78 dB
 
@@ -54,3 +54,13 @@ def test_scaling_round_trip() -> None:
 def test_scaling_clips() -> None:
     beyond = torch.tensor([LOG_MEL_MIN - 5, LOG_MEL_MAX + 5])
     assert to_model(beyond).tolist() == [-1, 1]
+
+
+def test_constants_first_asked_for_while_rendering_serve_training() -> None:
+    mel_matrix.cache_clear()
+    hann_window.cache_clear()
+    with torch.inference_mode():
+        log_mel(torch.zeros(640))
+    samples = torch.randn(640, requires_grad=True)
+    log_mel(samples).sum().backward()
+    assert samples.grad is not None
