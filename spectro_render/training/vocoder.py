@@ -47,7 +47,7 @@ COLUMNS = 4  # clips in a picture
 
 @dataclass(frozen=True)
 class VocoderOptions:
-    """How to train; the defaults are the recipe of the bundled weights."""
+    """How to train. The bundled weights were made in parts, much like this: see their card."""
 
     steps: int = 2000
     magnitude_share: float = 1.0  # of the steps, at the start: on magnitudes, no sound is made
