@@ -24,12 +24,11 @@ from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.report import PROGRAM, Reporter, abandon, complain, reason_of
 
-SUB_COMMANDS = ("info", "models", "train")
+SUB_COMMANDS = ("info", "models", "train", "evaluate")
 MAX_SEED = 2**63 - 1
 CLOSED_PIPE = 128 + 13  # what a shell reports for a program that SIGPIPE ended
 
 Sampler = Literal["ddpm", "ddpm-small", "ddim", "dpm++", "diffusers"]
-Vocoder = Literal["melgan", "onnx", "griffin-lim"]
 Format = Literal["wav", "flac", "ogg", "mp3"]
 BitDepth = Literal["16", "24", "float"]
 NumberFormat = Literal["auto", "float32", "bfloat16", "float16"]
@@ -37,8 +36,9 @@ NumberFormat = Literal["auto", "float32", "bfloat16", "float16"]
 rendering = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 _EPILOG = (
-    "Sub-commands: 'info' says what is in a MIDI file, 'models' lists the models, 'train' trains"
-    " one; each has its own --help. A file of such a name is given as ./info."
+    "Sub-commands: 'info' says what is in a MIDI file, 'models' lists and fetches models, 'train'"
+    " trains one, 'evaluate' measures one; each has its own --help. A file of such a name is given"
+    " as ./info."
 )
 
 
@@ -67,6 +67,15 @@ def _device(value: str) -> str:
     return value
 
 
+def _vocoder(value: str | None) -> str | None:
+    from spectro_render.weights import VOCODERS, is_vocoder
+
+    if value is not None and not is_vocoder(value):
+        kinds = ", ".join(VOCODERS)
+        raise typer.BadParameter(f"{value!r} is none of {kinds}, a model or an ONNX file")
+    return value
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         from spectro_render import __version__
@@ -91,10 +100,19 @@ def render(
         ),
     ] = None,
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="A model's name or directory.")
+        str,
+        typer.Option(
+            metavar="NAME", help="A name, a directory, or OWNER/REPO of the Hugging Face Hub."
+        ),
     ] = "default",
     vocoder: Annotated[
-        Vocoder | None, typer.Option(help="What turns mels into sound.  [default: the model's]")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            callback=_vocoder,
+            help="What turns mels into sound: melgan, onnx or griffin-lim, another model, or an"
+            " .onnx file.  [default: the model's]",
+        ),
     ] = None,
     steps: Annotated[
         int | None,
@@ -190,7 +208,13 @@ def render(
     }
     with _audio_on_stdout() if any(job.is_streamed for job in jobs) else nullcontext() as stream:
         batch = Batch(
-            model={"model": model, "device": device, "dtype": dtype, "vocoder": vocoder},
+            model={
+                "model": model,
+                "device": device,
+                "dtype": dtype,
+                "vocoder": vocoder,
+                "quiet": quiet,
+            },
             choices={name: value for name, value in choices.items() if value is not None},
             encoding=encoding,
             reporter=Reporter(quiet=quiet, json_stream=sys.stdout if json else None),

@@ -5,7 +5,8 @@ SpectroRenderError          message, and a hint: what to do next
 ├── TokenError              ids that do not follow the grammar of a window
 ├── WeightsError            a model directory that cannot be used
 │   ├── WeightsNotFound     every place looked at
-│   └── WeightsCorrupt      expected and found
+│   ├── WeightsCorrupt      expected and found
+│   └── DownloadError       why a model cannot be fetched
 ├── DeviceError             a device or number format that this machine lacks
 ├── OptionError             options that contradict each other or this model
 └── OutputError             not writable, disk full, unknown format
@@ -42,6 +43,10 @@ class WeightsNotFound(WeightsError):
 
 class WeightsCorrupt(WeightsError):
     """A weights file differs from what its checksum or configuration promises."""
+
+
+class DownloadError(WeightsError):
+    """A model cannot be fetched."""
 
 
 class DeviceError(SpectroRenderError):

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json as json_format
+import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.errors import SpectroRenderError, WeightsNotFound
-from spectro_render.report import complain, count, one_line
+from spectro_render.report import as_size, complain, count, one_line
 
 if TYPE_CHECKING:
     from spectro_render.midi import Score, Track
     from spectro_render.tokens import Vocabulary
+
+StoredFormat = Literal["float32", "float16", "bfloat16"]
 
 management = typer.Typer(add_completion=False, rich_markup_mode=None)
 models = typer.Typer(invoke_without_command=True)
@@ -23,19 +27,27 @@ management.add_typer(models, name="models")
 
 
 def program_of(name: str) -> typer.Typer:
-    """The program that knows the sub-command `name`; only training itself waits for torch."""
-    if name == "train":
-        management.command()(_import_train())
+    """The program that knows the sub-command `name`; only what needs torch waits for it."""
+    if name in ("train", "evaluate"):
+        try:
+            command = _import_train() if name == "train" else _import_evaluate()
+        except ModuleNotFoundError as error:
+            hint = f"pip install 'spectro-render[{name}]'"
+            raise SpectroRenderError(f"{name} needs the package {error.name}", hint) from error
+        management.command()(command)
     return management
 
 
 def _import_train() -> Callable[..., int]:
-    try:
-        from spectro_render.training.command import train
-    except ModuleNotFoundError as error:
-        hint = "pip install 'spectro-render[train]'"
-        raise SpectroRenderError(f"training needs the package {error.name}", hint) from error
+    from spectro_render.training.command import train
+
     return train
+
+
+def _import_evaluate() -> Callable[..., int]:
+    from spectro_render.evaluation.command import evaluate
+
+    return evaluate
 
 
 @management.command()
@@ -68,8 +80,9 @@ def info(
 
 def _vocabulary_of(model: str | None) -> Vocabulary:
     """That of the model; where there is no default one, the published."""
+    from spectro_render.registry import find_model
     from spectro_render.tokens import Vocabulary
-    from spectro_render.weights import find_model, read_vocabulary
+    from spectro_render.weights import read_vocabulary
 
     try:
         path = find_model(model or "default")
@@ -125,17 +138,61 @@ def _as_text(facts: dict[str, Any]) -> str:
 
 @models.callback()
 def models_callback(context: typer.Context) -> int | None:
-    """List the models that are at hand, and check their files."""
+    """List, fetch, find, check and convert models.
+
+    A model's name is that of one that comes with the program (default), a directory, or OWNER/REPO
+    or OWNER/REPO@REVISION of the Hugging Face Hub, such as google/music-spectrogram-diffusion.
+    """
     return list_models() if context.invoked_subcommand is None else None
 
 
 @models.command("list")
-def list_models() -> int:
-    """Print a line a model: its name and its directory."""
-    from spectro_render.weights import available_models
+def list_models(
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a model.")] = False,
+) -> int:
+    """Print the models, a line each.
 
-    for name, path in available_models().items():
-        print(one_line(name), one_line(str(path)), sep="\t")
+    Between tabs: name, state, size, directory. The state is 'bundled', 'downloaded', 'incomplete'
+    or 'not downloaded'; where there is no directory, a - stands for it.
+    """
+    from spectro_render import registry
+
+    for entry in registry.list_models():
+        path = str(entry.path) if entry.path else None
+        if json:
+            facts = {"name": entry.name, "state": entry.state, "bytes": entry.size, "path": path}
+            print(json_format.dumps(facts))
+        else:
+            columns = (entry.name, entry.state, as_size(entry.size), path or "-")
+            print(*map(one_line, columns), sep="\t")
+    return 0
+
+
+@models.command("pull")
+def pull_model(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="OWNER/REPO or OWNER/REPO@REVISION.")],
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what failed.")] = False,
+) -> int:
+    """Fetch a model, or its newer state.
+
+    It comes from the Hugging Face Hub into the cache that the Hub's tools share, and its directory
+    is printed. HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are heeded. A download that was
+    interrupted goes on where it stopped.
+    """
+    from spectro_render.registry import refresh_model
+
+    print(refresh_model(name, quiet=quiet))
+    return 0
+
+
+@models.command("path")
+def print_path(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A model that is here.")],
+) -> int:
+    """Print where a model lies; nothing is fetched."""
+    from spectro_render.registry import find_model
+
+    print(find_model(name))
     return 0
 
 
@@ -146,10 +203,14 @@ def verify_models(
         typer.Argument(metavar="[MODEL]", help="Names or directories.  [default: all at hand]"),
     ] = None,
 ) -> int:
-    """Compare the files of models with their checksums."""
-    from spectro_render.weights import MODEL_FOLDERS, available_models, find_model, verify
+    """Compare models with their checksums.
 
-    chosen = names or list(available_models())
+    Those are in SHA256SUMS or, for models of the Hub, in the names of the cache's files.
+    """
+    from spectro_render.manifest import verify
+    from spectro_render.registry import MODEL_FOLDERS, find_model, models_at_hand
+
+    chosen = names or models_at_hand()
     if not chosen:
         places = ", ".join(map(str, MODEL_FOLDERS))
         raise WeightsNotFound(f"no model in {places}", "name a directory")
@@ -163,3 +224,27 @@ def verify_models(
             complain(f"{name}: {error}")
             failures += 1
     return 1 if failures else 0
+
+
+@models.command("convert")
+def convert_model(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="A model, or a T5X checkpoint: folder or .zip.")
+    ],
+    destination: Annotated[
+        Path, typer.Argument(metavar="DST", help="The directory to write; it may not exist.")
+    ],
+    dtype: Annotated[StoredFormat, typer.Option(help="What to store numbers in.")] = "float32",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what failed.")] = False,
+) -> int:
+    """Write a model as safetensors files.
+
+    They make a model directory, with checksums. SRC is a name or a directory, with weights as
+    safetensors or as .bin, or one of the authors' T5X checkpoints.
+    """
+    from spectro_render.convert import convert
+    from spectro_render.registry import get_model
+
+    path = Path(source) if os.path.exists(source) else get_model(source, quiet=quiet)
+    convert(path, destination, dtype=dtype, quiet=quiet)
+    return 0

@@ -56,7 +56,7 @@ class Reporter:
         if self._quiet or not sys.stderr.isatty():
             yield lambda _: None
             return
-        with _make_bar() as bar:
+        with _make_bar("{task.fields[window]}", "left, {task.fields[speed]}") as bar:
             task = bar.add_task(one_line(name), total=None, window="", speed="")
             started = time.monotonic()
 
@@ -64,6 +64,16 @@ class Reporter:
                 _advance(bar, task, progress, time.monotonic() - started)
 
             yield update
+
+    @contextmanager
+    def download(self, name: str, done: int, size: int) -> Iterator[Callable[[int], None]]:
+        """The same for a download of `size` bytes; it is called with how many are there."""
+        if self._quiet or not sys.stderr.isatty():
+            yield lambda _: None
+            return
+        with _make_bar(f"{{task.fields[done]}} of {as_size(size)}", "left") as bar:
+            task = bar.add_task(one_line(name), total=size, completed=done, done=as_size(done))
+            yield lambda done: bar.update(task, completed=done, done=as_size(done))
 
 
 def complain(text: str) -> None:
@@ -92,6 +102,15 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def as_size(size: float) -> str:
+    """Bytes in powers of ten: `1.7 GB`, `58 MB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 999.5 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:.1f} {unit}" if unit != "bytes" and size < 9.95 else f"{size:.0f} {unit}"
+
+
 def one_line(text: str) -> str:
     """`text` without the control characters that a file name may hold."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
@@ -102,17 +121,16 @@ def times_real_time(audio_seconds: float, wall_seconds: float) -> float:
     return audio_seconds / max(wall_seconds, 1e-9)
 
 
-def _make_bar() -> rich_progress.Progress:
+def _make_bar(state: str, end: str) -> rich_progress.Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.fields[window]}"),
+        TextColumn(state),
         TimeRemainingColumn(),
-        TextColumn("left,"),
-        TextColumn("{task.fields[speed]}"),
+        TextColumn(end),
         console=Console(stderr=True),
         transient=True,  # the line that says what was made takes its place
     )

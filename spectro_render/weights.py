@@ -1,73 +1,68 @@
-"""Model directories: find, verify, load, save.
+"""Model directories: load, save.
 
-One layout for the published weights and for ours, the one that diffusers saves:
-
-    model_index.json       what the parts are; ours also keeps the defaults for rendering here
-    notes_encoder/         config.json, diffusion_pytorch_model.safetensors
-    continuous_encoder/    the same (left out by models without context)
-    decoder/               the same
-    scheduler/             scheduler_config.json
-    melgan/                model.onnx, or config.json and diffusion_pytorch_model.safetensors, or
-                           nothing: then Griffin-Lim turns mels into sound
-    SHA256SUMS             of all other files (ours); checked before anything is loaded
-
-Nothing is ever unpickled or fetched.
+`manifest.py` draws the layout, `registry.py` finds a directory by name. No code in a file of
+weights is ever run.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectro_render import layout
-from spectro_render.errors import OptionError, WeightsCorrupt, WeightsError, WeightsNotFound
+from spectro_render.errors import OptionError, WeightsError, WeightsNotFound
 from spectro_render.layout import UNSUPPORTED, Config
+from spectro_render.manifest import (
+    INDEX,
+    MELGAN,
+    ONNX,
+    SCHEDULER,
+    has_part,
+    has_vocoder,
+    verify_listed,
+    verify_vocoder,
+    write_checksums,
+)
+from spectro_render.registry import get_model, may_be_model, model_name
 from spectro_render.store import (
     CONFIG,
-    GET_ANEW,
     TENSORS,
     fill,
     read_json,
-    require,
-    unreadable,
+    tensors_file,
+    without_numbers,
     write_json,
     write_part,
 )
 
 if TYPE_CHECKING:
     from spectro_render.diffusion import DiscreteSchedule
-    from spectro_render.model import ModelConfig, SpectrogramModel
+    from spectro_render.model import MelModel, ModelConfig
     from spectro_render.tokens import Vocabulary
     from spectro_render.vocoder import MelGAN, Vocoder
 
-INDEX = "model_index.json"
 NOTES_CONFIG = Path(layout.FOLDERS["notes"], CONFIG)
-SCHEDULER = Path("scheduler", "scheduler_config.json")
-ONNX = Path("melgan", "model.onnx")
-CHECKSUMS = "SHA256SUMS"
-
-PACKAGE = Path(__file__).resolve().parent
-MODEL_FOLDERS = (PACKAGE.parent / "weights", PACKAGE / "_weights")  # of a checkout, of a wheel
-
 VOCODERS = ("melgan", "onnx", "griffin-lim")
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """How a model is best rendered, where the user does not say.
-
-    Those of a directory that does not say either are what diffusers' pipeline does.
-    """
+    """How a model is best rendered, where the user does not say."""
 
     sampler: str = "diffusers"
     steps: int = 100
     guidance: float = 1.0
     gain: float | None = None  # dB; None: the program's own
+
+
+# diffusers' pipeline, whose directories do not say, takes these steps. It applies no guidance, but
+# the published weights were meant for this much (the notebook of their authors).
+PUBLISHED_CLASS = "SpectrogramDiffusionPipeline"
+PUBLISHED_DEFAULTS = Defaults("diffusers", steps=100, guidance=2.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,40 +72,12 @@ class Checkpoint:
     name: str
     path: Path
     config: ModelConfig
-    model: SpectrogramModel
+    model: MelModel
     vocoder: Vocoder
     vocoder_kind: str  # one of VOCODERS; "griffin-lim" where the directory holds none
     vocabulary: Vocabulary
     schedule: DiscreteSchedule  # of the sampler 'diffusers'
     defaults: Defaults
-
-
-# --- find -------------------------------------------------------------------------------------
-
-
-def available_models() -> dict[str, Path]:
-    """The models that come with the program: name -> directory."""
-    found: dict[str, Path] = {}
-    for folder in MODEL_FOLDERS:
-        for index in sorted(folder.glob(f"*/{INDEX}")):
-            found.setdefault(index.parent.name, index.parent)
-    return found
-
-
-def find_model(name: str | os.PathLike[str]) -> Path:
-    """The directory of a model, given by name or by path; a name wins over a path.
-
-    Raises WeightsNotFound, with the known names and every place looked at.
-    """
-    models = available_models()
-    if name in models:
-        return models[str(name)]
-    path = Path(name)
-    if os.path.isdir(path):
-        return path
-    places = ", ".join(str(place) for place in (*(root / path for root in MODEL_FOLDERS), path))
-    names = ", ".join(models) or "none"
-    raise WeightsNotFound(f"no model {str(name)!r}: looked at {places}", f"known names: {names}")
 
 
 # --- load -------------------------------------------------------------------------------------
@@ -119,26 +86,29 @@ def find_model(name: str | os.PathLike[str]) -> Path:
 def load_model(
     model: str | os.PathLike[str] = "default",
     *,
-    vocoder: str | None = None,
+    vocoder: str | os.PathLike[str] | None = None,
+    quiet: bool = False,
 ) -> Checkpoint:
     """Load the model of this name or in this directory onto the CPU, in float32.
 
-    `vocoder` insists on one kind, where None takes the best that the directory holds. Raises
-    WeightsNotFound, WeightsCorrupt for files that are not what they promise to be, WeightsError for
+    One of the Hub that is not here yet is fetched, unless `quiet` with words on standard error.
+    `vocoder` insists on one of the model's own, or takes that of another model (a name or a
+    directory) or an ONNX file; None takes the best that the model has. Raises WeightsNotFound,
+    DownloadError, WeightsCorrupt for files that are not what they promise to be, WeightsError for
     what is missing or unsupported.
     """
-    path = find_model(model)
-    verify(path)
+    path = get_model(model, quiet=quiet)
+    verify_listed(path)
     index = read_json(path / INDEX)
     config = _read_model_config(path, index)
     schedule = layout.read_schedule(read_json(path / SCHEDULER))
-    kind = vocoder or _vocoder_kinds(path)[0]
+    place, kind = _choose_vocoder(path, vocoder, quiet)
     return Checkpoint(
-        name=path.resolve().name,
+        name=model_name(path),
         path=path,
         config=config,
         model=_load_network(path, config),
-        vocoder=load_vocoder(path, kind),
+        vocoder=load_vocoder(place, kind),
         vocoder_kind=kind,
         vocabulary=read_vocabulary(path),
         schedule=schedule,
@@ -150,13 +120,9 @@ def _read_model_config(path: Path, index: Config) -> ModelConfig:
     parts = {
         part: read_json(path / folder / CONFIG)
         for part, folder in layout.FOLDERS.items()
-        if _has_part(part, index)
+        if has_part(part, index)
     }
     return layout.read_config(parts, read_json(path / SCHEDULER))
-
-
-def _has_part(part: str, index: Config) -> bool:
-    return part != "context" or layout.FOLDERS[part] in index
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
@@ -177,7 +143,8 @@ def read_vocabulary(path: Path) -> Vocabulary:
 def _read_defaults(index: Config, schedule: DiscreteSchedule) -> Defaults:
     from spectro_render.diffusion import check_sampling
 
-    stored = index.get("defaults", {})
+    is_published = index.get("_class_name") == PUBLISHED_CLASS
+    stored = index.get("defaults", asdict(PUBLISHED_DEFAULTS) if is_published else {})
     try:
         defaults = Defaults(**stored)
         check_sampling(defaults.sampler, defaults.steps, schedule)
@@ -186,41 +153,72 @@ def _read_defaults(index: Config, schedule: DiscreteSchedule) -> Defaults:
     return defaults
 
 
-def _load_network(path: Path, config: ModelConfig) -> SpectrogramModel:
-    """Build on the meta device, where nothing is initialised, and put the stored tensors in."""
-    import torch
+def _load_network(path: Path, config: ModelConfig) -> MelModel:
+    """Build without numbers, and put the stored tensors in."""
+    from spectro_render.autoregressive import make_model
 
-    from spectro_render.model import SpectrogramModel
-
-    with torch.device("meta"):
-        model = SpectrogramModel(config)
+    with without_numbers():
+        model = make_model(config)
     for part, folder in layout.FOLDERS.items():
         module = getattr(model, part)
         if module is not None:
             names = {name: layout.stored_name(f"{part}.{name}") for name in module.state_dict()}
-            fill(module, path / folder / TENSORS, names)
+            fill(module, tensors_file(path / folder), names)
     return model.eval().requires_grad_(False)
 
 
 # --- vocoder ----------------------------------------------------------------------------------
 
 
+def is_vocoder(name: str) -> bool:
+    """Whether this may be asked for: a kind, an ONNX file, a model that is here or on the Hub."""
+    return name in VOCODERS or _is_onnx(name) or may_be_model(name)
+
+
+def _is_onnx(name: str | os.PathLike[str]) -> bool:
+    return Path(name).suffix == ONNX.suffix
+
+
+def _choose_vocoder(
+    model: Path, choice: str | os.PathLike[str] | None, quiet: bool
+) -> tuple[Path, str]:
+    """Where the vocoder lies, a directory or an ONNX file, and of which kind it is."""
+    if choice is None:
+        return model, _vocoder_kinds(model)[0]
+    if choice in VOCODERS:
+        return model, str(choice)
+    if _is_onnx(choice):
+        if not os.path.isfile(choice):
+            raise WeightsNotFound(f"no ONNX file {str(choice)!r}", "check the path")
+        return Path(choice), "onnx"
+    try:
+        path = get_model(choice, quiet=quiet, vocoder_only=True)
+    except WeightsNotFound as error:
+        kinds = ", ".join(VOCODERS)
+        hint = f"one of {kinds}, a model or an ONNX file"
+        raise WeightsNotFound(f"no vocoder {str(choice)!r}: {error.message}", hint) from error
+    if not has_vocoder(path):
+        raise WeightsError(f"{path} holds no vocoder", "choose another model, or griffin-lim")
+    verify_vocoder(path)
+    return path, _vocoder_kinds(path)[0]
+
+
 def load_vocoder(path: Path, kind: str) -> Vocoder:
-    """The vocoder of this kind in a model directory; 'griffin-lim' needs no file.
+    """The vocoder of this kind in a model directory, or in an ONNX file; 'griffin-lim' needs none.
 
     Raises OptionError for an unknown kind, WeightsError where the directory has none of that kind.
     """
     if kind not in VOCODERS:
         raise OptionError(f"unknown vocoder {kind!r}", f"one of {', '.join(VOCODERS)}")
+    if kind == "onnx" and _is_onnx(path):
+        return _load_onnx(path)
     kinds = _vocoder_kinds(path)
     if kind not in kinds:
         raise WeightsError(f"{path} holds no vocoder {kind!r}", f"choose {' or '.join(kinds)}")
     if kind == "melgan":
-        return _load_melgan(path / "melgan")
+        return _load_melgan(path / MELGAN)
     if kind == "onnx":
-        from spectro_render.vocoder_onnx import OnnxVocoder
-
-        return OnnxVocoder(path / ONNX)
+        return _load_onnx(path / ONNX)
     from spectro_render.vocoder import GriffinLim
 
     return GriffinLim()
@@ -228,8 +226,14 @@ def load_vocoder(path: Path, kind: str) -> Vocoder:
 
 def _vocoder_kinds(path: Path) -> list[str]:
     """The vocoders that work with a model directory, the best first."""
-    files = {"melgan": path / "melgan" / TENSORS, "onnx": path / ONNX}
+    files = {"melgan": path / MELGAN / TENSORS, "onnx": path / ONNX}
     return [*(kind for kind, file in files.items() if os.path.exists(file)), "griffin-lim"]
+
+
+def _load_onnx(path: Path) -> Vocoder:
+    from spectro_render.vocoder_onnx import OnnxVocoder
+
+    return OnnxVocoder(path)
 
 
 def _load_melgan(path: Path) -> MelGAN:
@@ -251,7 +255,7 @@ def _load_melgan(path: Path) -> MelGAN:
 
 def save_model(
     directory: str | os.PathLike[str],
-    model: SpectrogramModel,
+    model: MelModel,
     vocoder: MelGAN | None = None,
     *,
     defaults: Defaults | None = None,
@@ -266,7 +270,7 @@ def save_model(
     from spectro_render.diffusion import DiscreteSchedule
 
     path = Path(directory)
-    for folder in (*layout.FOLDERS.values(), "scheduler", "melgan"):
+    for folder in (*layout.FOLDERS.values(), "scheduler", MELGAN):
         shutil.rmtree(path / folder, ignore_errors=True)
     parts = layout.write_config(model.config)
     for part, config in parts.items():
@@ -275,7 +279,7 @@ def save_model(
         write_part(path / layout.FOLDERS[part], config, tensors, dtype)
     if vocoder is not None:
         config = {"_class_name": "MelGAN", **vocoder.config.to_dict()}
-        write_part(path / "melgan", config, vocoder.state_dict(), dtype)
+        write_part(path / MELGAN, config, vocoder.state_dict(), dtype)
     scheduler = layout.write_schedule(model.config, schedule or DiscreteSchedule())
     write_json(path / SCHEDULER, scheduler)
     write_json(path / INDEX, _index(parts, defaults or Defaults()))
@@ -288,75 +292,7 @@ def _index(parts: Mapping[str, Config], defaults: Defaults) -> Config:
         layout.FOLDERS[part]: ["spectro_render", config["_class_name"]]
         for part, config in parts.items()
     }
-    return {"_class_name": "SpectroRenderModel", **classes, "defaults": asdict(defaults)}
-
-
-# --- checksums --------------------------------------------------------------------------------
-
-
-def write_checksums(directory: Path) -> None:
-    """Write SHA256SUMS over every other file, in the format that `sha256sum -c` reads."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file())
-    lines = [
-        f"{_sha256(path)}  {path.relative_to(directory).as_posix()}\n"
-        for path in files
-        if path.name != CHECKSUMS
-    ]
-    (directory / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
-
-
-def verify(directory: Path) -> bool:
-    """Check the files of a model: True if SHA256SUMS vouches for them, False if there is none.
-
-    Raises WeightsError for a file that is missing, WeightsCorrupt for one that differs from its
-    checksum or that loading reads although SHA256SUMS does not list it.
-    """
-    expected = _read_checksums(directory)
-    for file, checksum in (expected or {}).items():
-        found = _sha256(directory / file)
-        if found != checksum:
-            raise WeightsCorrupt(
-                f"{directory / file} has the SHA-256 {found}, not {checksum}", GET_ANEW
-            )
-    for file in _files(directory):
-        require(directory / file)
-        if expected is not None and file not in expected:
-            raise WeightsCorrupt(f"{directory / CHECKSUMS} does not list {file}", GET_ANEW)
-    return expected is not None
-
-
-def _read_checksums(directory: Path) -> dict[Path, str] | None:
-    """What SHA256SUMS lists: file -> SHA-256; None where there is no list."""
-    listing = directory / CHECKSUMS
-    try:
-        lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise unreadable(listing, error) from error
-    pairs = (line.partition(" ") for line in lines)
-    return {Path(name.lstrip(" *")): checksum for checksum, _, name in pairs}
-
-
-def _files(directory: Path) -> Iterator[Path]:
-    """All that loading may read, within the directory."""
-    yield from (Path(INDEX), SCHEDULER)
-    index = read_json(directory / INDEX)
-    for part, folder in layout.FOLDERS.items():
-        if _has_part(part, index):
-            yield from (Path(folder, CONFIG), Path(folder, TENSORS))
-    for vocoder in (Path("melgan", CONFIG), Path("melgan", TENSORS), ONNX):
-        if os.path.exists(directory / vocoder):
-            yield vocoder
-
-
-def _sha256(path: Path) -> str:
-    require(path)
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return digest.hexdigest()
+    stored = asdict(defaults)
+    if parts["decoder"]["decoder"] == "autoregressive":  # has no steps to take
+        stored = {"gain": defaults.gain}
+    return {"_class_name": "SpectroRenderModel", **classes, "defaults": stored}

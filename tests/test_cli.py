@@ -19,7 +19,8 @@ import pytest
 import soundfile
 from golden import PIPELINE
 
-from spectro_render import cli, diffusion, render, weights
+from spectro_render import cli, diffusion, registry, render
+from spectro_render.manifest import ONNX
 
 Run = Callable[..., tuple[int, str, str]]
 Song = Callable[..., Path]
@@ -105,6 +106,16 @@ def test_the_sound_is_what_the_library_renders(run: Run, song: Song, tiny_model:
     audio = renderer.render("song.mid", sampler="ddim", gain=3.0, **options)
     assert code == 0
     np.testing.assert_allclose(soundfile.read("song.wav")[0], audio.samples[0], atol=2**-15)
+
+
+def test_the_vocoder_of_another_model(run: Run, song: Song, here: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    song()
+    for name, vocoder in (("a", PIPELINE / ONNX), ("b", PIPELINE)):
+        assert run("song.mid", "-o", f"{name}.wav", "--vocoder", str(vocoder), "-q") == (0, "", "")
+    assert run("song.mid", "-o", "c.wav", "-q")[0] == 0
+    first, same, other = ((here / f"{name}.wav").read_bytes() for name in "abc")
+    assert first == same != other
 
 
 def test_the_same_command_gives_the_same_bytes(run: Run, song: Song, here: Path) -> None:
@@ -223,7 +234,7 @@ def test_a_model_that_is_missing_ends_the_batch_with_one_line(
         (["song.mid", "--seed", "-1"], "Invalid value for '--seed'"),
         (["song.mid", "--sampler", "magic"], "Invalid value for '--sampler'"),
         (["song.mid", "--device", "toaster"], "Invalid value for '--device'"),
-        (["song.mid", "--vocoder", "kazoo"], "Invalid value for '--vocoder'"),
+        (["song.mid", "--vocoder", "kazoo"], "Invalid value for '--vocoder': 'kazoo' is none of"),
         (["song.mid", "--format", "aiff"], "Invalid value for '--format'"),
         (["song.mid", "--raw", "--format", "wav"], "--raw and --format exclude each other"),
         (["song.mid", "-o", "a.xyz"], "a.xyz: unknown audio suffix .xyz; use one of .wav, .flac"),
@@ -415,7 +426,6 @@ def test_version_and_help(capfd: pytest.CaptureFixture[str]) -> None:
 def test_choices_are_those_of_the_library() -> None:
     assert cli.Sampler.__args__ == diffusion.SAMPLERS
     assert set(cli.NumberFormat.__args__) == {"auto", *render.DTYPES}
-    assert set(cli.Vocoder.__args__) == set(weights.VOCODERS)
 
 
 # --- sub-commands -----------------------------------------------------------------------------
@@ -463,7 +473,7 @@ def test_info_tells_what_the_model_would_do(
         assert cli.run(["info", "song.mid", "--model", model]) == 0
         first = capfd.readouterr().out.splitlines()[0]
         assert first == f"song.mid: 0:03.00, {expected} of 5.12 s, 6 notes"
-    monkeypatch.setattr(weights, "MODEL_FOLDERS", ())
+    monkeypatch.setattr(registry, "MODEL_FOLDERS", ())
     assert cli.run(["info", "song.mid"]) == 0
     assert "1 window of" in capfd.readouterr().out
     assert cli.run(["info", "song.mid", "--model", "nonesuch"]) == 1
@@ -505,7 +515,7 @@ def test_models_without_checksums(
     out, err = capfd.readouterr()
     assert out == f"{PIPELINE}: has no checksums\n"
     assert err == ("spectro-render: empty: empty/model_index.json is missing; get the model anew\n")
-    monkeypatch.setattr(weights, "MODEL_FOLDERS", (here,))
+    monkeypatch.setattr(registry, "MODEL_FOLDERS", (here,))
     assert cli.run(["models", "verify"]) == 1
     assert capfd.readouterr().err == f"spectro-render: no model in {here}; name a directory\n"
 
@@ -516,8 +526,9 @@ def test_models(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert out == f"{tiny_model}: the files are as they should be\n"
     assert err.startswith("spectro-render: nonesuch: no model 'nonesuch'")
     assert cli.run(["models"]) == cli.run(["models", "list"]) == 0
-    listed = capfd.readouterr().out.splitlines()
-    assert listed == [f"{name}\t{path}" for name, path in weights.available_models().items()] * 2
+    listed = [line.split("\t") for line in capfd.readouterr().out.splitlines()]
+    bundled = [[name, str(path)] for name, path in registry.available_models().items()]
+    assert [[line[0], line[3]] for line in listed if line[1] == "bundled"] == bundled * 2
 
 
 # --- processes --------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 import spectro_render
 
 HEAVY = {
+    "huggingface_hub",
     "librosa",
     "matplotlib",
     "mido",

@@ -22,6 +22,8 @@ ALLOWED: dict[str, set[str]] = {
     "phase": set(),
     "conditioning": {"tokens"},
     "model": {"conditioning"},
+    "autoregressive": {"model"},
+    "presets": {"autoregressive", "model"},
     "diffusion": set(),
     "vocoder": {"mel", "phase"},
     "vocoder_onnx": set(),
@@ -29,28 +31,57 @@ ALLOWED: dict[str, set[str]] = {
     "destination": set(),
     "encoders": set(),
     "audio": {"destination", "encoders"},
+    # what is said
+    "report": set(),
     # model directories
-    "layout": {"diffusion", "model"},
+    "layout": {"autoregressive", "diffusion", "model"},
     "store": {"layout"},
-    "weights": {"diffusion", "layout", "model", "store", "tokens", "vocoder", "vocoder_onnx"},
+    "manifest": {"layout", "store"},
+    "hub_cache": {"layout", "manifest", "store"},
+    "hub": {"hub_cache", "manifest", "report"},
+    "registry": {"hub", "hub_cache", "manifest"},
+    "weights": {
+        *("autoregressive", "diffusion", "layout", "tokens", "vocoder", "vocoder_onnx"),
+        *("manifest", "registry", "store"),
+    },
+    "t5x_files": {"store"},
+    "t5x": {"layout", "model", "store", "t5x_files", "tokens"},
+    "convert": {
+        *("autoregressive", "destination", "layout", "manifest", "report", "store", "t5x"),
+        *("t5x_files", "weights"),
+    },
     # the whole
     "render": {
         *("midi", "tokens", "mel", "conditioning", "model", "diffusion", "vocoder"),
-        *("audio", "weights"),
+        *("audio", "autoregressive", "weights"),
+    },
+    # the same under diffusers' names
+    "components": {"diffusion", "layout", "model", "store", "vocoder"},
+    "pipeline_store": {
+        *("components", "destination", "layout", "manifest", "model", "store", "weights"),
+    },
+    "pipeline": {
+        *("midi", "tokens", "mel", "model", "diffusion", "components", "pipeline_store"),
     },
     # what a task is
-    "report": set(),
     "jobs": {"encoders"},
     # nothing but the command `train` imports it
     "training": {
-        *("midi", "tokens", "mel", "conditioning", "model", "diffusion", "vocoder"),
-        *("weights", "render", "jobs"),
+        *("midi", "tokens", "mel", "conditioning", "model", "autoregressive", "presets"),
+        *("diffusion", "vocoder", "weights", "render", "jobs"),
+    },
+    # nothing but the command `evaluate` imports it
+    "evaluation": {
+        *("midi", "tokens", "mel", "vocoder", "audio", "render", "report", "jobs", "training"),
     },
     # the command line
     "batch": {"audio", "jobs", "midi", "render", "report"},
-    "manage": {"midi", "report", "tokens", "training", "weights"},
+    "manage": {
+        *("convert", "manifest", "midi", "registry", "report", "tokens", "training", "weights"),
+        "evaluation",
+    },
     "__init__": set(),
-    "cli": {"__init__", "batch", "encoders", "jobs", "manage", "report"},
+    "cli": {"__init__", "batch", "encoders", "jobs", "manage", "report", "weights"},
     "__main__": {"cli"},
 }
 

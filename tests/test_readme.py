@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from spectro_render import weights
+from spectro_render import registry
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,7 +20,7 @@ def tiny_default(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder = tmp_path / "models"
     folder.mkdir()
     (folder / "default").symlink_to(tiny_model)
-    monkeypatch.setattr(weights, "MODEL_FOLDERS", (folder,))
+    monkeypatch.setattr(registry, "MODEL_FOLDERS", (folder,))
 
 
 @pytest.mark.parametrize("block", BLOCKS)

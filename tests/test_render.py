@@ -1,15 +1,18 @@
 """The window loop and the renderer, with a tiny model of random weights."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from golden import checkpoint
 
 from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
 from spectro_render.errors import DeviceError, MidiError, OptionError, WeightsNotFound
 from spectro_render.midi import Note, Score
+from spectro_render.model import Attention, DecoderLayer
 from spectro_render.render import (
     Progress,
     Renderer,
@@ -130,6 +133,40 @@ class TestOptions:
         rough = Renderer(renderer.checkpoint, torch.device("cpu"), dtype)
         exact, near = next(renderer.mels(window)), next(rough.mels(window))
         assert 0 < (exact - near).abs().mean() < 0.1
+
+
+class TestGuidance:
+    @pytest.fixture(params=["paper", "own"])
+    def guided(self, request: pytest.FixtureRequest, renderer: Renderer) -> Renderer:
+        """A model that reads its notes through cross-attention, and one that lays them out."""
+        cpu, float32 = torch.device("cpu"), torch.float32
+        return Renderer(checkpoint(), cpu, float32) if request.param == "paper" else renderer
+
+    @pytest.mark.parametrize(("guidance", "passes"), [(1.0, 1), (2.0, 2), (0.5, 2)])
+    def test_the_unconditional_pass_needs_no_cross_attention(
+        self, guided: Renderer, guidance: float, passes: int
+    ) -> None:
+        """Of the two windows the second has a mel before it, so that every model listens then."""
+        calls: Counter[type] = Counter()
+        model = guided.checkpoint.model
+        layers = [module for module in model.modules() if isinstance(module, DecoderLayer)]
+        watched = [model.decoder, *(layer.cross_attention for layer in layers)]
+        hooks = [
+            module.register_forward_hook(lambda called, *_: calls.update([type(called)]))
+            for module in watched
+        ]
+        windows = guided.windows(make_score(7.0))[:2]
+        options = RenderOptions(sampler="ddim", steps=3, guidance=guidance)
+        mels = guided.mels(windows, options)
+        listening = len(windows) if model.config.conditioning == "cross_attention" else 1
+        assert len(list(mels)) == 2
+        assert calls[type(model.decoder)] == 2 * 3 * passes
+        assert calls[Attention] == listening * 3 * len(layers)
+        for hook in hooks:
+            hook.remove()
+
+    def test_the_published_weights_were_meant_for_two(self) -> None:
+        assert Renderer(checkpoint(), torch.device("cpu"), torch.float32).resolve().guidance == 2
 
 
 class TestProgress:

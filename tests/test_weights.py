@@ -15,32 +15,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from toys import toy_config
 
-from spectro_render import weights
+from spectro_render import registry
 from spectro_render.errors import (
     OptionError,
-    SpectroRenderError,
     WeightsCorrupt,
     WeightsError,
     WeightsNotFound,
 )
 from spectro_render.layout import stored_name
+from spectro_render.manifest import CHECKSUMS, INDEX, ONNX, verify, write_checksums
 from spectro_render.model import ModelConfig, SpectrogramModel
+from spectro_render.registry import available_models, find_model
 from spectro_render.store import TENSORS
 from spectro_render.tokens import Vocabulary
 from spectro_render.vocoder import GriffinLim, MelGAN, VocoderConfig
 from spectro_render.weights import (
-    CHECKSUMS,
-    INDEX,
-    ONNX,
     Defaults,
-    available_models,
-    find_model,
     load_model,
     load_vocoder,
     read_vocabulary,
     save_model,
-    verify,
-    write_checksums,
 )
 
 CONFIG = toy_config(head_width=8, mlp_width=48, decoder_layers=2)
@@ -64,6 +58,12 @@ def own(tmp_path: Path) -> Path:
     path = tmp_path / "own"
     save_model(path, make_model(), MelGAN(VOCODER), defaults=DEFAULTS)
     return path
+
+
+@pytest.fixture
+def mel() -> Tensor:
+    """A log-mel (1, 12, 128)."""
+    return torch.randn(1, 12, 128, generator=torch.Generator().manual_seed(0))
 
 
 def change_tensors(path: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
@@ -102,7 +102,7 @@ def test_published_layout() -> None:
         level_width=256,
     )
     assert loaded.vocabulary.is_published
-    assert loaded.defaults == Defaults("diffusers", 100, 1.0, None)
+    assert loaded.defaults == Defaults("diffusers", 100, 2.0, None)
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
 
@@ -352,6 +352,7 @@ def test_impossible_settings(published: Path, name: str, key: str, value: object
 @pytest.mark.parametrize(
     ("key", "value"),
     [
+        ("_class_name", "DDIMScheduler"),
         ("beta_schedule", "linear"),
         ("prediction_type", "flow"),
         ("num_train_timesteps", 0),
@@ -410,13 +411,52 @@ def test_damaged_onnx(published: Path) -> None:
     ("kind", "error", "hint"),
     [
         ("melgan", WeightsError, "choose onnx or griffin-lim"),
-        ("organ", OptionError, "one of melgan, onnx, griffin-lim"),
+        ("organ", WeightsNotFound, "one of melgan, onnx, griffin-lim, a model or an ONNX file"),
+        ("gone.onnx", WeightsNotFound, "check the path"),
+        (Path(__file__).parent, WeightsError, "choose another model, or griffin-lim"),
     ],
 )
-def test_a_vocoder_that_is_not_there(kind: str, error: type[SpectroRenderError], hint: str) -> None:
+def test_a_vocoder_that_is_not_there(
+    kind: str | Path, error: type[WeightsError], hint: str
+) -> None:
     with pytest.raises(error) as caught:
         load_model(PIPELINE, vocoder=kind)
     assert caught.value.hint == hint
+
+
+def test_an_unknown_kind_of_vocoder() -> None:
+    with pytest.raises(OptionError, match="unknown vocoder 'organ'; one of melgan, onnx, griffin"):
+        load_vocoder(PIPELINE, "organ")
+
+
+# --- the vocoder of another model -------------------------------------------------------------
+
+
+def test_their_vocoder_for_our_model(own: Path, mel: Tensor) -> None:
+    pytest.importorskip("onnxruntime")
+    samples = load_model(PIPELINE).vocoder(mel)
+    for vocoder in (PIPELINE, str(PIPELINE), PIPELINE / ONNX):
+        loaded = load_model(own, vocoder=vocoder)
+        assert (loaded.name, loaded.vocoder_kind, loaded.config) == ("own", "onnx", CONFIG)
+        assert torch.equal(loaded.vocoder(mel), samples)
+    assert load_model(own, vocoder="melgan").vocoder_kind == "melgan"
+
+
+def test_our_vocoder_for_their_model(own: Path, mel: Tensor) -> None:
+    loaded = load_model(PIPELINE, vocoder=own)
+    assert (loaded.name, loaded.vocoder_kind) == ("tiny_pipeline", "melgan")
+    assert loaded.config == checkpoint().config
+    assert torch.equal(loaded.vocoder(mel), load_model(own).vocoder(mel))
+
+
+def test_of_another_model_only_the_vocoder_is_checked(own: Path) -> None:
+    (own / "decoder" / TENSORS).write_bytes(b"damaged")
+    assert load_model(PIPELINE, vocoder=own).vocoder_kind == "melgan"
+    path = own / "melgan" / TENSORS
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(WeightsCorrupt) as caught:
+        load_model(PIPELINE, vocoder=own)
+    assert f"{path} has the SHA-256 " in str(caught.value)
 
 
 def test_every_error_says_what_to_do(published: Path) -> None:
@@ -435,7 +475,7 @@ def test_every_error_says_what_to_do(published: Path) -> None:
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """Two places where models may lie: of a checkout, and of an installed package."""
     places = tmp_path / "checkout", tmp_path / "package"
-    monkeypatch.setattr(weights, "MODEL_FOLDERS", places)
+    monkeypatch.setattr(registry, "MODEL_FOLDERS", places)
     return places
 
 

@@ -1,0 +1,607 @@
+"""Models of the Hub: the real client against a server on this machine, with all that goes wrong."""
+
+import json
+import os
+import pty
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from golden import PIPELINE
+from hub_server import GATED, PRIVATE, REPO, Hub, checksum, serve
+from test_cli import read_all
+
+from spectro_render import cli
+from spectro_render.errors import DownloadError, WeightsCorrupt, WeightsError, WeightsNotFound
+from spectro_render.hub import BLOCK, KNOWN_MODELS, pull
+from spectro_render.hub_cache import (
+    HubName,
+    cache_folder,
+    cached,
+    cached_models,
+    is_begun,
+    is_hub_name,
+    parse_hub_name,
+)
+from spectro_render.manifest import INDEX, choose_files, verify
+from spectro_render.registry import find_model, get_model
+from spectro_render.render import Renderer
+from spectro_render.report import as_size
+from spectro_render.store import PICKLE, TENSORS
+from spectro_render.weights import load_model
+
+DECODER = f"decoder/{TENSORS}"  # 1.4 MB, the only file that comes in more than one block
+FILES = sorted(path.relative_to(PIPELINE).as_posix() for path in PIPELINE.rglob("*.*"))
+Pull = Callable[..., Path]
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of its own, and no setting of the machine's."""
+    for name in [name for name in os.environ if name.startswith(("HF_", "HUGGINGFACE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    return tmp_path / "home" / "hub"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A Hub with the tiny published pipeline, which the client takes for the only one."""
+    constants = pytest.importorskip("huggingface_hub.constants")  # of the environment at import
+    with serve(PIPELINE) as hub:
+        template = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield hub
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client tries again at once."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+
+@pytest.fixture
+def command(hub: Hub, tmp_path: Path) -> Command:
+    """Runs the program with the Hub's address in its environment."""
+
+    def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            program(*words),
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environ(hub, **environment),
+        )
+
+    return run
+
+
+def program(*words: str) -> list[str]:
+    return [sys.executable, "-m", "spectro_render", *words]
+
+
+def environ(hub: Hub, **more: str) -> dict[str, str]:
+    root = str(Path(__file__).parent.parent)
+    return {**os.environ, "PYTHONPATH": root, "HF_ENDPOINT": hub.address, **more}
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
+
+
+def halves(cache: Path) -> list[Path]:
+    return list(cache.glob("models--*/blobs/*.incomplete"))
+
+
+def fetched(hub: Hub, cache: Path, name: str) -> int:
+    """Bytes of a file that are there as yet."""
+    blob = checksum(name, hub.files[name])
+    return sum(half.stat().st_size for half in halves(cache) if half.stem == blob)
+
+
+def refusal(kind: type[WeightsError], name: str = REPO) -> str:
+    """The one line that fetching ends in."""
+    with pytest.raises(kind) as caught:
+        pull(name)
+    line = str(caught.value)
+    assert "\n" not in line and caught.value.hint
+    assert type(caught.value) is kind
+    return line
+
+
+# --- names ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("google/music-spectrogram-diffusion", HubName("google/music-spectrogram-diffusion")),
+        ("a/b.c_d@v1.0", HubName("a/b.c_d", "v1.0")),
+        ("a/b@refs/pr/1", HubName("a/b", "refs/pr/1")),
+        *((name, None) for name in ("default", "/a/b", "./a", "../a", "a/b/c", "a/", "~/a", "")),
+        *((name, None) for name in ("a/..", "a/b--c", "a/b@", "a/b@../../c", "a/b c", "a\\b")),
+    ],
+)
+def test_names_of_the_hub(name: str, expected: HubName | None) -> None:
+    assert parse_hub_name(name) == expected
+    assert is_hub_name(name) == (expected is not None)
+    assert expected is None or str(expected) == name
+
+
+@pytest.mark.parametrize(
+    ("variables", "folder"),
+    [
+        ({}, "~/.cache/huggingface/hub"),
+        ({"XDG_CACHE_HOME": "/x"}, "/x/huggingface/hub"),
+        ({"XDG_CACHE_HOME": "/x", "HF_HOME": "/h"}, "/h/hub"),
+        ({"HF_HOME": "~/h"}, "~/h/hub"),
+        ({"HF_HOME": "/h", "HUGGINGFACE_HUB_CACHE": "/old"}, "/old"),
+        ({"HF_HOME": "/h", "HF_HUB_CACHE": "/c"}, "/c"),
+    ],
+)
+def test_the_cache_is_where_the_client_has_it(
+    variables: dict[str, str], folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("huggingface_hub")
+    for name in ("HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cache_folder() == Path(folder).expanduser()
+    script = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
+    if len(variables) == 2:  # a process each takes long
+        theirs = subprocess.check_output([sys.executable, "-c", script], text=True)
+        assert theirs.strip() == str(cache_folder())
+
+
+def test_sizes() -> None:
+    sizes = {
+        0: "0 bytes",
+        999: "999 bytes",
+        1000: "1.0 kB",
+        57_700_000: "58 MB",
+        10**13: "10000 GB",
+    }
+    assert {size: as_size(size) for size in sizes} == sizes
+    assert [as_size(size) for size in KNOWN_MODELS.values()] == ["1.7 GB"]
+
+
+# --- fetching ---------------------------------------------------------------------------------
+
+
+def test_only_what_loading_reads_is_fetched(hub: Hub, cache: Path) -> None:
+    extras = ("README.md", f"decoder/{PICKLE}", "decoder/flax_model.msgpack", "samples/a.wav")
+    hub.files.update(dict.fromkeys(extras, b"much"))
+    path = pull(REPO)
+    assert path == cache / "models--owner--tiny" / "snapshots" / hub.commit
+    assert files(path) == FILES
+    assert all((path / name).read_bytes() == hub.files[name] for name in FILES)
+    assert sorted(set(hub.asked_for())) == FILES
+    assert len(hub.asked_for()) == len(FILES)
+    assert cached(REPO) == find_model(REPO) == path
+    assert load_model(REPO, vocoder="griffin-lim").name == REPO
+
+
+def test_pickles_only_where_there_is_nothing_else() -> None:
+    names = [INDEX, "melgan/model.onnx", "notes_encoder/config.json", f"notes_encoder/{PICKLE}"]
+    assert set(choose_files([*names, "notes_encoder/model.bin", "a.py"])) == set(names)
+    safe = choose_files([*names, f"notes_encoder/{TENSORS}"])
+    assert f"notes_encoder/{TENSORS}" in safe and f"notes_encoder/{PICKLE}" not in safe
+
+
+def test_the_client_itself_finds_everything_in_its_place(hub: Hub) -> None:
+    from huggingface_hub import scan_cache_dir, try_to_load_from_cache
+
+    path = pull(REPO)
+    for name in FILES:
+        assert try_to_load_from_cache(REPO, name, cache_dir=cache_folder()) == str(path / name)
+    report = scan_cache_dir(cache_folder())
+    assert [repo.repo_id for repo in report.repos] == [REPO] and not report.warnings
+
+
+def test_the_token_is_for_the_hub_alone(hub: Hub) -> None:
+    pull(REPO)
+    storage = [request for request in hub.requests if request.path.startswith("/storage/")]
+    others = [request for request in hub.requests if request.path.startswith(f"/{REPO}/")]
+    assert storage and all(request.authorization is None for request in storage)
+    assert others and all(request.authorization == "Bearer secret" for request in others)
+
+
+def test_only_what_is_new_is_fetched_again(hub: Hub) -> None:
+    old = pull(REPO)
+    hub.requests.clear()
+    assert pull(REPO) == old and hub.asked_for() == []
+    first = hub.commit
+    hub.files[INDEX] += b"\n"
+    new = pull(REPO)
+    assert hub.asked_for() == [INDEX]
+    assert find_model(REPO) == new != old
+    assert find_model(f"{REPO}@{first}") == old
+    assert pull(REPO, revision=hub.commit) == new
+
+
+def test_the_vocoder_alone(hub: Hub) -> None:
+    pytest.importorskip("onnxruntime")
+    loaded = load_model(PIPELINE, vocoder=REPO)
+    assert loaded.vocoder_kind == "onnx"
+    assert sorted(hub.asked_for()) == ["melgan/model.onnx", INDEX]
+    assert cached(REPO) is None and cached(REPO, vocoder_only=True)
+    hub.requests.clear()
+    assert get_model(REPO, vocoder_only=True) and hub.requests == []
+    assert cached(REPO) is None
+    pull(REPO)
+    assert sorted(hub.asked_for()) == [
+        name for name in FILES if name not in ("melgan/model.onnx", INDEX)
+    ]
+
+
+# --- what goes wrong --------------------------------------------------------------------------
+
+
+def test_a_cut_connection_is_taken_up_again(hub: Hub, no_pause: None) -> None:
+    hub.cut[DECODER] = [BLOCK + 1000]
+    path = pull(REPO)
+    assert hub.ranges() == [f"bytes={BLOCK}-"] * 2  # of the Hub, and of its storage
+    assert verify(path)
+
+
+def test_a_connection_that_stays_cut(hub: Hub, cache: Path, no_pause: None) -> None:
+    hub.cut[DECODER] = [BLOCK + 1000] + 20 * [0]
+    line = refusal(DownloadError)
+    assert line.startswith(f"cannot fetch {REPO} from {hub.address}: peer closed connection")
+    assert line.endswith("; check the connection and try again; what has come is kept")
+    assert [half.stat().st_size for half in halves(cache)] == [BLOCK]
+    assert cached(REPO) is None
+    hub.cut.clear()
+    hub.requests.clear()
+    assert verify(pull(REPO))
+    assert hub.asked_for() == [DECODER] and hub.ranges() == [f"bytes={BLOCK}-"] * 2
+
+
+def test_a_wrong_checksum(hub: Hub, cache: Path) -> None:
+    hub.altered = {DECODER}
+    line = refusal(WeightsCorrupt)
+    assert f"{REPO}: {DECODER} has the SHA-256 " in line and line.endswith("; get the model anew")
+    assert cached(REPO) is None and not halves(cache)
+    hub.altered = set()
+    assert verify(pull(REPO))
+
+
+def test_a_half_file_that_is_no_part_of_the_file(hub: Hub, cache: Path) -> None:
+    pull(REPO)
+    blob = (find_model(REPO) / DECODER).resolve()
+    half = blob.with_name(f"{blob.name}.incomplete")
+    blob.rename(half)
+    with half.open("ab") as file:
+        file.write(b"more")
+    assert verify(pull(REPO))
+    half.write_bytes(b"other")
+    blob.unlink()
+    assert "SHA-256" in refusal(WeightsCorrupt)
+    assert verify(pull(REPO))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "said"),
+    [
+        ("owner/none", WeightsNotFound, "no model 'owner/none': neither a directory here nor"),
+        (PRIVATE, WeightsNotFound, f"no model '{PRIVATE}': neither a directory here nor"),
+        (GATED, DownloadError, f"{GATED} is only for those whom its owner lets in; ask for access"),
+        (f"{REPO}@v9", WeightsNotFound, f"{REPO} on the Hub has no branch, tag or commit 'v9'"),
+        ("tiny", WeightsNotFound, "'tiny' is no name of the Hub; OWNER/REPO or OWNER/REPO@COMMIT"),
+    ],
+)
+def test_what_the_hub_does_not_give(
+    hub: Hub, cache: Path, name: str, kind: type[WeightsError], said: str
+) -> None:
+    assert refusal(kind, name).startswith(said)
+    assert cached(name) is None and list(cached_models()) == []
+    assert not is_begun(HubName(GATED))
+
+
+@pytest.mark.parametrize("answer", [b"<html>Log in</html>", b"[]", b"{}", b'{"id": "a/b"}'])
+def test_something_else_answers(hub: Hub, answer: bytes) -> None:
+    hub.answer = answer
+    kind = WeightsError if b"a/b" in answer else DownloadError
+    said = "has no model_index.json" if b"a/b" in answer else "what answers there is no Hub"
+    assert said in refusal(kind)
+
+
+def test_checksums_that_lead_elsewhere(hub: Hub, cache: Path) -> None:
+    sibling = {"rfilename": INDEX, "size": 9, "blobId": "../../../stolen"}
+    hub.answer = json.dumps({"id": REPO, "sha": hub.commit, "siblings": [sibling]}).encode()
+    assert "what answers there is no Hub" in refusal(DownloadError)
+    assert files(cache) == []
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
+def test_a_hub_that_is_ill(hub: Hub, status: int) -> None:
+    hub.status = status
+    said = f"cannot fetch {REPO}: {hub.address} answers {status}; "
+    assert refusal(DownloadError).startswith(said)
+
+
+def test_nobody_answers(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    line = refusal(DownloadError)
+    assert line.startswith(f"cannot fetch {REPO} from http://127.0.0.1:9: ")
+    assert "refused" in line
+
+
+def test_no_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    line = refusal(DownloadError)
+    assert line == (
+        f"{REPO} is not here, and fetching it needs huggingface_hub;"
+        " pip install 'spectro-render[hub]'"
+    )
+
+
+def test_too_little_room_is_known_beforehand(hub: Hub, cache: Path) -> None:
+    hub.sizes[DECODER] = 10**18
+    line = refusal(DownloadError)
+    assert line.startswith(f"{REPO} needs 1000000000 GB in {cache}: ")
+    assert line.endswith(" are free; make room, or set HF_HOME to a folder on a larger disk")
+    assert hub.asked_for() == [] and files(cache) == []
+
+
+def test_what_is_there_already_needs_no_room(hub: Hub, cache: Path) -> None:
+    pull(REPO)
+    other = next(name for name in FILES if name.startswith("notes_encoder/diff"))
+    free = shutil.disk_usage(cache).free
+    hub.sizes[other] = free  # only this much may be asked for, and it is there
+    assert pull(REPO) == find_model(REPO)
+
+
+def test_a_disk_that_fills_up(hub: Hub, cache: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (BLOCK + BLOCK // 8, hard))
+    try:
+        with pytest.raises(DownloadError) as caught:
+            get_model(f"{REPO}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(caught.value) == (
+        f"{REPO} does not fit into {cache}: file too large;"
+        " make room and try again; what has come is kept"
+    )
+    assert cached(REPO) is None
+    assert verify(pull(REPO)) and hub.ranges()
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MB, where this process may make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may make a small file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_too_small(
+    hub: Hub, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tiny_disk))
+    assert refusal(DownloadError).startswith(f"{REPO} needs 3.3 MB in {tiny_disk}: 2.1 MB are free")
+    assert files(tiny_disk) == []
+    hub.sizes[DECODER] = 10  # the room runs out while it comes
+    line = refusal(DownloadError)
+    assert line.startswith(f"{REPO} does not fit into {tiny_disk}: no space left on device; make")
+
+
+@pytest.mark.parametrize("place", ["file/hub", "closed/hub"])
+def test_a_cache_that_cannot_be_written(
+    hub: Hub, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if place.startswith("closed") and os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    (tmp_path / "file").touch()
+    (tmp_path / "closed").mkdir(mode=0o500)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / place))
+    line = refusal(DownloadError)
+    assert line.startswith(f"cannot write {tmp_path / place.split('/')[0]}")
+    assert line.endswith("; set HF_HOME to a folder that you may write to")
+
+
+def test_a_cache_that_is_only_read(hub: Hub, cache: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    path = pull(REPO)
+    folders = [cache, *(folder for folder in cache.rglob("*") if folder.is_dir())]
+    for folder in folders:
+        folder.chmod(0o500)
+    try:
+        assert pull(REPO) == get_model(REPO) == path
+    finally:
+        for folder in folders:
+            folder.chmod(0o700)
+
+
+# --- checking ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "kind"), [(DECODER, "SHA-256"), (INDEX, "SHA-1")])
+def test_a_file_that_has_changed_in_the_cache(hub: Hub, name: str, kind: str) -> None:
+    path = pull(REPO)
+    assert verify(path)
+    blob = (path / name).resolve()
+    blob.write_bytes(blob.read_bytes().replace(b"s", b"z", 1))
+    with pytest.raises(WeightsCorrupt) as caught:
+        verify(path)
+    assert f"{path / name} has the {kind} " in str(caught.value)
+
+
+def test_a_file_that_is_gone_from_the_cache(hub: Hub) -> None:
+    path = pull(REPO)
+    (path / DECODER).resolve().unlink()
+    assert cached(REPO) is None
+    hub.requests.clear()
+    assert pull(REPO) == path and hub.asked_for() == [DECODER]
+
+
+# --- the command line -------------------------------------------------------------------------
+
+
+def test_models_of_the_hub(hub: Hub, cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["models", "path", REPO]) == 1
+    assert capfd.readouterr().err == (
+        f"spectro-render: no model '{REPO}' here: looked at {REPO} and {cache};"
+        f" spectro-render models pull {REPO}, if the Hub has it\n"
+    )
+    assert cli.run(["models", "pull", REPO]) == 0
+    path = cache / "models--owner--tiny" / "snapshots" / hub.commit
+    fetching = f"spectro-render: fetching {REPO}: 3.3 MB from {hub.address} to {cache}\n"
+    assert capfd.readouterr() == (f"{path}\n", fetching)
+    assert cli.run(["models", "path", REPO]) == cli.run(["models", "pull", "-q", REPO]) == 0
+    assert capfd.readouterr() == (f"{path}\n{path}\n", "")
+    assert cli.run(["models", "verify", REPO]) == 0
+    assert capfd.readouterr().out == f"{REPO}: the files are as they should be\n"
+
+
+def test_a_model_of_the_hub_is_converted(
+    hub: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "converted"
+    assert cli.run(["models", "convert", REPO, str(path), "--dtype", "float16", "-q"]) == 0
+    assert capfd.readouterr() == ("", "")
+    assert verify(path) and (path / DECODER).stat().st_size < len(hub.files[DECODER]) * 0.6
+    assert cli.run(["models", "convert", REPO, str(path)]) == 1
+    assert capfd.readouterr().err.startswith(f"spectro-render: {path} is there already; ")
+
+
+def test_the_list_knows_states(hub: Hub, cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    known = "google/music-spectrogram-diffusion"
+    assert cli.run(["models"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[0].split("\t")[:2] == ["default", "bundled"]
+    assert lines[1:] == [f"{known}\tnot downloaded\t1.7 GB\t-"]
+    path = pull(REPO)
+    (cache / "models--someone--else" / "snapshots" / "0" / "weights").mkdir(parents=True)
+    half = cache / "models--google--music-spectrogram-diffusion" / "blobs" / "0.incomplete"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"0")
+    assert cli.run(["models", "list", "--json"]) == 0
+    records = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    size = sum(len(content) for content in hub.files.values())
+    assert records[1:] == [
+        {"name": REPO, "state": "downloaded", "bytes": size, "path": str(path)},
+        {"name": known, "state": "incomplete", "bytes": KNOWN_MODELS[known], "path": None},
+    ]
+    (path / DECODER).unlink()
+    assert cli.run(["models", "list"]) == 0
+    assert f"{REPO}\tincomplete\t1.9 MB\t{path}\n" in capfd.readouterr().out
+    assert cli.run(["models", "verify"]) == 0
+    assert REPO not in capfd.readouterr().out
+
+
+def test_rendering_with_a_name_is_all_it_takes(
+    command: Command, hub: Hub, song: Callable[..., Path]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    song(seconds=1)
+    done = command("song.mid", "--model", REPO, "--steps", "1", "--json")
+    lines = done.stderr.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert len(lines) == 2 and "song.mid -> song.wav" in lines[1]
+    assert lines[0].startswith(f"spectro-render: fetching {REPO}: 3.3 MB from {hub.address} to ")
+    assert json.loads(done.stdout)["model"] == REPO
+
+
+def test_a_model_in_the_cache_needs_no_hub(
+    hub: Hub,
+    song: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pull(REPO, quiet=True)
+    hub.requests.clear()
+    song(seconds=1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    words = ("--vocoder", "griffin-lim", "--steps", "1", "-q")
+    assert cli.run(["song.mid", "--model", REPO, *words]) == 0
+    assert hub.requests == [] and capfd.readouterr() == ("", "")
+
+
+def test_quiet_fetches_without_a_word(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
+    renderer = Renderer.load(REPO, vocoder="griffin-lim", device="cpu", quiet=True)
+    assert renderer.name == REPO and capfd.readouterr() == ("", "")
+
+
+def test_offline(command: Command, hub: Hub) -> None:
+    done = command("models", "pull", REPO, HF_HUB_OFFLINE="1")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert f" lacks {REPO} or a part of it, and HF_HUB_OFFLINE is set; unset it" in done.stderr
+    path = pull(REPO)
+    hub.requests.clear()
+    done = command("models", "pull", REPO, HF_HUB_OFFLINE="1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{path}\n", "")
+    assert hub.requests == []
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not is_true() and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_an_interrupted_download_goes_on(hub: Hub, cache: Path, number: int, code: int) -> None:
+    hub.cut[DECODER] = [BLOCK + 1000]
+    hub.held.clear()
+    process = subprocess.Popen(
+        program("models", "pull", REPO),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environ(hub),
+    )
+    wait_until(lambda: fetched(hub, cache, DECODER) == BLOCK)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    hub.held.set()
+    assert (process.returncode, out) == (code, "")
+    assert err.splitlines()[1:] == ["spectro-render: interrupted"] * (number == signal.SIGINT)
+    assert len(halves(cache)) == 1 and cached(REPO) is None
+    hub.requests.clear()
+    assert verify(pull(REPO))
+    assert hub.asked_for() == [DECODER] and hub.ranges() == [f"bytes={BLOCK}-"] * 2
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_a_terminal_sees_a_bar_unless_it_shall_be_quiet(hub: Hub, is_quiet: bool) -> None:
+    """And never the client's own."""
+    terminal, stderr = pty.openpty()
+    process = subprocess.Popen(
+        program("models", "pull", REPO, *["-q"] * is_quiet),
+        stdout=subprocess.DEVNULL,
+        stderr=stderr,
+        env=environ(hub, TERM="xterm", COLUMNS="120"),
+    )
+    os.close(stderr)
+    shown = read_all(terminal)
+    os.close(terminal)
+    assert process.wait() == 0
+    assert (shown == "") if is_quiet else (" MB of 3.3 MB" in shown)
