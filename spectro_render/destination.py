@@ -100,7 +100,7 @@ class Destination(io.RawIOBase):
             self.discard()
             cause = self._failure or error
             if isinstance(cause, OSError | RuntimeError):  # libsndfile's are RuntimeErrors
-                raise _output_error(self._name, cause) from cause
+                raise output_error(self._name, cause) from cause
             raise
 
     def commit(self) -> None:
@@ -171,14 +171,14 @@ def _mode(path: Path) -> int | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _output_error(str(path), error) from error
+        raise output_error(str(path), error) from error
 
 
 def _open(path: Path, mode: str, shown: Path) -> BinaryIO:
     try:
         return open(path, mode)  # type: ignore[return-value]  # a binary mode, always
     except OSError as error:
-        raise _output_error(str(shown), error) from error
+        raise output_error(str(shown), error) from error
 
 
 def _can_rewrite(file: BinaryIO) -> bool:
@@ -202,7 +202,7 @@ def _appends(file: BinaryIO) -> bool:
         return False
 
 
-def _output_error(name: str, error: OSError | RuntimeError) -> OutputError | BrokenPipeError:
+def output_error(name: str, error: OSError | RuntimeError) -> OutputError | BrokenPipeError:
     """The error to raise in place of `error`."""
     if isinstance(error, BrokenPipeError):
         return error

@@ -1,77 +1,183 @@
 """The files of a model directory: JSON objects and tensors, and what can be wrong with them.
 
-Every error is one line that names the file. Nothing is ever unpickled.
+Every error is one line that names the file. Tensors lie in safetensors files or, as older diffusers
+wrote them, in pickles: of those only tables of tensors are read, and no code in them is run.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import pickle
+import re
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spectro_render.errors import WeightsCorrupt, WeightsError
 from spectro_render.layout import Config
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 CONFIG = "config.json"
 TENSORS = "diffusion_pytorch_model.safetensors"
+PICKLE = "diffusion_pytorch_model.bin"
+ARCHIVE = b"PK\x03\x04"  # how the pickles of today's torch begin
 GET_ANEW = "get the model anew"
+
+
+@contextmanager
+def without_numbers() -> Iterator[None]:
+    """Modules that are built inside have shapes but neither memory nor numbers, until `fill`.
+
+    On the meta device torch's initialisers do nothing but import a compiler, for a second or two.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    class SkipInitialisers(TorchFunctionMode):
+        def __torch_function__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if getattr(function, "__module__", None) == torch.nn.init.__name__:
+                return None
+            return function(*args, **(kwargs or {}))
+
+    with torch.device("meta"), SkipInitialisers():
+        yield
+
+
+@dataclass(frozen=True)
+class StoredTensors:
+    """The tensors of a file that is open: their names, and how to get one on the CPU."""
+
+    names: Set[str]
+    read: Callable[[str], Tensor]
 
 
 def fill(module: nn.Module, path: Path, names: Mapping[str, str]) -> None:
     """Put the tensors of a file into a module, as float32 in place of what is there.
 
     `names` are the module's names of its tensors -> the file's. Both sides must match exactly.
-    Raises WeightsCorrupt where they do not, and for numbers that are not finite.
+    What is float32 in the file is not copied but mapped into memory, anything else is widened
+    tensor by tensor. Raises WeightsCorrupt where the sides do not match, and for numbers that are
+    not finite.
     """
-    stored = read_tensors(path)
-    missing, unknown = set(names.values()) - set(stored), set(stored) - set(names.values())
+    stored = open_tensors(path)
+    missing, unknown = set(names.values()) - stored.names, stored.names - set(names.values())
     if missing or unknown:
-        lacks = f"lacks {_some(missing)}" if missing else f"holds unknown {_some(unknown)}"
+        lacks = f"lacks {some(missing)}" if missing else f"holds unknown {some(unknown)}"
         raise WeightsCorrupt(f"{path} {lacks}", "is its config.json the right one?")
+    state = {}
     for ours, expected in module.state_dict().items():
-        _check_tensor(stored[names[ours]], expected.shape, f"{path}: {names[ours]}")
-    state = {ours: stored[theirs].float() for ours, theirs in names.items()}
+        place = f"{path}: {names[ours]}"
+        state[ours] = as_weights(stored.read(names[ours]), expected.shape, place)
     module.load_state_dict(state, strict=True, assign=True)
 
 
-def _check_tensor(tensor: Tensor, shape: torch.Size, place: str) -> None:
-    if tensor.shape != shape:
+def as_weights(tensor: Tensor, shape: Sequence[int], place: str) -> Tensor:
+    """The tensor in float32, if it has this shape and finite numbers; else WeightsCorrupt."""
+    import torch
+
+    if tuple(tensor.shape) != tuple(shape):
         found, expected = list(tensor.shape), list(shape)
         raise WeightsCorrupt(
             f"{place} has the shape {found}, not {expected} as configured", GET_ANEW
         )
     if not tensor.is_floating_point():
         raise WeightsCorrupt(f"{place} holds {tensor.dtype}, not floating-point numbers", GET_ANEW)
-    if not bool(tensor.isfinite().all()):
+    tensor = tensor.to(torch.float32).contiguous()
+    if not is_finite(tensor):
         raise WeightsCorrupt(f"{place} holds NaN or infinity", GET_ANEW)
+    return tensor
 
 
-def _some(names: set[str]) -> str:
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number is NaN or infinite. Takes no memory, unlike an `isfinite` of each."""
+    import torch
+
+    if tensor.numel() == 0:
+        return True
+    extremes = torch.stack(tensor.aminmax())  # NaN if any number is
+    return bool(extremes.isfinite().all())
+
+
+def some(names: Set[str]) -> str:
     """A few of the names, and how many more there are."""
     shown = ", ".join(sorted(names)[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU. Raises WeightsError, WeightsCorrupt."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def tensors_file(folder: Path) -> Path:
+    """The file that holds a part's tensors, safetensors before a pickle; WeightsError if none."""
+    pickled, path = folder / PICKLE, folder / TENSORS
+    if os.path.exists(pickled) and not os.path.exists(path):
+        path = pickled
+    require(path)
+    return path
 
+
+def open_tensors(path: Path) -> StoredTensors:
+    """The tensors of a safetensors file, or of a pickle without code; nothing is read yet.
+
+    Raises WeightsError, WeightsCorrupt.
+    """
     require(path)
     try:
-        return load_file(path)
+        return _open_pickle(path) if path.suffix == ".bin" else _open_safetensors(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _open_safetensors(path: Path) -> StoredTensors:
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    def read(name: str) -> Tensor:
+        tensor: Tensor = file.get_tensor(name)  # maps the file, and reads nothing before it is used
+        if tensor.dtype == torch.float32 or not tensor.is_floating_point():  # is refused later
+            return tensor
+        # A mapping of its own: what was read is given back with it, not kept beside its copy.
+        with safe_open(path, framework="pt") as own:
+            return own.get_tensor(name).to(torch.float32)
+
+    try:
+        file: Any = safe_open(path, framework="pt")
     except SafetensorError as error:
         message = f"{path} is not a whole safetensors file: {error}"
         raise WeightsCorrupt(message, GET_ANEW) from error
-    except OSError as error:
-        raise unreadable(path, error) from error
+    return StoredTensors(set(file.keys()), read)
+
+
+def _open_pickle(path: Path) -> StoredTensors:
+    import torch
+
+    with path.open("rb") as file:
+        is_archive = file.read(len(ARCHIVE)) == ARCHIVE  # only these can be mapped into memory
+    try:
+        content = torch.load(path, map_location="cpu", mmap=is_archive, weights_only=True)
+    except pickle.UnpicklingError as error:
+        message = f"{path} is damaged or holds more than tensors, such as code, which was not run"
+        raise WeightsCorrupt(message, "get the model as safetensors") from error
+    except Exception as error:  # in a damaged file, anything can fail anywhere
+        raise WeightsCorrupt(f"{path} is not a whole pickle of tensors", GET_ANEW) from error
+    if not isinstance(content, dict) or not all(_is_named(*item) for item in content.items()):
+        raise WeightsCorrupt(f"{path} is a pickle of something else than tensors", GET_ANEW)
+    return StoredTensors(set(content), lambda name: content[name].detach())
+
+
+def _is_named(name: object, value: object) -> bool:
+    """Whether this is a name and a tensor whose numbers lie in memory as they are."""
+    import torch
+
+    if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
 
 
 def read_json(path: Path) -> Config:
@@ -97,28 +203,47 @@ def require(path: Path) -> None:
         pass
     except OSError as error:
         raise unreadable(path, error) from error
-    pickled = path.with_suffix(".bin")
-    hint = f"{pickled.name} is a pickle, which is never read; convert it to safetensors"
-    raise WeightsError(f"{path} is missing", hint if pickled.is_file() else GET_ANEW)
+    raise WeightsError(f"{path} is missing", GET_ANEW)
 
 
 def write_part(folder: Path, config: Config, tensors: Mapping[str, Tensor], dtype: str) -> None:
     """Write a folder of configuration and tensors, the latter in the number format `dtype`.
 
-    Raises WeightsError for a tensor that is not finite in that format.
+    Raises WeightsError for a tensor that is not finite in that format, OSError.
     """
     import torch
-    from safetensors.torch import save_file
 
-    stored = {}
+    stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         stored[name] = tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
-        if not bool(stored[name].isfinite().all()):
+        if not is_finite(stored[name]):
             message = f"{name} is not finite in {dtype}: {folder.name} cannot be saved"
             raise WeightsError(message, "choose a wider number format, or an earlier checkpoint")
     write_json(folder / CONFIG, config)
-    save_file(stored, folder / TENSORS, metadata={"format": "pt"})
+    _write_safetensors(folder / TENSORS, _untied(stored))
     shutil.copymode(folder / CONFIG, folder / TENSORS)  # safetensors lets only the owner read it
+
+
+def _untied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same with memory of their own for those that share it, as safetensors demands."""
+    owners = {tensor.data_ptr(): name for name, tensor in tensors.items()}
+    return {
+        name: tensor if owners[tensor.data_ptr()] == name else tensor.clone()
+        for name, tensor in tensors.items()
+    }
+
+
+def _write_safetensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # tells the system's error only in words
+        number = re.search(r"\b(?:os error|code:) (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def write_json(path: Path, content: Config) -> None:

@@ -1,0 +1,136 @@
+"""Makes a model directory of other people's files, or of another directory in another format."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spectro_render import layout
+from spectro_render.destination import output_error
+from spectro_render.errors import OptionError, OutputError, WeightsNotFound
+from spectro_render.manifest import INDEX, MELGAN, ONNX, SCHEDULER, has_vocoder, write_checksums
+from spectro_render.report import as_size, complain
+from spectro_render.store import (
+    CONFIG,
+    TENSORS,
+    open_tensors,
+    read_json,
+    without_numbers,
+    write_json,
+    write_part,
+)
+from spectro_render.t5x import read_t5x
+from spectro_render.t5x_files import holds_t5x
+
+if TYPE_CHECKING:
+    from spectro_render.model import MelModel
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of a number
+CARDS = ("README.md", "LICENSE", "LICENSE.txt", "NOTICE")  # go where the weights go
+
+
+def convert(
+    source: Path, destination: Path, *, dtype: str = "float32", quiet: bool = False
+) -> None:
+    """Write the model in `source` as a directory of safetensors files with checksums.
+
+    `source` is a model directory, whose settings, defaults, vocoder and card are kept, or a T5X
+    checkpoint of the authors: a folder or a zip file. `dtype` is a key of BYTES. The directory gets
+    its name when it is complete. Unless `quiet`, a line says so where no vocoder is in it.
+
+    Raises OptionError for another `dtype`, OutputError where `destination` exists or cannot be
+    written, WeightsNotFound where `source` is neither, and what reading it raises.
+    """
+    if dtype not in BYTES:
+        raise OptionError(f"unknown number format {dtype!r}", f"one of {', '.join(BYTES)}")
+    with _new_directory(destination) as folder:
+        if (source / INDEX).is_file():
+            _convert_directory(source, folder, dtype)
+        elif holds_t5x(source):
+            _convert_t5x(source, folder, dtype)
+        else:
+            message = f"{source} is neither a model directory nor a T5X checkpoint"
+            raise WeightsNotFound(message, f"name a folder with {INDEX} or checkpoint_500000 in it")
+    if not quiet and not has_vocoder(destination):
+        note = "holds no vocoder: Griffin-Lim will serve unless --vocoder names another model's"
+        complain(f"{destination} {note}")
+
+
+def _convert_directory(source: Path, folder: Path, dtype: str) -> None:
+    """Everything but the tensors stays as it is."""
+    from spectro_render.weights import load_model
+
+    model = load_model(source, vocoder="griffin-lim").model
+    files = [source / name for name in (*CARDS, ONNX) if os.path.isfile(source / name)]
+    _check_space(folder, model, dtype, sum(file.stat().st_size for file in files))
+    for part, name in layout.FOLDERS.items():
+        if getattr(model, part) is not None:
+            state = getattr(model, part).state_dict()
+            tensors = {layout.stored_name(f"{part}.{key}"): state[key] for key in state}
+            write_part(folder / name, read_json(source / name / CONFIG), tensors, dtype)
+    _convert_vocoder(source, folder, dtype)
+    for path in (INDEX, SCHEDULER):
+        write_json(folder / path, read_json(source / path))
+    for file in files:
+        copy = folder / file.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copy)
+    write_checksums(folder)
+
+
+def _convert_vocoder(source: Path, folder: Path, dtype: str) -> None:
+    """One of our own, if there is one."""
+    from spectro_render.weights import load_vocoder
+
+    if not os.path.exists(source / MELGAN / TENSORS):
+        return
+    load_vocoder(source, "melgan")  # raises what is wrong with it
+    stored = open_tensors(source / MELGAN / TENSORS)
+    tensors = {name: stored.read(name) for name in stored.names}
+    write_part(folder / MELGAN, read_json(source / MELGAN / CONFIG), tensors, dtype)
+
+
+def _convert_t5x(source: Path, folder: Path, dtype: str) -> None:
+    from spectro_render.autoregressive import make_model
+    from spectro_render.weights import PUBLISHED_DEFAULTS, save_model
+
+    config, tensors = read_t5x(source)
+    with without_numbers():
+        model = make_model(config)
+    model.load_state_dict(tensors, assign=True)
+    _check_space(folder, model, dtype)
+    save_model(folder, model, defaults=PUBLISHED_DEFAULTS, dtype=dtype)
+
+
+def _check_space(folder: Path, model: MelModel, dtype: str, others: int = 0) -> None:
+    """Raise OutputError if the numbers and so many other bytes do not fit on the disk."""
+    numbers = sum(tensor.numel() for tensor in model.state_dict().values())
+    needed, free = BYTES[dtype] * numbers + others, shutil.disk_usage(folder).free
+    if needed > free:
+        message = f"{folder.parent}: {as_size(needed)} are needed, {as_size(free)} are free"
+        raise OutputError(message, "make room, or choose another disk")
+
+
+@contextmanager
+def _new_directory(path: Path) -> Iterator[Path]:
+    """A directory that gets its name when the block ends, and is gone if it fails.
+
+    Raises OutputError where there is something already, and for what the system refuses.
+    """
+    if os.path.lexists(path):
+        raise OutputError(f"{path} is there already", "choose another name, or remove it first")
+    path = Path(os.path.abspath(path))
+    temporary = path.with_name(f".spectro-render-{secrets.token_hex(6)}.part")
+    try:
+        temporary.mkdir()
+        yield temporary
+        temporary.rename(path)
+    except OSError as error:
+        raise output_error(str(path), error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
