@@ -13,11 +13,19 @@ if TYPE_CHECKING:
     from spectro_render.audio import Audio as Audio
     from spectro_render.audio import AudioWriter as AudioWriter
     from spectro_render.audio import Limiter as Limiter
+    from spectro_render.components import SpectrogramContEncoder as SpectrogramContEncoder
+    from spectro_render.components import SpectrogramNotesEncoder as SpectrogramNotesEncoder
+    from spectro_render.components import T5FilmDecoder as T5FilmDecoder
     from spectro_render.errors import SpectroRenderError as SpectroRenderError
     from spectro_render.mel import log_mel as log_mel
     from spectro_render.midi import Note as Note
     from spectro_render.midi import Score as Score
     from spectro_render.midi import read_midi as read_midi
+    from spectro_render.pipeline import AudioPipelineOutput as AudioPipelineOutput
+    from spectro_render.pipeline import MidiProcessor as MidiProcessor
+    from spectro_render.pipeline import (
+        SpectrogramDiffusionPipeline as SpectrogramDiffusionPipeline,
+    )
     from spectro_render.render import Renderer as Renderer
     from spectro_render.render import RenderOptions as RenderOptions
     from spectro_render.tokens import TokenWindow as TokenWindow
@@ -29,13 +37,19 @@ __version__ = "0.1.0"
 
 _HOMES = {  # public name -> the module that is imported when the name is first asked for
     "Audio": "audio",
+    "AudioPipelineOutput": "pipeline",
     "AudioWriter": "audio",
     "Limiter": "audio",
+    "MidiProcessor": "pipeline",
     "Note": "midi",
     "RenderOptions": "render",
     "Renderer": "render",
     "Score": "midi",
     "SpectroRenderError": "errors",
+    "SpectrogramContEncoder": "components",
+    "SpectrogramDiffusionPipeline": "pipeline",
+    "SpectrogramNotesEncoder": "components",
+    "T5FilmDecoder": "components",
     "TokenWindow": "tokens",
     "Vocabulary": "tokens",
     "detokenize": "tokens",

@@ -1,0 +1,295 @@
+"""diffusers' names for the whole: code written for its spectrogram diffusion pipeline runs here.
+
+    processor = MidiProcessor()
+    pipe = SpectrogramDiffusionPipeline.from_pretrained("google/music-spectrogram-diffusion")
+    audio = pipe(processor("song.mid")).audios[0]  # (1, S) at 16 kHz
+
+Arguments, results and the order in which noise is drawn are those of diffusers 0.24; where that
+does other than its documentation says, this does what it says.
+"""
+
+import inspect
+import itertools
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from spectro_render.components import (
+    Generator,
+    Samples,
+    SpectrogramContEncoder,
+    SpectrogramNotesEncoder,
+    T5FilmDecoder,
+    draw_like,
+)
+from spectro_render.constants import MAX_TOKENS, N_MELS, WINDOW_FRAMES
+from spectro_render.diffusion import Predict, guide
+from spectro_render.errors import TokenError
+from spectro_render.mel import from_model, to_model
+from spectro_render.midi import read_midi
+from spectro_render.model import Memory
+from spectro_render.pipeline_store import load_components, save_components
+from spectro_render.tokens import PAD, Vocabulary, tokenize
+
+Callback: TypeAlias = Callable[[int, Any, Tensor], object]  # step, timestep, mel on [-1, 1]
+Melgan: TypeAlias = Callable[..., Sequence[Samples]]  # input_features (1, T, 128) -> [(1, 320 T)]
+
+COMPONENTS = ("notes_encoder", "continuous_encoder", "decoder", "scheduler", "melgan")
+OUTPUT_TYPES = ("np", "numpy", "mel")
+
+
+class MidiProcessor:
+    """MIDI -> the note ids of the published models."""
+
+    def __call__(self, midi: str | os.PathLike[str] | bytes | BinaryIO) -> list[list[int]]:
+        """The ids of each 5.12 s, padded with 0 to 2048. Raises MidiError, without notes too."""
+        windows = tokenize(read_midi(midi), Vocabulary())
+        return [[*window.ids, *[PAD] * (MAX_TOKENS - len(window.ids))] for window in windows]
+
+
+class AudioPipelineOutput(dict[str, npt.NDArray[np.float32]]):
+    """What the pipeline returns: `out.audios`, `out["audios"]` and `out[0]` are the same."""
+
+    def __init__(self, audios: npt.NDArray[np.float32]) -> None:
+        """`audios` is (1, 1, S) samples, a sound of one channel, or (1, T, 128) natural log-mel."""
+        super().__init__(audios=audios)
+
+    @property
+    def audios(self) -> npt.NDArray[np.float32]:
+        return self["audios"]
+
+    def __getitem__(self, key: str | int | slice) -> Any:
+        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
+
+    def to_tuple(self) -> tuple[npt.NDArray[np.float32], ...]:
+        return tuple(self.values())
+
+
+class Scheduler(Protocol):
+    """What the pipeline needs of a scheduler, ours or one of diffusers'.
+
+    `scale_model_input` and `init_noise_sigma` are heeded where it has them.
+    """
+
+    timesteps: Tensor
+    config: Any
+
+    def set_timesteps(self, num_inference_steps: int) -> None: ...
+
+    @property
+    def step(self) -> Callable[..., Any]:
+        """From prediction, timestep and sample to an object with a `prev_sample`."""
+
+
+class SpectrogramDiffusionPipeline:
+    """Note ids -> log-mel -> sound, window by window, with any of diffusers' schedulers."""
+
+    def __init__(
+        self,
+        notes_encoder: SpectrogramNotesEncoder,
+        continuous_encoder: SpectrogramContEncoder | None,
+        decoder: T5FilmDecoder,
+        scheduler: Scheduler,
+        melgan: Melgan | None,
+    ) -> None:
+        """From parts, which pipelines may share: `SpectrogramDiffusionPipeline(**components)`.
+
+        Models without context have no `continuous_encoder`.
+        """
+        self.notes_encoder = notes_encoder
+        self.continuous_encoder = continuous_encoder
+        self.decoder = decoder
+        self.scheduler = scheduler
+        self.melgan = melgan
+        self._progress_bar_config: dict[str, Any] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        torch_dtype: torch.dtype | None = None,
+        **components: Any,
+    ) -> "SpectrogramDiffusionPipeline":
+        """Load a model of the published form: a directory, or a name, also one of the Hub.
+
+        `revision` is a branch, tag or commit there. `components` are parts to use instead of those
+        that were stored: `scheduler=...`, `melgan=None`. Raises WeightsError and its kin; TypeError
+        for another option.
+        """
+        name = os.fspath(pretrained_model_name_or_path)
+        name = f"{name}@{revision}" if revision else name
+        # Another melgan spares reading the stored one, for which onnxruntime may be missing.
+        stored = load_components(name, with_melgan="melgan" not in components)
+        pipe = cls(**{**stored, **components})
+        return pipe if torch_dtype is None else pipe.to(torch_dtype)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write a model directory, which diffusers 0.24 can load too if its vocoder is ONNX.
+
+        Parts that lie there already are replaced once all of this has been written. Raises
+        OptionError for a scheduler or vocoder that such a directory cannot hold.
+        """
+        save_components(Path(save_directory), self.components)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The parts, by the names of the constructor's arguments."""
+        return {name: getattr(self, name) for name in COMPONENTS}
+
+    @property
+    def device(self) -> torch.device:
+        return self.decoder.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.decoder.dtype
+
+    def to(self, *args: Any, **kwargs: Any) -> "SpectrogramDiffusionPipeline":
+        """Move the network, as `torch.nn.Module.to` does; the vocoder stays where it is."""
+        for component in self.components.values():
+            if isinstance(component, nn.Module):
+                component.to(*args, **kwargs)
+        return self
+
+    def set_progress_bar_config(self, **kwargs: Any) -> None:
+        """Options of tqdm for the bar that each window has; `disable=True` leaves it out."""
+        self._progress_bar_config = kwargs
+
+    def progress_bar(self, iterable: Iterable[Any] | None = None, total: int | None = None) -> Any:
+        """A tqdm bar over `iterable` or up to `total`. Raises ValueError without either."""
+        from tqdm.auto import tqdm
+
+        if iterable is None and total is None:
+            raise ValueError("progress_bar needs an iterable or a total")
+        return tqdm(iterable, total=total, **self._progress_bar_config)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        input_tokens: Sequence[Sequence[int]],
+        generator: Generator = None,
+        num_inference_steps: int = 100,
+        return_dict: bool = True,
+        output_type: str = "np",
+        callback: Callback | None = None,
+        callback_steps: int = 1,
+        *,
+        guidance_scale: float = 1.0,
+    ) -> AudioPipelineOutput | tuple[Samples]:
+        """Render windows of ids, each hearing the one before it.
+
+        `generator` (or a list of one) gives all noise; None: torch's own does. `output_type` is
+        'np' or 'numpy' for samples (1, 1, S), or 'mel' for the natural log-mel (1, T, 128), both
+        float32. `callback(step, timestep, mel)` is called at every `callback_steps`-th step of the
+        whole run, counted from 0, with the mel (1, 256, 128) after that step, on [-1, 1].
+        `guidance_scale` 1 is no guidance, as in diffusers; the published weights were made for 2.
+        Raises TokenError, OptionError for impossible steps, ValueError for other impossible values.
+        """
+        self._check(output_type, callback_steps)
+        windows = [self._ids(window) for window in input_tokens]
+        if not windows:
+            raise TokenError("there are no windows to render", "make them with MidiProcessor")
+        report = _every(callback_steps, callback)
+        mels: list[Tensor] = []
+        for ids in windows:
+            memory = self._remember(ids, mels[-1] if mels else None)
+            x = self._denoise(memory, num_inference_steps, generator, guidance_scale, report)
+            mels.append(from_model(x))
+        log_mel: Samples = torch.cat(mels, 1).float().cpu().numpy()
+        audios = log_mel
+        if output_type != "mel":
+            assert self.melgan is not None
+            audios = np.stack(self.melgan(input_features=log_mel))
+        return AudioPipelineOutput(audios) if return_dict else (audios,)
+
+    def _check(self, output_type: str, callback_steps: int) -> None:
+        if output_type not in OUTPUT_TYPES:
+            known = ", ".join(OUTPUT_TYPES)
+            raise ValueError(f"output_type is {output_type!r}, not one of {known}")
+        if output_type != "mel" and self.melgan is None:
+            raise ValueError("this pipeline has no melgan to make sound: set it, or ask for 'mel'")
+        if type(callback_steps) is not int or callback_steps < 1:
+            raise ValueError(f"callback_steps is {callback_steps!r}, not a positive integer")
+
+    def _ids(self, window: Sequence[int]) -> Tensor:
+        """One window's ids (1, L), without the padding at their end, cut to 2048.
+
+        Raises TokenError for what is no such list.
+        """
+        try:
+            ids = torch.as_tensor(window, dtype=torch.long, device=self.device)
+        except (TypeError, ValueError, RuntimeError):
+            ids = torch.empty(0, 0)
+        if ids.dim() != 1:
+            raise TokenError("a window is not a list of ids", "give a list of such lists")
+        rows = self.notes_encoder.config.vocab_size
+        if bool(((ids < 0) | (ids >= rows)).any()):
+            raise TokenError(f"a token id is not among the model's {rows}", "use MidiProcessor")
+        used = int(ids.nonzero().max()) + 1 if bool(ids.any()) else 0
+        return ids[None, :used][:, :MAX_TOKENS] if used else ids.new_zeros(1, 1)
+
+    def _remember(self, ids: Tensor, before: Tensor | None) -> Memory:
+        """What the decoder needs of a window: ids (1, L), log-mel (1, T, M) of the one before."""
+        known = [self.notes_encoder(encoder_input_tokens=ids, encoder_inputs_mask=ids != PAD)]
+        if before is not None and self.continuous_encoder is not None:
+            everywhere = torch.ones(before.shape[:2], dtype=torch.bool, device=before.device)
+            context = to_model(before)
+            known.append(
+                self.continuous_encoder(encoder_inputs=context, encoder_inputs_mask=everywhere)
+            )
+        return self.decoder.remember(known)
+
+    def _denoise(
+        self,
+        memory: Memory,
+        steps: int,
+        generator: Generator,
+        guidance_scale: float,
+        report: Callable[[Any, Tensor], None],
+    ) -> Tensor:
+        """A window's mel on [-1, 1], (1, T, M)."""
+        scheduler = self.scheduler
+        scheduler.set_timesteps(steps)
+        scale = getattr(scheduler, "scale_model_input", lambda x, t: x)
+        takes_generator = "generator" in inspect.signature(scheduler.step).parameters
+        options = {"generator": generator} if takes_generator else {}
+        predict = guide(self._predict(memory), self._predict(None), guidance_scale)
+
+        empty = torch.empty(1, WINDOW_FRAMES, N_MELS, device=self.device, dtype=self.dtype)
+        x = draw_like(empty, generator) * getattr(scheduler, "init_noise_sigma", 1.0)
+        for t in self.progress_bar(scheduler.timesteps):
+            # This division in float32 is what the reference's decoder hears.
+            time = (t / scheduler.config.num_train_timesteps).to(self.device).reshape(1)
+            x = scheduler.step(predict(scale(x, t), time), t, x, **options).prev_sample
+            report(t, x)
+        return x
+
+    def _predict(self, memory: Memory | None) -> Predict:
+        def predict(noisy: Tensor, time: Tensor) -> Tensor:
+            return self.decoder(
+                encodings_and_masks=memory,
+                decoder_input_tokens=noisy.to(self.dtype),
+                decoder_noise_time=time,
+            )
+
+        return predict
+
+
+def _every(frequency: int, callback: Callback | None) -> Callable[[Any, Tensor], None]:
+    """Tells `callback` of the first, then of every `frequency`-th step that it hears of."""
+    count = itertools.count()
+
+    def report(timestep: Any, mel: Tensor) -> None:
+        step = next(count)
+        if callback is not None and step % frequency == 0:
+            callback(step, torch.as_tensor(timestep).item(), mel)
+
+    return report

@@ -1,0 +1,140 @@
+"""Model directories -> the components of diffusers' pipeline, and back."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from spectro_render import layout
+from spectro_render.components import (
+    Component,
+    MelVocoder,
+    SpectrogramContEncoder,
+    SpectrogramNotesEncoder,
+    SpectrogramScheduler,
+    T5FilmDecoder,
+)
+from spectro_render.destination import output_error
+from spectro_render.errors import OptionError, WeightsError
+from spectro_render.manifest import INDEX, MELGAN, ONNX, write_checksums
+from spectro_render.model import SpectrogramModel, TokenEncoder
+from spectro_render.store import without_numbers, write_json
+from spectro_render.weights import load_model, save_model
+
+NO_FILE = "griffin-lim"  # the kind of vocoder that no model directory holds
+DIFFUSERS = "0.24.0"  # the release whose layout is written
+
+# Our part -> the module of diffusers that its class comes from there.
+LIBRARIES = {
+    "notes": "spectrogram_diffusion",
+    "context": "spectrogram_diffusion",
+    "decoder": "diffusers",
+}
+
+
+def load_components(name: str, *, with_melgan: bool = True) -> dict[str, Any]:
+    """The components of a model, by the names of the pipeline's arguments.
+
+    `melgan` is None where the model has no vocoder, or without `with_melgan`. Raises WeightsError
+    for a model that is not of the published form, and as `load_model` does.
+    """
+    loaded = load_model(name, vocoder=None if with_melgan else NO_FILE)
+    config, model = loaded.config, loaded.model
+    is_diffusion = isinstance(model, SpectrogramModel) and isinstance(model.notes, TokenEncoder)
+    if not is_diffusion or not loaded.vocabulary.is_published:
+        message = f"{loaded.name} is not a model of the form that diffusers' pipeline renders"
+        raise WeightsError(message, "render it with spectro_render.Renderer")
+    context, has_file = model.context, loaded.vocoder_kind != NO_FILE
+    return {
+        "notes_encoder": SpectrogramNotesEncoder.around(model.notes, config),
+        "continuous_encoder": context and SpectrogramContEncoder.around(context, config),
+        "decoder": T5FilmDecoder.around(model.decoder, config),
+        "scheduler": SpectrogramScheduler(config, loaded.schedule),
+        "melgan": MelVocoder(loaded.vocoder, loaded.path / MELGAN) if has_file else None,
+    }
+
+
+def save_components(path: Path, components: Mapping[str, Any]) -> None:
+    """Write a model directory; its parts have their names once all are written.
+
+    Raises OptionError for a scheduler or vocoder that the layout cannot hold, WeightsError for
+    parts whose settings do not agree, OutputError for what the system refuses.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=path, prefix=".saving-") as work:
+            _write(Path(work), components)
+            _replace_parts(path, Path(work))
+    except OSError as error:
+        raise output_error(str(path), error) from error
+
+
+def _replace_parts(path: Path, new: Path) -> None:
+    """Move a whole new model into a directory; what else lies there stays."""
+    for folder in (*layout.FOLDERS.values(), "scheduler", MELGAN):
+        shutil.rmtree(path / folder, ignore_errors=True)
+    for entry in new.iterdir():
+        entry.replace(path / entry.name)
+
+
+def _write(path: Path, components: Mapping[str, Any]) -> None:
+    parts: dict[str, Component] = {
+        part: components[folder]
+        for part, folder in layout.FOLDERS.items()
+        if components[folder] is not None
+    }
+    scheduler = _scheduler_config(components["scheduler"])
+    model, schedule = _joined(parts, scheduler), layout.read_schedule(scheduler)
+    dtype = str(components["decoder"].dtype).removeprefix("torch.")
+    save_model(path, model, schedule=schedule, dtype=dtype)
+    if components["melgan"] is not None:
+        _write_melgan(path / MELGAN, components["melgan"])
+    write_json(path / INDEX, _index(path, parts))
+    write_checksums(path)
+
+
+def _scheduler_config(scheduler: Any) -> layout.Config:
+    name = type(scheduler).__name__
+    if name not in (SpectrogramScheduler.__name__, "DDPMScheduler"):
+        hint = "save the pipeline with the scheduler that it had, and set this one after loading"
+        raise OptionError(f"a {name} cannot be saved with the model", hint)
+    return dict(scheduler.config)
+
+
+def _joined(parts: Mapping[str, Component], scheduler: layout.Config) -> SpectrogramModel:
+    """The parts as one network."""
+    settings = {part: component.config for part, component in parts.items()}
+    with without_numbers():
+        model = SpectrogramModel(layout.read_config(settings, scheduler))
+    for part, component in parts.items():
+        setattr(model, part, component.network)
+    return model
+
+
+def _write_melgan(folder: Path, melgan: Any) -> None:
+    if not hasattr(melgan, "save_pretrained"):
+        name = type(melgan).__name__
+        raise OptionError(f"a melgan of type {name} cannot be saved", "set it to None")
+    folder.mkdir()
+    melgan.save_pretrained(folder)
+
+
+def _index(path: Path, parts: Mapping[str, Component]) -> layout.Config:
+    """model_index.json as diffusers writes it: the library and the class of each part."""
+    melgan: list[str | None] = [None, None]
+    if (path / ONNX).exists():
+        melgan = ["diffusers", "OnnxRuntimeModel"]
+    elif (path / MELGAN).exists():
+        melgan = ["spectro_render", "MelGAN"]
+    classes = {
+        layout.FOLDERS[part]: [LIBRARIES[part], type(component).__name__]
+        for part, component in parts.items()
+    }
+    return {
+        "_class_name": "SpectrogramDiffusionPipeline",
+        "_diffusers_version": DIFFUSERS,
+        **classes,
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "melgan": melgan,
+    }
