@@ -1,0 +1,1 @@
+"""Measuring how good a model sounds; only the command `evaluate` imports it."""
