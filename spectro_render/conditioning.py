@@ -6,6 +6,7 @@ every note is drawn onto the 256 frames by a handful of fixed envelopes; a small
 from its first steps.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -31,6 +32,10 @@ TIED_AGE = 60.0  # frames: how long a tied note is taken to have sounded already
 HELD = 1e4  # frames: the offset of a note that sounds beyond the window, or of a drum
 ENVELOPES = 11
 
+TAIL_FADES = (1.5, 6.0, 25.0)  # frames
+FIRST_FADE = 3.0  # frames, before training
+LOUDER = 0.13  # on the model's scale: one nat
+
 
 def note_table(windows: Sequence[Sequence[WindowNote]]) -> Tensor:
     """Notes of B windows as integers, (B, N, 6), padded with rows of PAD_NOTE to the longest."""
@@ -48,8 +53,9 @@ def _row(note: WindowNote) -> list[int]:
 
 
 def envelopes(table: Tensor) -> Tensor:
-    """How much each note sounds in each frame, in eleven shapes: (B, N, 6) -> (B, T, N, K) >= 0.
+    """How much each note sounds, in eleven shapes: (B, N, 6) -> (B, 1 + T, N, K) >= 0.
 
+    Frame 0 is the last one of the window before, as far as these notes sound in it already.
     A frame covers 40 ms, so its centre lies one frame (20 ms) after its start. The shapes are the
     blow in the frames around the onset, the held note, three decays and a swell since the onset,
     and three releases since the offset, one of them fainter the longer the note was held.
@@ -58,7 +64,7 @@ def envelopes(table: Tensor) -> Tensor:
     is_note, tied, onset, offset = (table[..., k].unsqueeze(-2) for k in (0, 3, 4, 5))  # (B, 1, N)
     start = torch.where(tied == 1, -TIED_AGE, onset * frames_per_step)
     end = torch.where(offset >= STEPS_PER_WINDOW, HELD, offset * frames_per_step)
-    centre = torch.arange(1, WINDOW_FRAMES + 1, device=table.device, dtype=torch.float32)[:, None]
+    centre = torch.arange(WINDOW_FRAMES + 1, device=table.device, dtype=torch.float32)[:, None]
 
     since_onset, since_offset = centre - start, centre - end  # (B, T, N), frames
     begun = ((since_onset + 1) / 2).clamp(0, 1)  # share of the frame after the onset
@@ -77,11 +83,11 @@ def envelopes(table: Tensor) -> Tensor:
 
 
 class NoteFrames(nn.Module):
-    """Notes (B, N, 6) -> features (B, T, D) and a draft (B, T, 128) of the mel they make.
+    """Notes (B, N, 6) -> features (B, T, D) and a draft (B, 1 + T, 128) of the mel they make.
 
     The draft is additive synthesis: each note owns a spectrum of power for each envelope, powers
     of the notes add up, and the logarithm is taken last, as in the mel itself. What remains for
-    the Transformer is the difference.
+    the Transformer is the difference. The draft begins a frame early: see `Tail`.
     """
 
     def __init__(self, width: int, velocity_bins: int, hidden: int) -> None:
@@ -107,13 +113,43 @@ class NoteFrames(nn.Module):
         note = self.pitch(pitch) + self.program(program) + self.velocity(velocity) + self.tied(tied)
         note = self.mlp(note)  # (B, N, 2 hidden)
 
-        spread = envelopes(table).flatten(2)  # (B, T, N K)
+        spread = envelopes(table).flatten(2)  # (B, 1 + T, N K)
         features = self.features(note).view(batch, notes * ENVELOPES, self.width)
         with torch.autocast(table.device.type, enabled=False):  # powers span e^-30 to e^12
             log_power = self.log_power(note.float()).clamp(-30, 12)
             power = log_power.exp().view(batch, notes * ENVELOPES, N_MELS)
             draft = power_to_model(spread @ power)
-        return spread.to(features.dtype) @ features + self.draft(draft), draft
+        return spread[:, 1:].to(features.dtype) @ features + self.draft(draft[:, 1:]), draft
+
+
+class Tail(nn.Module):
+    """The end of the window before, laid over this window's first frames, so that they join.
+
+    Attention to the whole window before finds the border late in training; this shows it.
+    """
+
+    def __init__(self, width: int, frames: int) -> None:
+        super().__init__()
+        self.width, self.frames = width, frames
+        self.spread = nn.Linear(frames * N_MELS, len(TAIL_FADES) * width, bias=False)
+        self.log_fade = nn.Parameter(torch.full((N_MELS,), math.log(FIRST_FADE)))  # of frames
+        nn.init.zeros_(self.spread.weight)
+
+    def forward(self, context: Tensor, draft: Tensor) -> tuple[Tensor, Tensor]:
+        """Context (B, T, M), draft (B, 1 + T, M) -> features (B, T, D), correction (B, T, M).
+
+        Both on the model's scale. What the draft of the context's last frame lacked there, or had
+        too much, is the correction; it fades, at once where something new and louder sets in.
+        """
+        last, before, draft = context[:, -1:], draft[:, :1], draft[:, 1:]
+        time = torch.arange(WINDOW_FRAMES, device=context.device)[:, None]
+        rise = (draft - last).clamp(min=0) - (before - last).clamp(min=0)
+        fade = torch.exp(-time / self.log_fade.exp() - rise.clamp(min=0) / LOUDER)
+
+        shapes = self.spread(context[:, -self.frames :].flatten(1))
+        shapes = shapes.view(len(context), len(TAIL_FADES), self.width)
+        fades = torch.exp(-time / torch.tensor(TAIL_FADES, device=context.device))
+        return fades.to(shapes.dtype) @ shapes, (last - before) * fade
 
 
 def power_to_model(power: Tensor) -> Tensor:

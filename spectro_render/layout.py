@@ -45,7 +45,7 @@ PARAMETERS = {
         "notes": "note_frames",  # frame-aligned models only, and unknown to diffusers
         **_ENCODER,
     },
-    "context": {"input": "input_proj", **_ENCODER},
+    "context": {"input": "input_proj", "tail": "tail", **_ENCODER},  # the tail is ours alone
     "decoder": {
         "level.hidden": "conditioning_emb.0",
         "level.out": "conditioning_emb.2",
@@ -87,9 +87,16 @@ SETTINGS = {
 }
 OWN_SETTINGS = {  # under their own names; absent from directories that diffusers wrote
     "notes": ("note_width", "velocity_bins", "programs"),
-    "context": (),
-    "decoder": ("conditioning", "level_width"),
+    "context": ("tail_frames",),
+    "decoder": ("conditioning", "level_width", "decoder"),
 }
+AUTOREGRESSIVE_SETTINGS = (  # of the decoder, beside those, in such models only
+    "output_function",
+    "components",
+    "min_sigma",
+    "max_sigma",
+    "dither",
+)
 
 MAX_SETTING = 1 << 16  # nothing sensible is larger; building what is would take for ever
 
@@ -105,6 +112,7 @@ FIXED: dict[str, Config] = {
     },
 }
 SCHEDULER: Config = {
+    "_class_name": "DDPMScheduler",
     "beta_schedule": "squaredcos_cap_v2",
     "clip_sample": True,
     "clip_sample_range": 1.0,
@@ -144,6 +152,7 @@ def read_config(parts: Mapping[str, Config], scheduler: Config) -> ModelConfig:
 
     Raises WeightsError for a setting that is missing, contradicts another or is not supported.
     """
+    from spectro_render.autoregressive import output_function_of
     from spectro_render.model import ModelConfig
 
     known = {field.name: field for field in fields(ModelConfig)}
@@ -158,6 +167,10 @@ def read_config(parts: Mapping[str, Config], scheduler: Config) -> ModelConfig:
                 raise WeightsError(f"{place}: {name} is {value}, elsewhere {other}", UNSUPPORTED)
     values.setdefault("context_layers", 0)  # no such part
     values.setdefault("level_width", 4 * values["width"])  # as published
+    try:
+        output_function_of(ModelConfig(**values))
+    except ValueError as error:
+        raise WeightsError(f"{FOLDERS['decoder']}/config.json: {error}", UNSUPPORTED) from error
     return ModelConfig(**values)
 
 
@@ -166,18 +179,30 @@ def write_config(config: ModelConfig) -> dict[str, Config]:
 
     A model that diffusers' classes would misread does not carry their names.
     """
-    published = config.conditioning == "cross_attention" and config.level_width == 4 * config.width
-    classes = DIFFUSERS_CLASSES if published else OWN_CLASSES
+    classes = _classes(config)
     return {
         part: {
             "_class_name": classes[part],
             **FIXED[part],
             **{theirs: getattr(config, ours) for ours, theirs in SETTINGS[part].items()},
-            **{name: getattr(config, name) for name in OWN_SETTINGS[part]},
+            **{name: getattr(config, name) for name in _own_settings(part, config.decoder)},
         }
         for part in SETTINGS
         if part != "context" or config.context_layers
     }
+
+
+def _classes(config: ModelConfig) -> Mapping[str, str]:
+    published = config.conditioning == "cross_attention" and config.level_width == 4 * config.width
+    classes = DIFFUSERS_CLASSES if published else OWN_CLASSES
+    if config.decoder == "autoregressive":
+        return {**classes, "decoder": "CausalDecoder"}
+    return classes
+
+
+def _own_settings(part: str, decoder: str) -> tuple[str, ...]:
+    is_other = part == "decoder" and decoder == "autoregressive"
+    return OWN_SETTINGS[part] + (AUTOREGRESSIVE_SETTINGS if is_other else ())
 
 
 def read_schedule(scheduler: Config) -> DiscreteSchedule:
@@ -195,7 +220,6 @@ def read_schedule(scheduler: Config) -> DiscreteSchedule:
 def write_schedule(config: ModelConfig, schedule: DiscreteSchedule) -> Config:
     """scheduler_config.json, for diffusers' DDPMScheduler too."""
     return {
-        "_class_name": "DDPMScheduler",
         **SCHEDULER,
         "num_train_timesteps": schedule.train_steps,
         "steps_offset": schedule.steps_offset,
@@ -217,7 +241,7 @@ def _read_settings(part: str, config: Config, place: str) -> Iterator[tuple[str,
         if theirs not in config:
             raise WeightsError(f"{place} does not say {theirs}", UNSUPPORTED)
         yield ours, config[theirs]
-    for name in OWN_SETTINGS[part]:
+    for name in _own_settings(part, config.get("decoder", "diffusion")):
         if name in config:
             yield name, config[name]
 

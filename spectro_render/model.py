@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spectro_render.conditioning import NoteFrames
+from spectro_render.conditioning import NoteFrames, Tail
 from spectro_render.constants import MAX_TOKENS, N_MELS, WINDOW_FRAMES
 
 MAX_NOISE_TIME = 20_000.0  # both the scale of the diffusion time and the longest period
@@ -37,8 +37,17 @@ class ModelConfig:
     target: Literal["epsilon", "v", "x0"] = "epsilon"  # what the decoder predicts
     num_embeddings: int = 1536  # rows of the token table (cross_attention)
     note_width: int = 0  # of a note's embedding (frame_aligned)
+    tail_frames: int = 0  # of the context, laid over the first frames (frame_aligned)
     velocity_bins: int = 1
     programs: Literal["slakh34", "full"] = "slakh34"
+    decoder: Literal["diffusion", "autoregressive"] = "diffusion"
+
+    # Of autoregressive models only, under the names that the paper's code has for them.
+    output_function: Literal["deterministic", "gaussian_mixture"] = "deterministic"
+    components: int = 8  # of the mixture; the paper's code names no number
+    min_sigma: float = 0.1  # of a component, on the model's scale
+    max_sigma: float = 1.0
+    dither: float = 0.0  # deviation of the noise on deterministic frames
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +87,11 @@ class Attention(nn.Module):
         """(B, S, D) -> keys and values, (B, H, S, d) each."""
         return self._split(self.key(x)), self._split(self.value(x))
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *, causal: bool = False
+    ) -> Tensor:
         """Queries (B, T, D) over S keys; mask (B, S) is False where a key must not be seen."""
-        attended = attend(self._split(self.query(x)), keys, values, mask)
+        attended = attend(self._split(self.query(x)), keys, values, mask, causal=causal)
         return self.out(attended.transpose(1, 2).flatten(2))  # (B, H, T, d) -> (B, T, H d) -> D
 
     def _split(self, x: Tensor) -> Tensor:
@@ -88,9 +99,17 @@ class Attention(nn.Module):
         return split.transpose(1, 2)  # (B, H, S, d)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax attention; where every key is masked the result is zero, as in the paper's code."""
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool = False
+) -> Tensor:
+    """Softmax attention; where every key is masked the result is zero, as in the paper's code.
+
+    `causal`, without a mask: the queries are the last of the sequence and look at no later key.
+    """
     allowed = None if mask is None else mask[:, None, None, :]
+    if causal and query.shape[2] > 1:
+        every = query.new_ones(query.shape[2], key.shape[2], dtype=torch.bool)
+        allowed = every.tril(key.shape[2] - query.shape[2])
     if not (torch.is_grad_enabled() and query.device.type == "cpu"):
         return F.scaled_dot_product_attention(query, key, value, allowed, scale=1.0)
     scores = query @ key.transpose(-1, -2)  # on a CPU the fused backward is the slower one
@@ -203,7 +222,20 @@ class NoiseLevel(nn.Module):
         return F.silu(self.out(F.silu(self.hidden(waves))))
 
 
-class Decoder(nn.Module):
+class MelDecoder(nn.Module):
+    """What all decoders are: layers that read a memory through cross-attention."""
+
+    layers: nn.ModuleList
+
+    def remember(self, encoded: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Keys and values of the encodings (B, S, D), layer by layer."""
+        for layer in self.layers:
+            attention = layer.cross_attention
+            assert isinstance(attention, Attention)
+            yield attention.keys_values(encoded)
+
+
+class Decoder(MelDecoder):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.level = NoiseLevel(config)
@@ -225,12 +257,6 @@ class Decoder(nn.Module):
             pair = None if keys_values is None else keys_values[index]
             x = layer(x, level, pair, memory.mask if memory is not None else None)
         return self.output(self.dropout(self.norm(x)))
-
-    def remember(self, encoded: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Keys and values of the encodings (B, S, D), layer by layer."""
-        for layer in self.layers:
-            assert isinstance(layer, DecoderLayer)
-            yield layer.cross_attention.keys_values(encoded)
 
 
 class TokenEncoder(nn.Module):
@@ -256,7 +282,7 @@ class FrameEncoder(nn.Module):
         self.encoder = Encoder(config, config.note_layers, WINDOW_FRAMES)
 
     def forward(self, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Notes (B, N, 6) -> frames (B, T, D) and draft mel (B, T, M)."""
+        """Notes (B, N, 6) -> frames (B, T, D) and draft mel (B, 1 + T, M), from a frame early."""
         features, draft = self.notes(table)
         return self.encoder(features), draft
 
@@ -268,14 +294,17 @@ class ContextEncoder(nn.Module):
         super().__init__()
         self.input = nn.Linear(N_MELS, config.width, bias=False)
         self.encoder = Encoder(config, config.context_layers, WINDOW_FRAMES)
+        self.tail = Tail(config.width, config.tail_frames) if config.tail_frames else None
 
     def forward(self, context: Tensor) -> Tensor:
         """Scaled mel (B, T, M) -> (B, T, D)."""
         return self.encoder(self.input(context))
 
 
-class SpectrogramModel(nn.Module):
-    """Two verbs: `encode` once a window, `denoise` once a step."""
+class MelModel(nn.Module):
+    """The encoders, and the memory that they leave for a decoder of either kind."""
+
+    decoder: MelDecoder
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -283,7 +312,6 @@ class SpectrogramModel(nn.Module):
         framed = config.conditioning == "frame_aligned"
         self.notes = FrameEncoder(config) if framed else TokenEncoder(config)
         self.context = ContextEncoder(config) if config.context_layers else None
-        self.decoder = Decoder(config)
 
     def encode(self, notes: Tensor, context: Tensor | None, heard: Tensor | None = None) -> Memory:
         """What the decoder needs to know of B windows.
@@ -299,15 +327,30 @@ class SpectrogramModel(nn.Module):
             parts.append(self.notes(notes))
             masks.append(notes > 0)
         else:
-            frames, draft = self.notes(notes)
+            frames, early_draft = self.notes(notes)
+            draft = early_draft[:, 1:]
         if context is not None and self.context is not None:
             parts.append(self.context(context))
+            if self.context.tail is not None and frames is not None:
+                here = 1 if heard is None else heard[:, None, None]
+                features, correction = self.context.tail(context, early_draft)
+                frames, draft = frames + features * here, draft + correction * here
             everywhere = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
             masks.append(everywhere if heard is None else everywhere & heard[:, None])
         if masks and not bool(torch.cat(masks, 1).all()):
             mask = torch.cat(masks, 1)
         keys_values = tuple(self.decoder.remember(torch.cat(parts, 1))) if parts else ()
         return Memory(keys_values, mask, frames, draft)
+
+
+class SpectrogramModel(MelModel):
+    """The paper's model. Two verbs: `encode` once a window, `denoise` once a step."""
+
+    decoder: Decoder
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.decoder = Decoder(config)
 
     def denoise(self, noisy: Tensor, time: Tensor, memory: Memory | None) -> Tensor:
         """Predict `config.target` from the noisy mel (B, T, M) at time (B,); (B, T, M).

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from spectro_render.audio import DEFAULT_GAIN, Audio, Limiter
+from spectro_render.autoregressive import AutoregressiveModel
 from spectro_render.conditioning import note_table
-from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
+from spectro_render.constants import SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS
 from spectro_render.diffusion import check_sampling, guide, noise_source, sample
-from spectro_render.errors import DeviceError, MidiError
+from spectro_render.errors import DeviceError, MidiError, OptionError
 from spectro_render.mel import from_model, to_model
 from spectro_render.midi import Score, read_midi
-from spectro_render.model import Memory, SpectrogramModel
+from spectro_render.model import MelModel, Memory, SpectrogramModel
 from spectro_render.tokens import TokenWindow, song_windows, sounding_seconds, window_notes
 from spectro_render.vocoder import StreamingVocoder
 from spectro_render.weights import Checkpoint, load_model
@@ -29,7 +30,10 @@ Source: TypeAlias = Score | str | os.PathLike[str] | bytes | BinaryIO
 
 @dataclass(frozen=True)
 class RenderOptions:
-    """How to render; None stands for the model's own default."""
+    """How to render; None stands for the model's own default.
+
+    An autoregressive model takes no sampler, steps or guidance.
+    """
 
     sampler: str | None = None  # one of diffusion.SAMPLERS
     steps: int | None = None
@@ -42,7 +46,7 @@ class RenderOptions:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a rendering is: step 1..steps of window 1..windows."""
+    """Where a rendering is: step (or frame) 1..steps of window 1..windows."""
 
     window: int
     windows: int
@@ -63,7 +67,7 @@ class Renderer:
         self.device = device
         self.dtype = dtype
         self.sample_rate = SAMPLE_RATE
-        self._model: SpectrogramModel = checkpoint.model.to(device).eval()
+        self._model: MelModel = checkpoint.model.to(device).eval()
         if isinstance(checkpoint.vocoder, torch.nn.Module):
             checkpoint.vocoder.to(device).eval()
 
@@ -74,16 +78,20 @@ class Renderer:
         *,
         device: str = "auto",
         dtype: str = "auto",
-        vocoder: str | None = None,
+        vocoder: str | os.PathLike[str] | None = None,
+        quiet: bool = False,
     ) -> "Renderer":
-        """Load a model by name or directory.
+        """Load a model by name or directory, or `owner/repo` of the Hugging Face Hub.
+
+        What is not here yet is fetched, unless `quiet` with words on standard error. `vocoder` is
+        one of the model's ('melgan', 'onnx', 'griffin-lim'), another model, or an ONNX file.
 
         `device` is 'auto' (a CUDA device if there is one), 'cpu', 'cuda', 'cuda:1', 'mps';
         `dtype` is the number format of the network's products: 'auto' (float32), 'float32',
         'bfloat16', 'float16'. Raises WeightsError, DeviceError.
         """
         place, number_format = find_device(device), find_dtype(dtype)
-        return cls(load_model(model, vocoder=vocoder), place, number_format)
+        return cls(load_model(model, vocoder=vocoder, quiet=quiet), place, number_format)
 
     def render(
         self,
@@ -143,7 +151,8 @@ class Renderer:
         options = self.resolve(options)
         before: Tensor | None = None
         for number, window in enumerate(windows, start=1):
-            report = _reporter(on_progress, number, len(windows), options.steps or 0)
+            steps = options.steps or WINDOW_FRAMES
+            report = _reporter(on_progress, number, len(windows), steps)
             before = self._render_window(window, before, options, report)
             yield before
 
@@ -157,16 +166,15 @@ class Renderer:
         options = replace(options or RenderOptions(), **overrides)  # type: ignore[arg-type]
         own = self.checkpoint.defaults
         gain = DEFAULT_GAIN if own.gain is None else own.gain
-        options = replace(
-            options,
-            sampler=options.sampler or own.sampler,
-            steps=own.steps if options.steps is None else options.steps,
-            guidance=own.guidance if options.guidance is None else options.guidance,
-            gain=gain if options.gain is None else options.gain,
-        )
-        assert options.sampler is not None and options.steps is not None
-        check_sampling(options.sampler, options.steps, self.checkpoint.schedule)
-        return options
+        options = replace(options, gain=gain if options.gain is None else options.gain)
+        if isinstance(self._model, AutoregressiveModel):
+            _refuse_diffusion_options(self.name, options)
+            return options
+        sampler = options.sampler or own.sampler
+        steps = own.steps if options.steps is None else options.steps
+        guidance = own.guidance if options.guidance is None else options.guidance
+        check_sampling(sampler, steps, self.checkpoint.schedule)
+        return replace(options, sampler=sampler, steps=steps, guidance=guidance)
 
     @torch.inference_mode()
     def _render_window(
@@ -177,12 +185,26 @@ class Renderer:
         on_step: Callable[[int], None] | None,
     ) -> Tensor:
         """One window's log-mel (256, 128), from its tokens and the mel of the one before."""
-        assert options.sampler is not None and options.steps and options.guidance is not None
+        draw = noise_source(options.seed, [window.index], self.device)
         with self._number_format():
             context = None if before is None else to_model(before)[None].to(self.device)
             memory = self._model.encode(self._notes(window), context)
-        draw = noise_source(options.seed, [window.index], self.device)
-        mel = sample(
+        if isinstance(self._model, AutoregressiveModel):
+            with self._number_format():
+                mel = self._model.generate(memory, draw, on_step)
+        else:
+            mel = self._denoise(memory, draw, options, on_step)
+        return from_model(mel[0]).cpu()
+
+    def _denoise(
+        self,
+        memory: Memory,
+        draw: Callable[[], Tensor],
+        options: RenderOptions,
+        on_step: Callable[[int], None] | None,
+    ) -> Tensor:
+        assert options.sampler is not None and options.steps and options.guidance is not None
+        return sample(
             guide(self._predict(memory), self._predict(None), options.guidance),
             draw(),
             sampler=options.sampler,
@@ -192,7 +214,6 @@ class Renderer:
             schedule=self.checkpoint.schedule,
             on_step=on_step,
         )
-        return from_model(mel[0]).cpu()
 
     def _notes(self, window: TokenWindow) -> Tensor:
         """What the note encoder reads: ids (1, L), or rows (1, N, 6) for frame-aligned models."""
@@ -201,9 +222,12 @@ class Renderer:
         return note_table([window_notes(window.ids, self.vocabulary)]).to(self.device)
 
     def _predict(self, memory: Memory | None) -> Callable[[Tensor, Tensor], Tensor]:
+        model = self._model
+        assert isinstance(model, SpectrogramModel)
+
         def predict(noisy: Tensor, time: Tensor) -> Tensor:
             with self._number_format():
-                return self._model.denoise(noisy, time, memory).float()
+                return model.denoise(noisy, time, memory).float()
 
         return predict
 
@@ -277,6 +301,14 @@ def find_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise DeviceError(f"unknown number format {name!r}", f"one of auto, {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def _refuse_diffusion_options(model: str, options: RenderOptions) -> None:
+    """Raise OptionError for options that a model without diffusion cannot follow."""
+    for name in ("sampler", "steps", "guidance"):
+        if getattr(options, name) is not None:
+            message = f"{name} means nothing to {model}, which draws its mels frame by frame"
+            raise OptionError(message, f"leave out {name}")
 
 
 def _reporter(

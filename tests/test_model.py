@@ -8,9 +8,9 @@ from golden import arrays, checkpoint, difference, tokens
 from torch import Tensor
 from toys import toy_config
 
-from spectro_render.conditioning import DRUM_KIT, PAD_NOTE, envelopes, note_table
+from spectro_render.conditioning import DRUM_KIT, PAD_NOTE, Tail, envelopes, note_table
 from spectro_render.constants import N_MELS, STEPS_PER_WINDOW, WINDOW_FRAMES
-from spectro_render.model import SpectrogramModel, attend
+from spectro_render.model import FrameEncoder, SpectrogramModel, attend
 from spectro_render.tokens import WindowNote
 
 SAME = 2e-6  # two orders of float32 sums
@@ -121,8 +121,8 @@ def test_training_attends_as_rendering_does() -> None:
 
 
 def shapes(note: WindowNote) -> Tensor:
-    """The envelopes of one note, (T, K)."""
-    return envelopes(note_table([[note]]))[0, :, 0]
+    """The envelopes of one note in the window's frames, (T, K)."""
+    return envelopes(note_table([[note]]))[0, 1:, 0]
 
 
 def test_note_table() -> None:
@@ -160,6 +160,13 @@ def test_a_tied_note_has_no_onset() -> None:
     assert float(rows[0, DECAY][2]) == pytest.approx(math.exp(-61 / 60))
 
 
+def test_a_tied_note_sounds_in_the_frame_before_the_window() -> None:
+    before = envelopes(note_table([[TIED, PIANO]]))[0, 0]
+    assert float(before[0, HELD]) == 1
+    assert float(before[0, DECAY][2]) == pytest.approx(math.exp(-60 / 60))
+    assert not before[1].any()
+
+
 @pytest.mark.parametrize("note", [LONG, DRUM])
 def test_no_release_within_the_window(note: WindowNote) -> None:
     rows = shapes(note)
@@ -169,6 +176,54 @@ def test_no_release_within_the_window(note: WindowNote) -> None:
 
 def test_envelopes_are_never_negative() -> None:
     assert bool((envelopes(note_table([[PIANO, TIED, LONG, DRUM]])) >= 0).all())
+
+
+# --- where windows join -------------------------------------------------------------------------
+
+
+def corrected(framed: SpectrogramModel, *notes: WindowNote, above: float) -> tuple[Tensor, Tensor]:
+    """The draft (T, M) of notes, and after a context that ends `above` its own draft there."""
+    table = note_table([notes])
+    assert isinstance(framed.notes, FrameEncoder)
+    early = framed.notes.notes(table)[1]
+    context = early[:, :1].expand(-1, WINDOW_FRAMES, -1) + above
+    memory = framed.encode(table, context)
+    assert memory.draft is not None
+    return early[0, 1:], memory.draft[0]
+
+
+@pytest.mark.parametrize("above", [0.2, -0.2])
+def test_a_draft_goes_on_where_the_context_ended(framed: SpectrogramModel, above: float) -> None:
+    plain, draft = corrected(framed, TIED, above=above)
+    gap = (draft - plain).abs()
+    assert torch.allclose(draft[0] - plain[0], torch.tensor(above), atol=1e-5)
+    assert bool((gap[1:] <= gap[:-1] + 1e-6).all())
+    assert float(gap[40:].max()) < 1e-5
+
+
+@torch.no_grad()
+def test_a_new_loud_note_ends_the_correction() -> None:
+    draft = torch.full((1, 1 + WINDOW_FRAMES, N_MELS), -0.9)
+    draft[:, 6:] = 0.5  # from the window's frame 5 on
+    context = torch.full((1, WINDOW_FRAMES, N_MELS), -0.5)
+    features, correction = Tail(8, 4)(context, draft)
+    assert features.shape == (1, WINDOW_FRAMES, 8)
+    assert correction[0, :5, 0].tolist() == pytest.approx(
+        [0.4 * math.exp(-t / 3) for t in range(5)]
+    )
+    assert float(correction[0, 5].abs().max()) < 0.001 < float(correction[0, 4].abs().min())
+
+
+@torch.no_grad()
+def test_the_last_frames_of_the_context_reach_the_first_ones() -> None:
+    tail = Tail(8, 4)
+    torch.nn.init.normal_(tail.spread.weight)
+    draft = torch.zeros(1, 1 + WINDOW_FRAMES, N_MELS)
+    context = torch.zeros(2, WINDOW_FRAMES, N_MELS)
+    context[0, -5], context[1, -4] = 1, 1  # beyond the tail's reach, and just within
+    features = tail(context, draft.expand(2, -1, -1))[0]
+    assert not features[0].any()
+    assert bool((features[1, 1:].norm(dim=1) < features[1, :-1].norm(dim=1)).all())
 
 
 def test_rows_of_padding_change_nothing(framed: SpectrogramModel) -> None:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from toys import toy_config
 
+from spectro_render.autoregressive import make_model
 from spectro_render.cli import run
 from spectro_render.conditioning import note_table
 from spectro_render.constants import N_MELS, WINDOW_FRAMES, WINDOW_SAMPLES, WINDOW_SECONDS
@@ -20,7 +21,9 @@ from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.mel import log_mel
 from spectro_render.midi import Note, Score
 from spectro_render.model import SpectrogramModel
-from spectro_render.tokens import Vocabulary, WindowNote
+from spectro_render.presets import autoregressive
+from spectro_render.tokens import Vocabulary, WindowNote, tokenize
+from spectro_render.training import objective as objective_module
 from spectro_render.training import synth
 from spectro_render.training.command import export
 from spectro_render.training.compose import as_score, excerpt, made_up, mix, vary
@@ -30,19 +33,19 @@ from spectro_render.training.data import (
     Windows,
     _claim,
     _piece,
+    check_vocabulary,
     midi_files,
     piece_tensors,
 )
-from spectro_render.training.diffusion import (
-    Objective,
-    Trainer,
-    TrainingOptions,
+from spectro_render.training.diffusion import Trainer, TrainingOptions, optimizers, rate_factor
+from spectro_render.training.muon import Muon, orthogonalise
+from spectro_render.training.objective import (
+    Denoising,
     drop_conditions,
-    optimizers,
-    rate_factor,
+    frame_weights,
+    make_objective,
     stratified_times,
 )
-from spectro_render.training.muon import Muon, orthogonalise
 from spectro_render.weights import load_model
 
 TINY = toy_config(width=16, head_width=8, level_width=32)
@@ -163,6 +166,9 @@ class TestRenderedData:
         assert tensors["samples"].shape == (PIECE_WINDOWS, WINDOW_SAMPLES)
         assert tensors["mel"].shape == (PIECE_WINDOWS, WINDOW_FRAMES, N_MELS)
         assert tensors["counts"].sum() == len(tensors["notes"])
+        windows = tokenize(score, Vocabulary(32, "full"), seconds=PIECE_WINDOWS * WINDOW_SECONDS)
+        ids = tensors["ids"].split(tensors["id_counts"].tolist())
+        assert [x.tolist() for x in ids] == [list(w.ids) for w in windows[:PIECE_WINDOWS]]
         whole = log_mel(tensors["samples"].flatten())
         assert torch.allclose(tensors["mel"].flatten(0, 1).float(), whole, atol=0.01)
 
@@ -200,6 +206,19 @@ class TestData:
             _claim(replace(spec, seed=1))
         with pytest.raises(OptionError, match="holds data made otherwise"):
             _claim(replace(spec, vocabulary=Vocabulary(32, "full")))
+
+    def test_a_cache_in_another_vocabulary_is_not_learned_from(self, tmp_path: Path) -> None:
+        check_vocabulary(tmp_path, Vocabulary())  # early caches do not say
+        _claim(CacheSpec(tmp_path, tmp_path, Vocabulary(32, "full"), hours=1.0))
+        check_vocabulary(tmp_path, Vocabulary(32, "full"))
+        with pytest.raises(OptionError, match="made with velocity_bins 32, this preset has 1"):
+            check_vocabulary(tmp_path, Vocabulary(1, "full"))
+        with pytest.raises(OptionError, match="made with programs full, this preset has slakh34"):
+            check_vocabulary(tmp_path, Vocabulary(32))
+
+    def test_early_shards_have_no_ids(self, cache: Path) -> None:
+        with pytest.raises(OptionError, match="early form, without note ids; choose another"):
+            Windows(cache, "cross_attention")
 
     def test_windows_follow_their_piece(self, cache: Path) -> None:
         batch = Windows(cache).batch([0, 1, 4, 5])
@@ -271,7 +290,7 @@ class TestObjective:
     def test_gradients_reach_every_parameter(self, cache: Path, target: str) -> None:
         torch.manual_seed(0)
         model = SpectrogramModel(replace(TINY, target=target))
-        loss = Objective(model, torch.Generator().manual_seed(0))(Windows(cache).batch(range(8)))
+        loss = Denoising(model, torch.Generator().manual_seed(0))(Windows(cache).batch(range(8)))
         loss.backward()
         untouched = [
             name
@@ -280,11 +299,61 @@ class TestObjective:
         ]
         assert untouched == []
 
-    def test_losses(self, cache: Path) -> None:
+    @pytest.mark.parametrize("output_function", ["deterministic", "gaussian_mixture"])
+    def test_teacher_forcing_reaches_every_parameter(
+        self, cache: Path, output_function: str
+    ) -> None:
+        torch.manual_seed(0)
+        model = make_model(replace(autoregressive(TINY), output_function=output_function))
+        objective = make_objective(model, torch.Generator().manual_seed(0))
+        objective(Windows(cache).batch(range(8))).backward()
+        assert [n for n, p in model.named_parameters() if p.grad is None] == []
+        assert all(p.grad.isfinite().all() for p in model.parameters())
+
+    def test_notes_and_context_are_dropped_together(self, cache: Path) -> None:
+        """What remains of the dropped share is the unconditional model; about one in ten."""
+        torch.manual_seed(0)
+        model, dropped = SpectrogramModel(TINY), []
+        denoise = model.denoise
+        model.denoise = lambda x, t, m: (
+            dropped.append((m.frames == 0).all(-1).all(-1)) or denoise(x, t, m)
+        )
+        objective, batch = Denoising(model, torch.Generator()), Windows(cache).batch(range(8))
+        with torch.no_grad():
+            for _ in range(40):
+                objective(batch)
+        assert 0.05 < torch.cat(dropped).float().mean() < 0.16
+
+    def test_the_draft_learns_to_be_a_mel(self, cache: Path) -> None:
+        torch.manual_seed(0)
+        config = replace(TINY, target="epsilon")  # the prediction itself does not ask for a draft
+        model, batch = SpectrogramModel(config), Windows(cache).batch(range(8))
+        objective = Denoising(model, torch.Generator().manual_seed(0))
+        optimizer = torch.optim.Adam(model.notes.notes.parameters(), lr=0.01)
+
+        def draft_error() -> float:
+            memory = model.encode(batch.notes, batch.context, batch.heard)
+            return (memory.draft.detach() - batch.target).abs().mean().item()
+
+        before = draft_error()
+        for _ in range(30):
+            optimizer.zero_grad()
+            objective(batch).backward()
+            optimizer.step()
+        assert draft_error() < 0.7 * before
+
+    def test_where_windows_join_counts_most(self) -> None:
+        weights = frame_weights(CPU)[:, 0]
+        assert float(weights.mean()) == pytest.approx(1)
+        assert bool((weights[1:] <= weights[:-1]).all())
+        assert float(weights[0]) > 10 * float(weights[-1])
+
+    def test_losses(self, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(objective_module, "DRAFT_WEIGHT", 0)
         torch.manual_seed(0)
         model, batch = SpectrogramModel(TINY), Windows(cache).batch(range(8))
         l1, mse = (
-            Objective(model, torch.Generator().manual_seed(0), loss)(batch).item()
+            Denoising(model, torch.Generator().manual_seed(0), loss)(batch).item()
             for loss in ("l1", "mse")
         )
         assert 0 < l1**2 < mse  # the mean of squares is no less than the square of the mean
@@ -316,6 +385,26 @@ class TestLoop:
             one._update(windows.batch([0, 1, 2, 3]))
         for a, b in zip(first.model.parameters(), again.model.parameters(), strict=True):
             assert torch.equal(a, b)
+
+    def test_resumes_a_run_from_before_there_were_other_decoders(self, tmp_path: Path) -> None:
+        trainer = Trainer(TINY, self.options(1), tmp_path, CPU)
+        trainer.save()
+        state = torch.load(trainer.checkpoint, weights_only=True)
+        for name in ("decoder", "output_function", "components", "min_sigma", "max_sigma"):
+            del state["config"][name]
+        torch.save(state, trainer.checkpoint)
+        Trainer(TINY, self.options(1), tmp_path, CPU).resume()
+
+    def test_autoregressive_models_learn_and_leave_pictures(
+        self, cache: Path, tmp_path: Path
+    ) -> None:
+        lines: list[str] = []
+        options = replace(self.options(20), log_every=5)
+        trainer = Trainer(autoregressive(TINY), options, tmp_path, CPU, lines.append)
+        trainer.train(Windows(cache), Windows(cache))
+        losses = [float(line.split()[3]) for line in lines if " loss " in line]
+        assert losses[-1] < 0.6 * losses[0]
+        assert (tmp_path / "mel-0000020.png").stat().st_size > 1000
 
     def test_refuses_a_checkpoint_of_another_network(self, cache: Path, tmp_path: Path) -> None:
         Trainer(TINY, self.options(1), tmp_path, CPU).save()

@@ -24,6 +24,7 @@ def toy_config(**changes: object) -> "ModelConfig":
         "conditioning": "frame_aligned",
         "target": "x0",
         "note_width": 16,
+        "tail_frames": 4,
         "velocity_bins": 32,
         "programs": "full",
     }

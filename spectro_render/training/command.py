@@ -10,41 +10,23 @@ from typing import Annotated, Literal
 import torch
 import typer
 
+from spectro_render.autoregressive import make_model
 from spectro_render.diffusion import Target
 from spectro_render.errors import OptionError, SpectroRenderError
-from spectro_render.model import ModelConfig, SpectrogramModel
+from spectro_render.model import ModelConfig
+from spectro_render.presets import PRESETS, choose_network
 from spectro_render.render import find_device
 from spectro_render.tokens import Vocabulary
-from spectro_render.training.data import CacheSpec, Windows, build_cache
+from spectro_render.training.data import CacheSpec, Windows, build_cache, check_vocabulary
 from spectro_render.training.diffusion import Trainer, TrainingOptions
 from spectro_render.training.vocoder import VocoderOptions, load_trained_vocoder, train_vocoder
 from spectro_render.weights import Defaults, load_model, save_model
 
 Loss = Literal["l1", "mse"]
+Decoder = Literal["diffusion", "autoregressive"]
+OutputFunction = Literal["deterministic", "gaussian_mixture"]
 
 HELD_OUT_SHARE = 0.02  # of the hours: rendered from files that are not trained on
-
-_OURS = ModelConfig(
-    width=128,
-    heads=2,
-    mlp_width=256,
-    note_layers=2,
-    context_layers=1,
-    decoder_layers=4,
-    level_width=256,
-    dropout=0.0,
-    conditioning="frame_aligned",
-    target="x0",
-    note_width=128,
-    velocity_bins=32,
-    programs="full",
-)
-PRESETS = {
-    "bundled": _OURS,
-    "bundled-large": replace(
-        _OURS, width=256, heads=4, mlp_width=512, note_layers=3, decoder_layers=6, level_width=512
-    ),
-}
 
 
 class Stage(str, Enum):
@@ -65,12 +47,24 @@ def train(
     preset: Annotated[str, typer.Option(help=f"Of the network: {', '.join(PRESETS)}.")] = "bundled",
     hours: Annotated[float, typer.Option(min=0.1, help="Of music to synthesise.")] = 20.0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that synthesise.")] = 2,
-    steps: Annotated[int, typer.Option(min=1, help="Of the diffusion model.")] = 10_000,
+    steps: Annotated[int, typer.Option(min=1, help="Of the Transformer.")] = 10_000,
     vocoder_steps: Annotated[int, typer.Option(min=1, help="Of the vocoder.")] = 10_000,
     batch_size: Annotated[int, typer.Option(min=1, help="Windows a step.")] = 16,
     rate: Annotated[float, typer.Option(min=1e-7, help="Peak learning rate of Muon.")] = 3e-3,
-    target: Annotated[Target, typer.Option(help="What the network predicts.")] = "x0",
-    loss: Annotated[Loss, typer.Option(help="Between prediction and target.")] = "l1",
+    decoder: Annotated[Decoder | None, typer.Option(help="In place of the preset's own.")] = None,
+    target: Annotated[
+        Target | None, typer.Option(help="What a denoiser predicts.  [default: the preset's]")
+    ] = None,
+    loss: Annotated[
+        Loss | None, typer.Option(help="Between that and its prediction.  [default: l1]")
+    ] = None,
+    output_function: Annotated[
+        OutputFunction | None, typer.Option(help="How autoregressive frames are told.")
+    ] = None,
+    components: Annotated[int | None, typer.Option(help="Of a Gaussian mixture.")] = None,
+    min_sigma: Annotated[float | None, typer.Option(help="Least deviation of one.")] = None,
+    max_sigma: Annotated[float | None, typer.Option(help="Its largest deviation.")] = None,
+    dither: Annotated[float | None, typer.Option(help="Noise on deterministic frames.")] = None,
     start_from: Annotated[
         str | None,
         typer.Option(help="A model whose Transformer a new run begins with, by name or directory."),
@@ -82,17 +76,26 @@ def train(
 
     Needs FluidSynth and a soundfont (Debian: fluidsynth, musescore-general-soundfont-small).
     """
-    if preset not in PRESETS:
-        raise OptionError(f"unknown preset {preset!r}", f"one of {', '.join(PRESETS)}")
+    config = choose_network(
+        preset,
+        decoder,
+        target=target,
+        loss=loss,
+        output_function=output_function,
+        components=components,
+        min_sigma=min_sigma,
+        max_sigma=max_sigma,
+        dither=dither,
+    )
     if not midi.is_dir():
         raise OptionError(f"{midi} is not a folder", "name a folder of MIDI files")
-    config, place = replace(PRESETS[preset], target=target), find_device(device)
+    place = find_device(device)
     options = TrainingOptions(
         steps=steps,
         batch_size=batch_size,
         learning_rate=rate,
         adam_rate=rate / 3,
-        loss=loss,
+        loss=loss or "l1",
         seed=seed,
     )
     stages: dict[Stage, Callable[[], None]] = {
@@ -125,12 +128,16 @@ def _train_diffusion(
     device: torch.device,
     start_from: str | None,
 ) -> None:
+    vocabulary = Vocabulary(config.velocity_bins, config.programs)
+    for cache in (work / "train", work / "valid"):
+        check_vocabulary(cache, vocabulary)
     trainer = Trainer(config, options, work / "diffusion", device)
     if trainer.checkpoint.exists():
         trainer.resume()
     elif start_from is not None:
         trainer.start_from(load_model(start_from).model)
-    trainer.train(Windows(work / "train"), Windows(work / "valid"))
+    how = config.conditioning
+    trainer.train(Windows(work / "train", how), Windows(work / "valid", how))
 
 
 def _train_vocoder(work: Path, steps: int, device: torch.device, seed: int) -> None:
@@ -143,7 +150,7 @@ def export(work: Path, output: Path) -> None:
     if not checkpoint.exists():
         raise SpectroRenderError(f"no {checkpoint}", "train the diffusion stage first")
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    model = SpectrogramModel(ModelConfig(**state["config"]))
+    model = make_model(ModelConfig(**state["config"]))
     model.load_state_dict(state["average"])
     vocoder = work / "vocoder"
     save_model(

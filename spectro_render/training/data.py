@@ -4,6 +4,7 @@ A shard is a safetensors file of W consecutive windows of several pieces:
     samples  float32 (W, 81920)      mono, 16 kHz
     mel      float16 (W, 256, 128)   natural log
     notes    int16 (sum of counts, 6), counts int32 (W,)   rows of `conditioning.note_table`
+    ids      int16 (sum of id_counts,), id_counts int32 (W,)   note ids; early shards lack them
     piece    int32 (W,)              window i continues window i-1 where the number is the same
 """
 
@@ -15,11 +16,13 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from spectro_render.conditioning import NOTE_FIELDS, PAD_NOTE, note_table
 from spectro_render.constants import (
@@ -32,9 +35,12 @@ from spectro_render.errors import MidiError, OptionError, SpectroRenderError
 from spectro_render.jobs import MIDI_SUFFIXES
 from spectro_render.mel import log_mel, to_model
 from spectro_render.midi import Score, read_midi
-from spectro_render.tokens import Vocabulary, tokenize, window_notes
+from spectro_render.tokens import PAD, TokenWindow, Vocabulary, tokenize, window_notes
 from spectro_render.training.compose import excerpt, made_up, mix, vary
 from spectro_render.training.synth import Synthesizer
+
+Conditioning = Literal["cross_attention", "frame_aligned"]
+_NOTES = {"cross_attention": ("ids", "id_counts"), "frame_aligned": ("notes", "counts")}
 
 PIECE_WINDOWS = 12  # 61 s
 PIECES_PER_SHARD = 16
@@ -117,6 +123,18 @@ def _claim(spec: CacheSpec) -> None:
         )
 
 
+def check_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
+    """Raise OptionError if a cache says that its notes are written in another vocabulary."""
+    note = folder / "cache.json"
+    facts = json.loads(note.read_text()) if note.exists() else {}
+    for name, wanted in asdict(vocabulary).items():
+        if facts.get(name, wanted) != wanted:
+            raise OptionError(
+                f"{folder} was made with {name} {facts[name]}, this preset has {wanted}",
+                "choose another --work",
+            )
+
+
 _spec: CacheSpec
 _synthesizer: Synthesizer
 
@@ -177,8 +195,6 @@ def piece_tensors(
 ) -> dict[str, Tensor]:
     """A piece's windows: audio, mel (with the true audio beyond each cut) and notes."""
     windows = tokenize(score, vocabulary, seconds=PIECE_WINDOWS * WINDOW_SECONDS)[:PIECE_WINDOWS]
-    notes = [note_table([window_notes(w.ids, vocabulary)])[0] for w in windows]
-    notes = [rows[rows[:, 0] != PAD_NOTE] for rows in notes]
     samples = torch.zeros(PIECE_WINDOWS * WINDOW_SAMPLES)
     rendered = torch.from_numpy(synthesizer.render_score(score)[: len(samples)])
     samples[: len(rendered)] = rendered
@@ -186,8 +202,19 @@ def piece_tensors(
     return {
         "samples": samples.view(PIECE_WINDOWS, WINDOW_SAMPLES),
         "mel": mel.view(PIECE_WINDOWS, WINDOW_FRAMES, N_MELS),
+        **piece_notes(windows, vocabulary),
+    }
+
+
+def piece_notes(windows: Sequence[TokenWindow], vocabulary: Vocabulary) -> dict[str, Tensor]:
+    """The notes of windows as a shard has them, in both forms."""
+    notes = [note_table([window_notes(window.ids, vocabulary)])[0] for window in windows]
+    notes = [rows[rows[:, 0] != PAD_NOTE] for rows in notes]
+    return {
         "notes": torch.cat(notes).short(),
         "counts": torch.tensor([len(rows) for rows in notes], dtype=torch.int32),
+        "ids": torch.tensor([id for window in windows for id in window.ids], dtype=torch.int16),
+        "id_counts": torch.tensor([len(window.ids) for window in windows], dtype=torch.int32),
     }
 
 
@@ -195,7 +222,7 @@ def piece_tensors(
 class Batch:
     """B windows to learn from."""
 
-    notes: Tensor  # (B, N, 6) int64, padded with PAD_NOTE
+    notes: Tensor  # int64: rows (B, N, 6) padded with PAD_NOTE, or ids (B, L) padded with PAD
     context: Tensor  # (B, T, M) in [-1, 1]: the window before
     heard: Tensor  # (B,) bool: False where no window came before
     target: Tensor  # (B, T, M) in [-1, 1]
@@ -207,11 +234,12 @@ class Batch:
 class Windows:
     """The windows of a cache in memory, without their audio."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, conditioning: Conditioning = "frame_aligned") -> None:
         self.folder = folder
+        self.conditioning = conditioning
         self._shards: set[Path] = set()
         self._mel: list[Tensor] = []  # (256, 128) float16 each
-        self._notes: list[Tensor] = []  # (n, 6) int16 each
+        self._notes: list[Tensor] = []  # int16 each: rows (n, 6), or ids (n,) for cross-attention
         self._first: list[bool] = []
         self.refresh()
 
@@ -219,23 +247,32 @@ class Windows:
         return len(self._mel)
 
     def refresh(self) -> None:
-        """Read the shards that have come since: training may begin while the cache grows."""
+        """Read the shards that have come since: training may begin while the cache grows.
+
+        Raises OptionError for a shard that lacks what this conditioning reads.
+        """
+        notes, counts = _NOTES[self.conditioning]
         for path in sorted(set(self.folder.glob("shard-*.safetensors")) - self._shards):
             with safe_open(path, "pt") as shard:
-                counts = shard.get_tensor("counts").tolist()
+                if notes not in shard.keys():
+                    hint = "choose another --work, or delete it; frame-aligned presets can use it"
+                    raise OptionError(f"{path} is of an early form, without note ids", hint)
                 piece = shard.get_tensor("piece")
                 self._mel += shard.get_tensor("mel").unbind()
-                self._notes += shard.get_tensor("notes").split(counts)
+                self._notes += shard.get_tensor(notes).split(shard.get_tensor(counts).tolist())
             self._first += [True, *(piece[1:] != piece[:-1]).tolist()]
             self._shards.add(path)
 
     def batch(self, indices: Sequence[int]) -> Batch:
         before = [index if self._first[index] else index - 1 for index in indices]
-        rows = [self._notes[index].long() for index in indices]
+        notes = [self._notes[index].long() for index in indices]
+        if self.conditioning == "frame_aligned":
+            one_row = torch.full((1, NOTE_FIELDS), PAD_NOTE)  # or a batch without notes has none
+            padded = pad_sequence([one_row, *notes], True, PAD_NOTE)[1:]
+        else:
+            padded = pad_sequence(notes, True, PAD)
         return Batch(
-            torch.nn.utils.rnn.pad_sequence(
-                [torch.full((1, NOTE_FIELDS), PAD_NOTE), *rows], True, PAD_NOTE
-            )[1:],
+            padded,
             to_model(torch.stack([self._mel[index] for index in before]).float()),
             torch.tensor([not self._first[index] for index in indices]),
             to_model(torch.stack([self._mel[index] for index in indices]).float()),

@@ -1,28 +1,27 @@
-"""Training the Transformer: objective, loop, checkpoints, and a look at what it draws."""
+"""Training the Transformer: optimisers, loop, checkpoints, and a look at what it draws."""
 
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from spectro_render.autoregressive import AutoregressiveModel, make_model
 from spectro_render.constants import LOG_MEL_MAX, LOG_MEL_MIN, WINDOW_FRAMES
-from spectro_render.diffusion import corrupt, learning_target, noise_source, sample
+from spectro_render.diffusion import noise_source, sample
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.mel import from_model
-from spectro_render.model import Memory, ModelConfig, SpectrogramModel
+from spectro_render.model import MelModel, ModelConfig, SpectrogramModel
 from spectro_render.training.data import Batch, Windows
 from spectro_render.training.muon import Muon
+from spectro_render.training.objective import make_objective
 
+CHECK_WINDOWS = 16
 NATS = (LOG_MEL_MAX - LOG_MEL_MIN) / 2  # one unit of the model's scale in log-mel
-UNCONDITIONAL_SHARE = 0.1  # of the windows: notes and context dropped together, for guidance
-DEAF_SHARE = 0.1  # of the windows: context dropped alone, as at a song's start
-CONTEXT_NOISE = 0.06  # largest deviation added to the context, on the model's scale: 0.5 nat
 
 
 @dataclass(frozen=True)
@@ -43,63 +42,7 @@ class TrainingOptions:
     check_every: int = 500
 
 
-def drop_conditions(memory: Memory, keep: Tensor) -> Memory:
-    """Make the windows where `keep` (B,) is False unconditional: no notes, no context."""
-    here = keep[:, None, None]
-    length = memory.keys_values[0][0].shape[2] if memory.keys_values else 0
-    everywhere = keep.new_ones(len(keep), length) if memory.mask is None else memory.mask
-    return replace(
-        memory,
-        mask=everywhere & keep[:, None] if memory.keys_values else None,
-        frames=None if memory.frames is None else memory.frames * here,
-        draft=None if memory.draft is None else memory.draft * here,
-    )
-
-
-def stratified_times(count: int, generator: torch.Generator) -> Tensor:
-    """`count` times, one in each of as many equal parts of [0, 1], in random order."""
-    jitter = torch.rand(count, generator=generator)
-    order = torch.randperm(count, generator=generator)
-    return (order + jitter) / count
-
-
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "mse": F.mse_loss}
-
-
-class Objective:
-    """The distance between what the model says of a corrupted mel and what it should have said."""
-
-    def __init__(
-        self, model: SpectrogramModel, generator: torch.Generator, loss: str = "l1"
-    ) -> None:
-        self.model = model
-        self.generator = generator
-        self.distance = LOSSES[loss]
-
-    def __call__(self, batch: Batch) -> Tensor:
-        """Mean distance on the model's scale, a scalar."""
-        size, device = len(batch.target), batch.target.device
-        keep = torch.rand(size, generator=self.generator).to(device) >= UNCONDITIONAL_SHARE
-        hears = torch.rand(size, generator=self.generator).to(device) >= DEAF_SHARE
-        times = stratified_times(size, self.generator).to(device)
-        noise = self._noise(batch.target)
-        worn = batch.context + self._wear(size).to(device) * self._noise(batch.context)
-        memory = self.model.encode(batch.notes, worn.clamp(-1, 1), batch.heard & hears)
-        predicted = self.model.denoise(
-            corrupt(batch.target, noise, times), times, drop_conditions(memory, keep)
-        )
-        wanted = learning_target(batch.target, noise, times, self.model.config.target)
-        return self.distance(predicted, wanted)
-
-    def _wear(self, size: int) -> Tensor:
-        """How much noise each context gets, (B, 1, 1): what it hears in use is never clean."""
-        return CONTEXT_NOISE * torch.rand(size, 1, 1, generator=self.generator)
-
-    def _noise(self, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=self.generator).to(like)
-
-
-def optimizers(model: SpectrogramModel, options: TrainingOptions) -> list[torch.optim.Optimizer]:
+def optimizers(model: MelModel, options: TrainingOptions) -> list[torch.optim.Optimizer]:
     """Muon for the matrices between hidden layers, AdamW for tables, gains, inputs and outputs."""
     hidden: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -118,6 +61,7 @@ _OUTER_LAYERS = {
     "decoder.input",
     "decoder.output",
     "context.input",
+    "context.tail.spread",
     "notes.notes.log_power",
     "notes.notes.draft",
 }
@@ -156,9 +100,9 @@ class Trainer:
     ) -> None:
         torch.manual_seed(options.seed)
         self.options, self.folder, self.device, self.say = options, folder, device, say
-        self.model = SpectrogramModel(config).to(device)
+        self.model = make_model(config).to(device)
         self.generator = torch.Generator().manual_seed(options.seed)
-        self.objective = Objective(self.model, self.generator, options.loss)
+        self.objective = make_objective(self.model, self.generator, options.loss)
         self.optimizers = optimizers(self.model, options)
         self.average = Average(self.model, options.ema_decay)
         self.step = 0
@@ -196,7 +140,7 @@ class Trainer:
         self.generator.set_state(state["generator"].cpu())
         self.step = state["step"]
 
-    def start_from(self, model: SpectrogramModel) -> None:
+    def start_from(self, model: MelModel) -> None:
         """Begin with the weights of a trained model of the same shape."""
         if model.config != self.model.config:
             raise OptionError(
@@ -257,11 +201,12 @@ class Trainer:
     def _check(self, held_out: Windows) -> None:
         """Sample held-out windows from the averaged weights; log their error, draw some."""
         held_out.refresh()
-        chosen = range(0, len(held_out), max(1, len(held_out) // 16))
-        batch = held_out.batch(list(chosen)).to(self.device)
-        model = SpectrogramModel(self.model.config).to(self.device).eval()
+        # At random, as every so many-th would always meet a song at the same place.
+        chosen = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))
+        batch = held_out.batch(chosen[:CHECK_WINDOWS].tolist()).to(self.device)
+        model = make_model(self.model.config).to(self.device).eval()
         model.load_state_dict(self.average.weights)
-        drawn, draft = sample_windows(model, batch, steps=10)
+        drawn, draft = sample_windows(model, batch)
         self._log(
             sample_error=float((drawn - batch.target).abs().mean()) * NATS,
             draft_error=float((draft - batch.target).abs().mean()) * NATS,
@@ -279,19 +224,26 @@ class Trainer:
 
 @torch.inference_mode()
 def sample_windows(
-    model: SpectrogramModel, batch: Batch, steps: int, seed: int = 0
+    model: MelModel, batch: Batch, steps: int = 10, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """DPM-Solver++ samples of a batch, each after its true context, and the drafts; (B, T, M)."""
+    """Samples of a batch, each after its true context, and the drafts; (B, T, M).
+
+    A diffusion model takes so many steps of DPM-Solver++.
+    """
     memory = model.encode(batch.notes, batch.context, batch.heard)
     draw = noise_source(seed, range(len(batch.target)), batch.target.device)
-    mel = sample(
-        lambda noisy, at: model.denoise(noisy, at, memory),
-        draw(),
-        sampler="dpm++",
-        steps=steps,
-        draw=draw,
-        target=model.config.target,
-    )
+    if isinstance(model, AutoregressiveModel):
+        mel = model.generate(memory, draw)
+    else:
+        assert isinstance(model, SpectrogramModel)
+        mel = sample(
+            lambda noisy, at: model.denoise(noisy, at, memory),
+            draw(),
+            sampler="dpm++",
+            steps=steps,
+            draw=draw,
+            target=model.config.target,
+        )
     return mel, mel if memory.draft is None else memory.draft.clamp(-1, 1)
 
 

@@ -1,0 +1,267 @@
+"""4b · The paper's other decoder, its baseline: a mel frame by frame, each after those before it.
+
+The frame before goes in (zeros at a window's start), layers with causal self-attention read the
+notes and the context, and an output function makes the next frame of what comes out. B windows,
+T = 256 frames, M = 128 mel bands, D = width, K components of a mixture.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spectro_render.constants import N_MELS, WINDOW_FRAMES
+from spectro_render.model import (
+    MLP,
+    Attention,
+    MelDecoder,
+    MelModel,
+    Memory,
+    ModelConfig,
+    RMSNorm,
+    SpectrogramModel,
+)
+
+# --- what a frame is made of ------------------------------------------------------------------
+
+
+class OutputFunction(Protocol):
+    """How the decoder's outputs (B, T, width) stand for frames (B, T, M) in [-1, 1]."""
+
+    @property
+    def width(self) -> int:
+        """Numbers a frame."""
+
+    def centred(self, outputs: Tensor, draft: Tensor) -> Tensor:
+        """The same outputs with their means counted from a draft (B, T, M)."""
+
+    def loss(self, outputs: Tensor, frames: Tensor) -> Tensor:
+        """How badly the outputs tell these frames, a mean over all values."""
+
+    def sample(self, outputs: Tensor, noise: Tensor, choice: Tensor) -> Tensor:
+        """Frames, made with standard normal numbers: a (B, T, M) noise and a (B, T) choice."""
+
+
+@dataclass(frozen=True)
+class Deterministic:
+    """The outputs are the frame, learned by squared error: the paper's choice.
+
+    `dither` is the deviation of the noise that is put on frames while sampling.
+    """
+
+    dither: float = 0.0
+    width: int = N_MELS
+
+    def __post_init__(self) -> None:
+        if self.dither < 0:
+            raise ValueError(f"a dither of {self.dither} is less than none")
+
+    def centred(self, outputs: Tensor, draft: Tensor) -> Tensor:
+        return outputs + draft
+
+    def loss(self, outputs: Tensor, frames: Tensor) -> Tensor:
+        return F.mse_loss(outputs, frames)
+
+    def sample(self, outputs: Tensor, noise: Tensor, choice: Tensor) -> Tensor:
+        return outputs + self.dither * noise
+
+
+@dataclass(frozen=True)
+class GaussianMixture:
+    """K normal distributions with independent bands (Bishop, Mixture density networks, 1994).
+
+    A frame as a whole belongs to one component. Outputs are K weights, K means and K deviations,
+    the latter squeezed in between `min_sigma` and `max_sigma`.
+    """
+
+    components: int
+    min_sigma: float
+    max_sigma: float
+
+    def __post_init__(self) -> None:
+        if self.components < 1 or not 0 < self.min_sigma <= self.max_sigma:
+            deviations = f"{self.min_sigma} to {self.max_sigma}"
+            raise ValueError(f"no mixture has {self.components} components of {deviations}")
+
+    @property
+    def width(self) -> int:
+        return self.components * (1 + 2 * N_MELS)
+
+    def centred(self, outputs: Tensor, draft: Tensor) -> Tensor:
+        weights, means, sigmas = self._split(outputs)
+        means = means + draft.unsqueeze(-2)
+        return torch.cat([weights, means.flatten(-2), sigmas.flatten(-2)], -1)
+
+    def loss(self, outputs: Tensor, frames: Tensor) -> Tensor:
+        """Negative log-likelihood in nats a value."""
+        weights, means, sigmas = self._split(outputs.float())
+        sigmas = self._deviations(sigmas)
+        distance = (frames.unsqueeze(-2) - means) / sigmas  # (B, T, K, M)
+        log_density = -(distance**2) / 2 - sigmas.log() - math.log(2 * math.pi) / 2
+        by_component = weights.log_softmax(-1) + log_density.sum(-1)
+        return -by_component.logsumexp(-1).mean() / N_MELS
+
+    def sample(self, outputs: Tensor, noise: Tensor, choice: Tensor) -> Tensor:
+        weights, means, sigmas = self._split(outputs.float())
+        below = weights.softmax(-1).cumsum(-1) < torch.special.ndtr(choice).unsqueeze(-1)
+        chosen = below.sum(-1).clamp(max=self.components - 1)  # (B, T)
+        index = chosen[..., None, None].expand(*chosen.shape, 1, N_MELS)
+        mean, sigma = (x.gather(-2, index).squeeze(-2) for x in (means, self._deviations(sigmas)))
+        return mean + sigma * noise
+
+    def _split(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights (B, T, K) before softmax, means and unsqueezed deviations (B, T, K, M)."""
+        sizes = [self.components, self.components * N_MELS, self.components * N_MELS]
+        weights, means, sigmas = torch.split(outputs, sizes, -1)
+        shape = (*weights.shape, N_MELS)
+        return weights, means.reshape(shape), sigmas.reshape(shape)
+
+    def _deviations(self, sigmas: Tensor) -> Tensor:
+        return self.min_sigma + (self.max_sigma - self.min_sigma) * sigmas.sigmoid()
+
+
+def output_function_of(config: ModelConfig) -> OutputFunction:
+    """The one that a configuration names. Raises ValueError for impossible numbers."""
+    if config.output_function == "deterministic":
+        return Deterministic(config.dither)
+    return GaussianMixture(config.components, config.min_sigma, config.max_sigma)
+
+
+# --- network ----------------------------------------------------------------------------------
+
+
+class Cache:
+    """The keys and values of one layer's frames so far, so that none is computed twice."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._stored: tuple[Tensor, Tensor] | None = None
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add those of the next frames, (B, H, t, d) each; gives those of all frames so far."""
+        if self._stored is None:
+            shape = (*keys.shape[:2], WINDOW_FRAMES, keys.shape[3])
+            self._stored = keys.new_empty(shape), values.new_empty(shape)
+        start, self.length = self.length, self.length + keys.shape[2]
+        all_keys, all_values = self._stored
+        all_keys[:, :, start : self.length] = keys
+        all_values[:, :, start : self.length] = values
+        return all_keys[:, :, : self.length], all_values[:, :, : self.length]
+
+
+class CausalLayer(nn.Module):
+    """A decoder layer without noise level, whose frames see none that comes later."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.self_norm = RMSNorm(config.width)
+        self.self_attention = Attention(config)
+        self.cross_norm = RMSNorm(config.width)
+        self.cross_attention = Attention(config)
+        self.mlp_norm = RMSNorm(config.width)
+        self.mlp = MLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        cache: Cache | None,
+        memory: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None,
+    ) -> Tensor:
+        h = self.self_norm(x)
+        keys, values = self.self_attention.keys_values(h)
+        if cache is not None:
+            keys, values = cache.extend(keys, values)
+        x = x + self.dropout(self.self_attention(h, keys, values, None, causal=True))
+        if memory is not None:
+            x = x + self.dropout(self.cross_attention(self.cross_norm(x), *memory, mask))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class CausalDecoder(MelDecoder):
+    def __init__(self, config: ModelConfig, width: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(N_MELS, config.width, bias=False)
+        self.position = nn.Embedding(WINDOW_FRAMES, config.width)
+        self.layers = nn.ModuleList(CausalLayer(config) for _ in range(config.decoder_layers))
+        self.norm = RMSNorm(config.width)
+        self.output = nn.Linear(config.width, width, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, before: Tensor, memory: Memory, caches: Sequence[Cache] = ()) -> Tensor:
+        """The frames before each (B, t, M) -> outputs (B, t, width).
+
+        With caches, a layer each, these frames follow those that the caches hold.
+        """
+        start = caches[0].length if caches else 0
+        here = slice(start, start + before.shape[1])
+        x = self.input(before) + self.position.weight[here]
+        if memory.frames is not None:
+            x = x + memory.frames[:, here]
+        x = self.dropout(x)
+        for index, layer in enumerate(self.layers):
+            pair = memory.keys_values[index] if memory.keys_values else None
+            x = layer(x, caches[index] if caches else None, pair, memory.mask)
+        return self.output(self.dropout(self.norm(x)))
+
+    def caches(self) -> list[Cache]:
+        """An empty one for each layer."""
+        return [Cache() for _ in self.layers]
+
+
+class AutoregressiveModel(MelModel):
+    """Two verbs: `encode` once a window, then `generate` draws it; `forward` is for training."""
+
+    decoder: CausalDecoder
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.output_function = output_function_of(config)
+        self.decoder = CausalDecoder(config, self.output_function.width)
+
+    def forward(self, mel: Tensor, memory: Memory) -> Tensor:
+        """Outputs (B, T, width) for every frame of a mel (B, T, M), given the true ones before."""
+        before = F.pad(mel[:, :-1], (0, 0, 1, 0))
+        return self._centred(self.decoder(before, memory), memory, 0)
+
+    def generate(
+        self,
+        memory: Memory,
+        draw: Callable[[], Tensor],
+        on_frame: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Draw a mel in [-1, 1], (B, T, M) float32.
+
+        `draw` gives noise (B, T, M) at each of two calls; `on_frame` hears 1..T. A frame is clipped
+        before the next one hears it: those of the data, which it has learned from, are.
+        """
+        noise, choice = draw(), draw()[..., 0]
+        caches, frame = self.decoder.caches(), torch.zeros_like(noise[:, :1])
+        frames = []
+        for index in range(noise.shape[1]):
+            here = slice(index, index + 1)
+            outputs = self._centred(self.decoder(frame, memory, caches), memory, index)
+            frame = self.output_function.sample(outputs.float(), noise[:, here], choice[:, here])
+            frame = frame.clamp(-1, 1)
+            frames.append(frame)
+            if on_frame is not None:
+                on_frame(index + 1)
+        return torch.cat(frames, 1)
+
+    def _centred(self, outputs: Tensor, memory: Memory, start: int) -> Tensor:
+        if memory.draft is None:
+            return outputs
+        draft = memory.draft[:, start : start + outputs.shape[1]]
+        return self.output_function.centred(outputs, draft)
+
+
+def make_model(config: ModelConfig) -> MelModel:
+    """A network of random weights with the decoder that its configuration names."""
+    if config.decoder == "autoregressive":
+        return AutoregressiveModel(config)
+    return SpectrogramModel(config)

@@ -1,0 +1,104 @@
+"""4c · Networks by name: the sizes and variants of the paper, and those of this project."""
+
+from dataclasses import replace
+from typing import Any
+
+from spectro_render.autoregressive import output_function_of
+from spectro_render.errors import OptionError
+from spectro_render.model import ModelConfig
+
+# The paper's, section 3: T5 1.1 in two sizes, with and without the context encoder.
+_BASE = ModelConfig()
+_SMALL = ModelConfig(
+    width=512,
+    heads=6,
+    mlp_width=1024,
+    note_layers=8,
+    context_layers=8,
+    decoder_layers=8,
+    level_width=4 * 512,
+)
+
+# Ours: few layers, notes on frames.
+_BUNDLED = ModelConfig(
+    width=128,
+    heads=2,
+    mlp_width=256,
+    note_layers=2,
+    context_layers=1,
+    decoder_layers=4,
+    level_width=256,
+    dropout=0.0,
+    conditioning="frame_aligned",
+    target="x0",
+    note_width=128,
+    tail_frames=4,
+    velocity_bins=32,
+    programs="full",
+)
+_BUNDLED_LARGE = replace(
+    _BUNDLED, width=256, heads=4, mlp_width=512, note_layers=3, decoder_layers=6, level_width=512
+)
+
+
+def autoregressive(config: ModelConfig) -> ModelConfig:
+    """The same network with the other decoder, which predicts the mel itself."""
+    return replace(config, decoder="autoregressive", target="x0")
+
+
+PRESETS = {
+    "bundled": _BUNDLED,
+    "bundled-large": _BUNDLED_LARGE,
+    "base": _BASE,
+    "base-no-context": replace(_BASE, context_layers=0),
+    "base-autoregressive": autoregressive(replace(_BASE, context_layers=0)),
+    "small": _SMALL,
+    "small-no-context": replace(_SMALL, context_layers=0),
+    "small-autoregressive": autoregressive(replace(_SMALL, context_layers=0)),
+}
+
+# What can be chosen beside a preset -> the decoder, or the output function, that it is for.
+_MEANT_FOR = {
+    "target": "diffusion",
+    "loss": "diffusion",
+    "output_function": "autoregressive",
+    "components": "gaussian_mixture",
+    "min_sigma": "gaussian_mixture",
+    "max_sigma": "gaussian_mixture",
+    "dither": "deterministic",
+}
+
+
+def choose_network(preset: str, decoder: str | None = None, **choices: Any) -> ModelConfig:
+    """A preset with what the user chose otherwise: fields of ModelConfig, and the loss.
+
+    None stands for the preset's own. Raises OptionError for an unknown preset, and for choices that
+    do not go together.
+    """
+    config = _with_decoder(preset, decoder)
+    chosen = {name: value for name, value in choices.items() if value is not None}
+    config = replace(config, **{name: chosen[name] for name in chosen if name != "loss"})
+    for name in chosen:
+        if _MEANT_FOR[name] not in (config.decoder, _output_function(config)):
+            option = f"--{name.replace('_', '-')}"
+            raise OptionError(f"{option} is for {_MEANT_FOR[name]} models only", "leave it out")
+    try:
+        output_function_of(config)
+    except ValueError as error:
+        raise OptionError(str(error), "choose other numbers") from error
+    return config
+
+
+def _with_decoder(preset: str, decoder: str | None) -> ModelConfig:
+    if preset not in PRESETS:
+        raise OptionError(f"unknown preset {preset!r}", f"one of {', '.join(PRESETS)}")
+    config = PRESETS[preset]
+    if decoder == "autoregressive":
+        return autoregressive(config)
+    if decoder not in (None, config.decoder):
+        raise OptionError(f"the preset {preset!r} is {config.decoder}", "choose another --preset")
+    return config
+
+
+def _output_function(config: ModelConfig) -> str | None:
+    return config.output_function if config.decoder == "autoregressive" else None
