@@ -11,6 +11,7 @@ import errno
 import io
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -266,6 +267,9 @@ def _explained(name: HubName) -> Iterator[None]:
 
     # Its releases stand on different HTTP clients; the errors of all descend from this or OSError.
     transport_error: Any = errors.HfHubHTTPError.__bases__[0]
+    # But not httpx's word for an address, of the Hub or of a proxy, that is none.
+    http_client = sys.modules[transport_error.__module__.partition(".")[0]]
+    invalid_url: Any = getattr(http_client, "InvalidURL", ValueError)
     page = f"{constants.ENDPOINT}/{name.repo}"
     try:
         yield
@@ -279,7 +283,7 @@ def _explained(name: HubName) -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         message = f"{name.repo} on the Hub has no branch, tag or commit {name.revision!r}"
         raise WeightsNotFound(message, f"see {page}") from error
-    except (transport_error, OSError, ValueError) as error:
+    except (transport_error, invalid_url, OSError, ValueError) as error:
         raise _failure(name, error) from error
 
 

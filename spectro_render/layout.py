@@ -167,11 +167,14 @@ def read_config(parts: Mapping[str, Config], scheduler: Config) -> ModelConfig:
                 raise WeightsError(f"{place}: {name} is {value}, elsewhere {other}", UNSUPPORTED)
     values.setdefault("context_layers", 0)  # no such part
     values.setdefault("level_width", 4 * values["width"])  # as published
+    place = f"{FOLDERS['context']}/config.json"  # what a configuration itself refuses is its tail
     try:
-        output_function_of(ModelConfig(**values))
+        network = ModelConfig(**values)
+        place = f"{FOLDERS['decoder']}/config.json"
+        output_function_of(network)
     except ValueError as error:
-        raise WeightsError(f"{FOLDERS['decoder']}/config.json: {error}", UNSUPPORTED) from error
-    return ModelConfig(**values)
+        raise WeightsError(f"{place}: {error}", UNSUPPORTED) from error
+    return network
 
 
 def write_config(config: ModelConfig) -> dict[str, Config]:

@@ -245,6 +245,6 @@ def convert_model(
     from spectro_render.convert import convert
     from spectro_render.registry import get_model
 
-    path = Path(source) if os.path.exists(source) else get_model(source, quiet=quiet)
+    path = Path(source) if os.path.isfile(source) else get_model(source, quiet=quiet)
     convert(path, destination, dtype=dtype, quiet=quiet)
     return 0

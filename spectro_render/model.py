@@ -49,6 +49,11 @@ class ModelConfig:
     max_sigma: float = 1.0
     dither: float = 0.0  # deviation of the noise on deterministic frames
 
+    def __post_init__(self) -> None:
+        joins = self.conditioning == "frame_aligned" and self.context_layers > 0
+        if self.tail_frames and not (joins and self.tail_frames <= WINDOW_FRAMES):
+            raise ValueError(f"{self.tail_frames} frames of context cannot be laid over notes")
+
 
 @dataclass(frozen=True, eq=False)
 class Memory:

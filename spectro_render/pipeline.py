@@ -120,12 +120,13 @@ class SpectrogramDiffusionPipeline:
     ) -> "SpectrogramDiffusionPipeline":
         """Load a model of the published form: a directory, or a name, also one of the Hub.
 
-        `revision` is a branch, tag or commit there. `components` are parts to use instead of those
-        that were stored: `scheduler=...`, `melgan=None`. Raises WeightsError and its kin; TypeError
-        for another option.
+        `revision` is a branch, tag or commit there; a directory has none, and it is not heeded.
+        `components` are parts to use instead of those that were stored: `scheduler=...`,
+        `melgan=None`. Raises WeightsError and its kin; TypeError for another option.
         """
         name = os.fspath(pretrained_model_name_or_path)
-        name = f"{name}@{revision}" if revision else name
+        if revision and not os.path.isdir(name):
+            name = f"{name}@{revision}"
         # Another melgan spares reading the stored one, for which onnxruntime may be missing.
         stored = load_components(name, with_melgan="melgan" not in components)
         pipe = cls(**{**stored, **components})

@@ -187,7 +187,7 @@ def read_json(path: Path) -> Config:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise unreadable(path, error) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsCorrupt(f"{path} is not JSON: {error}", GET_ANEW) from error
     if not isinstance(content, dict):
         raise WeightsCorrupt(f"{path} is not a JSON object", GET_ANEW)

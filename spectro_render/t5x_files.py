@@ -17,7 +17,6 @@ import math
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,9 +192,9 @@ class _ZipFile:
         try:
             with zipfile.ZipFile(self._path) as archive:
                 return archive.read(name)
-        except OSError as error:
-            raise unreadable(self._path, error) from error
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        except Exception as error:  # each way of packing fails in its own
+            if isinstance(error, OSError) and error.errno:
+                raise unreadable(self._path, error) from error
             message = f"{self._path}: {name} cannot be unpacked: {error}"
             raise WeightsCorrupt(message, GET_ANEW) from error
 

@@ -15,6 +15,7 @@ from limits import file_size_limit
 from safetensors.torch import load_file
 from torch import Tensor
 
+from spectro_render import cli
 from spectro_render import convert as convert_module
 from spectro_render.convert import convert
 from spectro_render.errors import OptionError, OutputError, WeightsCorrupt, WeightsNotFound
@@ -214,3 +215,10 @@ def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(KeyboardInterrupt):
         convert(PIPELINE, tmp_path / "copy")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_name_wins_over_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "default").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["models", "convert", "default", "copy", "--dtype", "float16"]) == 0
+    assert load_model("copy").config == load_model("default").config

@@ -342,6 +342,14 @@ def test_nobody_answers(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "refused" in line
 
 
+@pytest.mark.parametrize("variable", ["HF_ENDPOINT", "HTTP_PROXY"])
+def test_an_address_that_is_none(command: Command, variable: str) -> None:
+    done = command("models", "pull", REPO, **{variable: "http://127.0.0.1:port", "NO_PROXY": ""})
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith(f"spectro-render: cannot fetch {REPO} from ")
+    assert "Invalid port: 'port'; " in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_no_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     line = refusal(DownloadError)

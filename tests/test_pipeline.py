@@ -590,6 +590,10 @@ def test_unknown_models_and_options(tmp_path: Path) -> None:
         Pipeline.from_pretrained(PIPELINE, melgan=None, safety_checker=None)
 
 
+def test_a_directory_has_no_revisions() -> None:
+    assert Pipeline.from_pretrained(PIPELINE, revision="main", melgan=None).melgan is None
+
+
 # --- the authors' sampler, as people ask for it -----------------------------------------------
 
 

@@ -200,6 +200,17 @@ def test_a_changed_byte_in_a_zip(written: Path, tmp_path: Path) -> None:
     assert KERNEL in refusal(path)
 
 
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_index_in_a_zip(tmp_path: Path, packing: int) -> None:
+    path = tmp_path / "changed.zip"
+    with zipfile.ZipFile(path, "w", packing) as archive:
+        archive.writestr(f"{STEP}/checkpoint", bytes(range(256)))
+    content = bytearray(path.read_bytes())
+    content[60:100] = b"\xff" * 40
+    path.write_bytes(content)
+    assert f"{STEP}/checkpoint cannot be unpacked" in refusal(path)
+
+
 def test_a_zip_bomb(written: Path, tmp_path: Path) -> None:
     path = make_zip(written, tmp_path / "bomb.zip")
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:

@@ -24,11 +24,12 @@ def toy_config(**changes: object) -> "ModelConfig":
         "conditioning": "frame_aligned",
         "target": "x0",
         "note_width": 16,
-        "tail_frames": 4,
         "velocity_bins": 32,
         "programs": "full",
     }
-    return ModelConfig(**{**shape, **changes})
+    shape |= changes
+    joins = shape["conditioning"] == "frame_aligned" and shape["context_layers"]
+    return ModelConfig(**{"tail_frames": 4 if joins else 0, **shape})
 
 
 def write_toy_model(path: Path) -> None:
