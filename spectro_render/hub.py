@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,10 +108,14 @@ def pull(
 
 def _require_client(name: HubName) -> None:
     try:
-        import huggingface_hub  # noqa: F401
+        with redirect_stdout(sys.stderr):  # what it prints is no result
+            from huggingface_hub import HfApi  # noqa: F401
     except ImportError as error:
         message = f"{name} is not here, and fetching it needs {error.name or 'huggingface_hub'}"
         raise DownloadError(message, MISSING_CLIENT) from error
+    except ValueError as error:  # it reads its variables when it is imported
+        message = f"{name} is not here, and the Hub's client does not start: {error}"
+        raise DownloadError(message, "check the variables whose names begin with HF_") from error
 
 
 @contextmanager
@@ -252,9 +256,9 @@ def _assemble(listing: Listing) -> Path:
     repo, cache = listing.name.repo, cache_folder()
     for file in listing.files:
         hf_hub_download(repo, file.name, revision=listing.commit, cache_dir=cache)
-    return Path(
-        hf_hub_download(repo, INDEX, revision=listing.name.revision, cache_dir=cache)
-    ).parent
+    hf_hub_download(repo, INDEX, revision=listing.name.revision, cache_dir=cache)
+    # By its commit, as the branch may have moved on since it was listed.
+    return Path(hf_hub_download(repo, INDEX, revision=listing.commit, cache_dir=cache)).parent
 
 
 # --- what can go wrong ------------------------------------------------------------------------

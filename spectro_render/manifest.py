@@ -49,7 +49,12 @@ CHECKSUMS = "SHA256SUMS"
 
 def has_part(part: str, index: Config) -> bool:
     """Whether a model with this model_index.json has a network of this name."""
-    return part != "context" or layout.FOLDERS[part] in index
+    return part != "context" or _speaks_of(index, layout.FOLDERS[part])
+
+
+def _speaks_of(index: Config, folder: str) -> bool:
+    """Whether a model_index.json has this part; diffusers may write `[null, null]` for none."""
+    return index.get(folder) not in (None, [None, None])
 
 
 def model_files(directory: Path) -> Iterator[Path]:
@@ -75,7 +80,7 @@ def is_whole(directory: Path) -> bool:
     """Whether all files are there, among them the vocoder that the index speaks of."""
     try:
         files = list(model_files(directory))
-        needs_vocoder = MELGAN in read_json(directory / INDEX)
+        needs_vocoder = _speaks_of(read_json(directory / INDEX), MELGAN)
     except WeightsError:
         return False
     is_there = all(os.path.isfile(directory / file) for file in files)
@@ -181,7 +186,7 @@ def _read_checksums(directory: Path) -> dict[Path, str] | None:
         return None
     except OSError as error:
         raise unreadable(listing, error) from error
-    pairs = (line.partition(" ") for line in lines)
+    pairs = (line.partition(" ") for line in lines if line.strip())
     return {Path(name.lstrip(" *")): checksum for checksum, _, name in pairs}
 
 
