@@ -65,7 +65,7 @@ class VocoderConfig:
     patch: int = 16  # frequency bins that share a position
     sketch_iterations: int = 0  # of Griffin-Lim, before the network: it makes partials unsteady
     iterations: int = 10  # of Griffin-Lim, after it
-    corrections: int = 4  # rounds of levelling the sound to the mel, at the end
+    corrections: int = 1  # rounds of levelling the sound to the mel, at the end
 
     def __post_init__(self) -> None:
         """Raise ValueError for a network that cannot be built."""
