@@ -35,6 +35,7 @@ ENVELOPES = 11
 TAIL_FADES = (1.5, 6.0, 25.0)  # frames
 FIRST_FADE = 3.0  # frames, before training
 LOUDER = 0.13  # on the model's scale: one nat
+NATS = (LOG_MEL_MAX - LOG_MEL_MIN) / 2  # of log-mel in one unit of that scale
 
 
 def note_table(windows: Sequence[Sequence[WindowNote]]) -> Tensor:
@@ -138,18 +139,28 @@ class Tail(nn.Module):
     def forward(self, context: Tensor, draft: Tensor) -> tuple[Tensor, Tensor]:
         """Context (B, T, M), draft (B, 1 + T, M) -> features (B, T, D), correction (B, T, M).
 
-        Both on the model's scale. What the draft of the context's last frame lacked there, or had
-        too much, is the correction; it fades, at once where something new and louder sets in.
+        Both on the model's scale. The correction is what the draft of the context's last frame
+        lacked there, or had too much; it fades over the first frames.
         """
         last, before, draft = context[:, -1:], draft[:, :1], draft[:, 1:]
         time = torch.arange(WINDOW_FRAMES, device=context.device)[:, None]
-        rise = (draft - last).clamp(min=0) - (before - last).clamp(min=0)
-        fade = torch.exp(-time / self.log_fade.exp() - rise.clamp(min=0) / LOUDER)
+        carried = before + (last - before) * torch.exp(-time / self.log_fade.exp())
+        # What was lacking still sounds beside the draft: powers add up.
+        more = (_power(carried - draft) - _power(before - draft)).relu()
+        lacking = torch.log1p(more) / (2 * NATS)
+        # What was too much is soft again only until something new and louder sets in.
+        new = torch.exp(-(draft - before).clamp(min=0) / LOUDER)
+        correction = torch.where(last > before, lacking, (carried - before) * new)
 
         shapes = self.spread(context[:, -self.frames :].flatten(1))
         shapes = shapes.view(len(context), len(TAIL_FADES), self.width)
         fades = torch.exp(-time / torch.tensor(TAIL_FADES, device=context.device))
-        return fades.to(shapes.dtype) @ shapes, (last - before) * fade
+        return fades.to(shapes.dtype) @ shapes, correction
+
+
+def _power(level: Tensor) -> Tensor:
+    """Mel power, relative to that of 0, of a level on the model's scale."""
+    return torch.exp(2 * NATS * level)
 
 
 def power_to_model(power: Tensor) -> Tensor:

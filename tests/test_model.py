@@ -8,7 +8,14 @@ from golden import arrays, checkpoint, difference, tokens
 from torch import Tensor
 from toys import toy_config
 
-from spectro_render.conditioning import DRUM_KIT, PAD_NOTE, Tail, envelopes, note_table
+from spectro_render.conditioning import (
+    DRUM_KIT,
+    NATS,
+    PAD_NOTE,
+    Tail,
+    envelopes,
+    note_table,
+)
 from spectro_render.constants import N_MELS, STEPS_PER_WINDOW, WINDOW_FRAMES
 from spectro_render.model import FrameEncoder, SpectrogramModel, attend
 from spectro_render.tokens import WindowNote
@@ -196,9 +203,10 @@ def corrected(framed: SpectrogramModel, *notes: WindowNote, above: float) -> tup
 def test_a_draft_goes_on_where_the_context_ended(framed: SpectrogramModel, above: float) -> None:
     plain, draft = corrected(framed, TIED, above=above)
     gap = (draft - plain).abs()
-    assert torch.allclose(draft[0] - plain[0], torch.tensor(above), atol=1e-5)
+    # The draft itself changes a little from the frame before the window to its first one.
+    assert torch.allclose(draft[0] - plain[0], torch.tensor(above), atol=0.005)
     assert bool((gap[1:] <= gap[:-1] + 1e-6).all())
-    assert float(gap[40:].max()) < 1e-5
+    assert float(gap[40:].max()) < 1e-4
 
 
 @torch.no_grad()
@@ -212,6 +220,17 @@ def test_a_new_loud_note_ends_the_correction() -> None:
         [0.4 * math.exp(-t / 3) for t in range(5)]
     )
     assert float(correction[0, 5].abs().max()) < 0.001 < float(correction[0, 4].abs().min())
+
+
+@torch.no_grad()
+def test_what_ended_at_the_border_does_not_swell_what_begins_there() -> None:
+    draft = torch.full((1, 1 + WINDOW_FRAMES, N_MELS), -0.2)
+    draft[:, 0] = -1.0  # all that sounded before has ended, and is in no note of this window
+    context = torch.full((1, WINDOW_FRAMES, N_MELS), -0.2)
+    correction = Tail(8, 4)(context, draft)[1]
+    twice_the_power = math.log(2) / 2 / NATS
+    assert float(correction.max()) == pytest.approx(twice_the_power, rel=0.01)
+    assert float(correction[0, 20:].max()) < 0.001
 
 
 @torch.no_grad()

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from spectro_render.autoregressive import AutoregressiveModel, make_model
-from spectro_render.constants import LOG_MEL_MAX, LOG_MEL_MIN, WINDOW_FRAMES
+from spectro_render.conditioning import NATS
+from spectro_render.constants import WINDOW_FRAMES
 from spectro_render.diffusion import noise_source, sample
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.mel import from_model
@@ -21,7 +22,6 @@ from spectro_render.training.muon import Muon
 from spectro_render.training.objective import make_objective
 
 CHECK_WINDOWS = 16
-NATS = (LOG_MEL_MAX - LOG_MEL_MIN) / 2  # one unit of the model's scale in log-mel
 
 
 @dataclass(frozen=True)
