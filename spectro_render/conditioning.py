@@ -144,13 +144,13 @@ class Tail(nn.Module):
         """
         last, before, draft = context[:, -1:], draft[:, :1], draft[:, 1:]
         time = torch.arange(WINDOW_FRAMES, device=context.device)[:, None]
-        carried = before + (last - before) * torch.exp(-time / self.log_fade.exp())
-        # What was lacking still sounds beside the draft: powers add up.
-        more = (_power(carried - draft) - _power(before - draft)).relu()
-        lacking = torch.log1p(more) / (2 * NATS)
-        # What was too much is soft again only until something new and louder sets in.
+        gap = (last - before) * torch.exp(-time / self.log_fade.exp())
+        # What was lacking goes on beside what sets in: powers add up. It ends with what ends.
+        more = (_power(before + gap - draft) - _power(before - draft)).relu()
+        lacking = torch.minimum(torch.log1p(more) / (2 * NATS), gap)
+        # What was too much is soft only until something new and louder sets in.
         new = torch.exp(-(draft - before).clamp(min=0) / LOUDER)
-        correction = torch.where(last > before, lacking, (carried - before) * new)
+        correction = torch.where(gap > 0, lacking, gap * new)
 
         shapes = self.spread(context[:, -self.frames :].flatten(1))
         shapes = shapes.view(len(context), len(TAIL_FADES), self.width)

@@ -234,6 +234,17 @@ def test_what_ended_at_the_border_does_not_swell_what_begins_there() -> None:
 
 
 @torch.no_grad()
+def test_a_correction_is_never_more_than_the_gap() -> None:
+    draft = torch.full((1, 1 + WINDOW_FRAMES, N_MELS), -0.2)
+    draft[:, 3:] = -0.9  # what sounded at the border ends soon after it
+    context = torch.full((1, WINDOW_FRAMES, N_MELS), -0.1)
+    correction = Tail(8, 4)(context, draft)[1]
+    assert correction[0, :9, 0].tolist() == pytest.approx(
+        [0.1 * math.exp(-t / 3) for t in range(9)]
+    )
+
+
+@torch.no_grad()
 def test_the_last_frames_of_the_context_reach_the_first_ones() -> None:
     tail = Tail(8, 4)
     torch.nn.init.normal_(tail.spread.weight)
