@@ -67,7 +67,7 @@ def envelopes(table: Tensor) -> Tensor:
     end = torch.where(offset >= STEPS_PER_WINDOW, HELD, offset * frames_per_step)
     centre = torch.arange(WINDOW_FRAMES + 1, device=table.device, dtype=torch.float32)[:, None]
 
-    since_onset, since_offset = centre - start, centre - end  # (B, T, N), frames
+    since_onset, since_offset = centre - start, centre - end  # (B, 1 + T, N), frames
     begun = ((since_onset + 1) / 2).clamp(0, 1)  # share of the frame after the onset
     ended = ((since_offset + 1) / 2).clamp(0, 1)
     held = begun * (1 - ended)

@@ -26,7 +26,7 @@ CHECK_WINDOWS = 16
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train; but for the number of steps, the defaults made the bundled weights."""
+    """How to train; the bundled weights were begun with these defaults, their card has the rest."""
 
     steps: int = 10_000
     batch_size: int = 16
