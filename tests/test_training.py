@@ -17,6 +17,7 @@ from spectro_render.autoregressive import make_model
 from spectro_render.cli import run
 from spectro_render.conditioning import note_table
 from spectro_render.constants import N_MELS, WINDOW_FRAMES, WINDOW_SAMPLES, WINDOW_SECONDS
+from spectro_render.diffusion import corrupt, learning_target
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.mel import log_mel
 from spectro_render.midi import Note, Score
@@ -44,6 +45,7 @@ from spectro_render.training.objective import (
     drop_conditions,
     frame_weights,
     make_objective,
+    mel_of,
     stratified_times,
 )
 from spectro_render.weights import load_model
@@ -341,6 +343,34 @@ class TestObjective:
             objective(batch).backward()
             optimizer.step()
         assert draft_error() < 0.7 * before
+
+    @pytest.mark.parametrize("target", ["epsilon", "v", "x0"])
+    def test_what_was_said_is_a_mel(self, cache: Path, target: str) -> None:
+        """A perfect network says the true mel, whatever its target."""
+        batch, times = Windows(cache).batch(range(8)), torch.linspace(0.3, 0.9, 8)
+        noise = torch.randn(batch.target.shape, generator=torch.Generator().manual_seed(0))
+        noisy = corrupt(batch.target, noise, times)
+        predicted = learning_target(batch.target, noise, times, target)
+        assert torch.allclose(mel_of(predicted, noisy, times, target), batch.target, atol=1e-5)
+
+    def test_windows_hear_what_the_model_said_before(self, cache: Path) -> None:
+        torch.manual_seed(0)
+        model, windows = SpectrogramModel(TINY).eval(), Windows(cache)
+        objective = Denoising(model, torch.Generator().manual_seed(0))
+        assert not windows.batch(range(8)).has_said.any()
+        for _ in range(10):
+            objective(windows.batch(range(8)))
+            windows.remember(*objective.said)
+        batch = windows.batch(range(8))
+        assert batch.has_said.tolist() == [True] * 8
+        assert not torch.equal(batch.said[1:4], batch.context[1:4])
+        assert float(batch.said.abs().max()) <= 1
+        heard: list[torch.Tensor] = []
+        model.encode = lambda notes, context, mask: heard.append(context)
+        for _ in range(40):
+            objective.encode(model, batch)
+        own = [(context == batch.said).all(-1).all(-1) for context in heard]
+        assert 0.35 < torch.cat(own).float().mean() < 0.65
 
     def test_where_windows_join_counts_most(self) -> None:
         weights = frame_weights(CPU)[:, 0]

@@ -12,7 +12,7 @@ import hashlib
 import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -222,13 +222,16 @@ def piece_notes(windows: Sequence[TokenWindow], vocabulary: Vocabulary) -> dict[
 class Batch:
     """B windows to learn from."""
 
+    numbers: Tensor  # (B,) int64: which windows of the cache
     notes: Tensor  # int64: rows (B, N, 6) padded with PAD_NOTE, or ids (B, L) padded with PAD
     context: Tensor  # (B, T, M) in [-1, 1]: the window before
     heard: Tensor  # (B,) bool: False where no window came before
     target: Tensor  # (B, T, M) in [-1, 1]
+    said: Tensor  # (B, T, M) in [-1, 1]: what the model lately said of the window before
+    has_said: Tensor  # (B,) bool: False where it said nothing yet
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(t.to(device) for t in (self.notes, self.context, self.heard, self.target)))
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 class Windows:
@@ -241,6 +244,7 @@ class Windows:
         self._mel: list[Tensor] = []  # (256, 128) float16 each
         self._notes: list[Tensor] = []  # int16 each: rows (n, 6), or ids (n,) for cross-attention
         self._first: list[bool] = []
+        self._said: dict[int, Tensor] = {}  # (256, 128) float16 each
         self.refresh()
 
     def __len__(self) -> int:
@@ -263,7 +267,13 @@ class Windows:
             self._first += [True, *(piece[1:] != piece[:-1]).tolist()]
             self._shards.add(path)
 
+    def remember(self, numbers: Tensor, said: Tensor) -> None:
+        """Keep what the model said of windows (B,), mels (B, T, M), for those that follow them."""
+        mels = said.clamp(-1, 1).half().cpu().unbind()
+        self._said.update(zip(numbers.tolist(), mels, strict=True))
+
     def batch(self, indices: Sequence[int]) -> Batch:
+        """The windows of these numbers, and what came before them."""
         before = [index if self._first[index] else index - 1 for index in indices]
         notes = [self._notes[index].long() for index in indices]
         if self.conditioning == "frame_aligned":
@@ -271,9 +281,14 @@ class Windows:
             padded = pad_sequence([one_row, *notes], True, PAD_NOTE)[1:]
         else:
             padded = pad_sequence(notes, True, PAD)
+        context = to_model(torch.stack([self._mel[index] for index in before]).float())
+        said = [self._said.get(k, true) for k, true in zip(before, context, strict=True)]
         return Batch(
+            torch.tensor(indices),
             padded,
-            to_model(torch.stack([self._mel[index] for index in before]).float()),
+            context,
             torch.tensor([not self._first[index] for index in indices]),
             to_model(torch.stack([self._mel[index] for index in indices]).float()),
+            torch.stack([mel.float() for mel in said]),
+            torch.tensor([index in self._said for index in before]),
         )

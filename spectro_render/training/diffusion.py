@@ -160,6 +160,8 @@ class Trainer:
         losses, started = [], time.monotonic()
         while self.step < self.options.steps:
             losses.append(self._update(next(batches)))
+            if self.objective.said is not None:
+                windows.remember(*self.objective.said)
             if self.step % self.options.log_every == 0:
                 rate = len(losses) * self.options.batch_size / (time.monotonic() - started)
                 self._log(loss=sum(losses) / len(losses), windows_per_second=rate)

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from spectro_render.autoregressive import AutoregressiveModel
 from spectro_render.constants import WINDOW_FRAMES
-from spectro_render.diffusion import corrupt, learning_target
+from spectro_render.diffusion import Target, alpha, corrupt, learning_target, sigma
 from spectro_render.model import MelModel, Memory, SpectrogramModel
 from spectro_render.training.data import Batch
 
 UNCONDITIONAL_SHARE = 0.1  # of the windows: notes and context dropped together, for guidance
 DEAF_SHARE = 0.1  # of the windows: context dropped alone, as at a song's start
+OWN_SHARE = 0.5  # of the contexts: what the model itself lately said of the window before
+OWN_TIME = 0.5  # from which time on that is like what a sampler ends with: less noise tells more
 CONTEXT_NOISE = 0.06  # largest deviation added to the context, on the model's scale: 0.5 nat
 DRAFT_WEIGHT = 0.25  # of the draft's own error: without it the draft drifts away from any mel
 
@@ -48,8 +50,20 @@ def frame_weights(device: torch.device) -> Tensor:
     return weights / weights.mean()
 
 
+def mel_of(predicted: Tensor, noisy: Tensor, times: Tensor, target: Target) -> Tensor:
+    """The mels that predictions mean at times (B,), in [-1, 1]; all else (B, T, M)."""
+    level = times[:, None, None]
+    if target == "v":
+        predicted = alpha(level) * noisy - sigma(level) * predicted
+    elif target == "epsilon":
+        predicted = (noisy - sigma(level) * predicted) / alpha(level)
+    return predicted.clamp(-1, 1)
+
+
 class Objective(ABC):
     """A loss over batches, with the conditions worn as they are in use."""
+
+    said: tuple[Tensor, Tensor] | None = None  # of the last batch: numbers (B',), mels (B', T, M)
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
@@ -59,11 +73,16 @@ class Objective(ABC):
         """A scalar, a mean over all values."""
 
     def encode(self, model: MelModel, batch: Batch) -> Memory:
-        """The batch's memory; some contexts are not heard, the others are a little noisy."""
+        """The batch's memory: some contexts are not heard, some are the model's own.
+
+        True ones are a little noisy.
+        """
         size, device = len(batch.target), batch.target.device
-        hears = torch.rand(size, generator=self.generator).to(device) >= DEAF_SHARE
+        hears, own = torch.rand(2, size, generator=self.generator).to(device)
         worn = batch.context + self._wear(size).to(device) * self._noise(batch.context)
-        return model.encode(batch.notes, worn.clamp(-1, 1), batch.heard & hears)
+        is_own = batch.has_said & (own < OWN_SHARE)
+        worn = torch.where(is_own[:, None, None], batch.said, worn)
+        return model.encode(batch.notes, worn.clamp(-1, 1), batch.heard & (hears >= DEAF_SHARE))
 
     def _wear(self, size: int) -> Tensor:
         """How much noise each context gets, (B, 1, 1): what it hears in use is never clean."""
@@ -91,6 +110,9 @@ class Denoising(Objective):
         memory = self.encode(self.model, batch)
         noisy = corrupt(batch.target, noise, times)
         predicted = self.model.denoise(noisy, times, drop_conditions(memory, keep))
+        said = keep & (times >= OWN_TIME)
+        mel = mel_of(predicted.detach(), noisy, times, self.model.config.target)
+        self.said = batch.numbers[said], mel[said]
         wanted = learning_target(batch.target, noise, times, self.model.config.target)
         error = self.penalty(predicted - wanted) * frame_weights(predicted.device)
         if memory.draft is None:
