@@ -13,6 +13,7 @@ seamlessly. Letters: B batch, T mel frames, C channels, K frequency bins, P patc
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Literal, Protocol
 
 import torch
@@ -33,6 +34,7 @@ SKETCH_UPDATES = 10  # of `mel_to_magnitude`, before the network
 MAGNITUDE_UPDATES = 30  # of the same, for Griffin-Lim alone
 MAX_CORRECTION = 2.0  # natural log, a round of `match_mel`
 SEGMENT = 64  # frames over which start phases are tracked
+CONTRAST_BINS = 17  # the neighbourhood that a bin is contrasted with: 200 Hz
 
 Span = tuple[int, int]  # first and last
 
@@ -66,6 +68,7 @@ class VocoderConfig:
     sketch_iterations: int = 0  # of Griffin-Lim, before the network: it makes partials unsteady
     iterations: int = 10  # of Griffin-Lim, after it
     corrections: int = 1  # rounds of levelling the sound to the mel, at the end
+    contrast: float = 1.0  # of partials with the valleys between them: a mean blurs both
 
     def __post_init__(self) -> None:
         """Raise ValueError for a network that cannot be built."""
@@ -208,7 +211,7 @@ class SpectrumGenerator(nn.Module):
     def forward(self, log_mel: Tensor) -> Tensor:
         """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
         sketch = self.sketch(log_mel)
-        magnitude = self.log_magnitude(log_mel, sketch).exp()
+        magnitude = self.sharpen(self.log_magnitude(log_mel, sketch)).exp()
         samples = sound(magnitude, direction(sketch), self.stft, self.config.iterations)
         samples = self.stft.crop(samples, log_mel.shape[1] * HOP_LENGTH)
         return match_mel(samples, log_mel.float(), self.mel_stft, self.config.corrections)
@@ -230,6 +233,19 @@ class SpectrumGenerator(nn.Module):
         features = self.body(self.input(seen) + self.position)  # (B, C, T, P)
         correction = self.output(F.leaky_relu(features, LEAKY_SLOPE))[:, 0].float()
         return (drawn + F.pad(correction, (0, 1))).clamp(max=MAX_LOG_MAGNITUDE)
+
+    def sharpen(self, log_magnitude: Tensor) -> Tensor:
+        """Log magnitudes (B, T, K) with `contrast` times as much of it.
+
+        A network that learns distances predicts a middle of what may be, which is flatter than
+        anything that is: peaks too low, valleys too high.
+        """
+        rows = log_magnitude.flatten(0, 1)[:, None]
+        around = F.avg_pool1d(
+            rows, CONTRAST_BINS, 1, CONTRAST_BINS // 2, count_include_pad=False
+        ).view_as(log_magnitude)
+        sharper = around + self.config.contrast * (log_magnitude - around)
+        return sharper.clamp(max=MAX_LOG_MAGNITUDE)
 
     def reach(self) -> Span:
         """The mel frames that the samples of frame 0 hear."""
@@ -309,12 +325,20 @@ def mel_to_magnitude(log_mel: Tensor, iterations: int) -> Tensor:
     The clipped pseudo-inverse, then multiplicative updates (Lee and Seung 2001).
     """
     mel = log_mel.exp()
-    matrix = mel_matrix().to(mel)
-    target, overlap = mel @ matrix.T, matrix @ matrix.T
-    magnitude: Tensor = (mel @ torch.linalg.pinv(matrix)).clamp(min=1e-7)
+    matrix, inverse = mel_matrix().to(mel), _mel_inverse().to(mel)
+    target = mel @ matrix.T
+    magnitude: Tensor = (mel @ inverse).clamp(min=1e-7)
     for _ in range(iterations):
-        magnitude = magnitude * target / (magnitude @ overlap).clamp(min=1e-12)
+        explained = (magnitude @ matrix) @ matrix.T
+        magnitude = magnitude * target / explained.clamp(min=1e-12)
     return magnitude
+
+
+@cache
+def _mel_inverse() -> Tensor:
+    """The pseudo-inverse of the mel matrix, (128, 513)."""
+    inverse: Tensor = torch.linalg.pinv(mel_matrix())
+    return inverse
 
 
 def match_mel(samples: Tensor, log_mel: Tensor, stft: Stft, iterations: int) -> Tensor:

@@ -75,6 +75,26 @@ def vocoder(request: pytest.FixtureRequest) -> Vocoder:
     return made
 
 
+def test_contrast_lifts_peaks_and_lowers_valleys() -> None:
+    """... by its own measure, whatever the level; a flat spectrum stays as it is."""
+    bins = torch.arange(SpectrumGenerator(SPECTRUM).stft.bins)
+    ripple = (2 * math.pi * bins / 17).cos()  # its mean over the neighbourhood is 0
+    for level in (-8.0, 0.0):
+        log_magnitude = (level + ripple).expand(1, 3, -1)
+        for contrast in (1.0, 1.5):
+            generator = SpectrumGenerator(replace(SPECTRUM, contrast=contrast))
+            sharp = generator.sharpen(log_magnitude)[0, 1, 20:-20]
+            assert torch.allclose(sharp, level + contrast * ripple[20:-20], atol=1e-4)
+            flat = torch.full_like(log_magnitude, level)
+            assert torch.allclose(generator.sharpen(flat), flat, atol=1e-5)
+
+
+def test_contrast_is_heard() -> None:
+    mel = music(64)[None]
+    plain, sharp = (network(replace(SPECTRUM, contrast=c))(mel) for c in (1.0, 1.5))
+    assert not torch.allclose(plain, sharp, atol=0.1 * float(plain.abs().max()))
+
+
 @pytest.mark.parametrize("frames", [1, 2, 63, 64, 65])
 def test_320_samples_a_frame(vocoder: Vocoder, frames: int) -> None:
     assert vocoder(music(80)[None, :frames]).shape == (1, frames * HOP_LENGTH)
