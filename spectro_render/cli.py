@@ -76,6 +76,12 @@ def _vocoder(value: str | None) -> str | None:
     return value
 
 
+def _quality(*, fast: bool, best: bool) -> str | None:
+    if fast and best:
+        raise OptionError("--fast and --best exclude each other", "leave one out")
+    return "fast" if fast else "best" if best else None
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         from spectro_render import __version__
@@ -114,6 +120,12 @@ def render(
             " .onnx file.  [default: the model's]",
         ),
     ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="The model's preset of few steps.")
+    ] = False,
+    best: Annotated[
+        bool, typer.Option("--best", help="The model's preset of many steps.")
+    ] = False,
     steps: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Denoising steps a window.  [default: the model's]"),
@@ -198,6 +210,7 @@ def render(
     check_format(encoding.format, bit_depth, sample_rate or SAMPLE_RATE)
     jobs = plan_jobs(inputs, output, encoding.format)
     choices = {
+        "quality": _quality(fast=fast, best=best),
         "steps": steps,
         "sampler": sampler,
         "guidance": guidance,

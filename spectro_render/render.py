@@ -35,6 +35,7 @@ class RenderOptions:
     An autoregressive model takes no sampler, steps or guidance.
     """
 
+    quality: str | None = None  # "fast" or "best": the model's presets of sampler and steps
     sampler: str | None = None  # one of diffusion.SAMPLERS
     steps: int | None = None
     guidance: float | None = None  # 1: none
@@ -170,8 +171,9 @@ class Renderer:
         if isinstance(self._model, AutoregressiveModel):
             _refuse_diffusion_options(self.name, options)
             return options
-        sampler = options.sampler or own.sampler
-        steps = own.steps if options.steps is None else options.steps
+        sampler, steps = own.preset(options.quality)
+        sampler = options.sampler or sampler
+        steps = steps if options.steps is None else options.steps
         guidance = own.guidance if options.guidance is None else options.guidance
         check_sampling(sampler, steps, self.checkpoint.schedule)
         return replace(options, sampler=sampler, steps=steps, guidance=guidance)
@@ -305,7 +307,7 @@ def find_dtype(name: str) -> torch.dtype:
 
 def _refuse_diffusion_options(model: str, options: RenderOptions) -> None:
     """Raise OptionError for options that a model without diffusion cannot follow."""
-    for name in ("sampler", "steps", "guidance"):
+    for name in ("quality", "sampler", "steps", "guidance"):
         if getattr(options, name) is not None:
             message = f"{name} means nothing to {model}, which draws its mels frame by frame"
             raise OptionError(message, f"leave out {name}")

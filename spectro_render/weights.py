@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from spectro_render import layout
 from spectro_render.errors import OptionError, WeightsError, WeightsNotFound
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 NOTES_CONFIG = Path(layout.FOLDERS["notes"], CONFIG)
 VOCODERS = ("melgan", "onnx", "griffin-lim")
+QUALITIES = ("fast", "best")
+
+Preset: TypeAlias = tuple[str, int]  # sampler, steps
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,17 @@ class Defaults:
     steps: int = 100
     guidance: float = 1.0
     gain: float | None = None  # dB; None: the program's own
+    fast: Preset = ("dpm++", 10)  # of `quality` "fast": sampler, steps
+    best: Preset = ("ddpm", 1000)  # of "best": the paper's
+
+    def preset(self, quality: str | None) -> Preset:
+        """Sampler and steps of `quality`, one of QUALITIES or None; raises OptionError."""
+        if quality is None:
+            return self.sampler, self.steps
+        if quality not in QUALITIES:
+            raise OptionError(f"unknown quality {quality!r}", f"one of {', '.join(QUALITIES)}")
+        preset: Preset = getattr(self, quality)
+        return preset
 
 
 # diffusers' pipeline, whose directories do not say, takes these steps. It applies no guidance, but
@@ -146,9 +160,14 @@ def _read_defaults(index: Config, schedule: DiscreteSchedule) -> Defaults:
     is_published = index.get("_class_name") == PUBLISHED_CLASS
     stored = index.get("defaults", asdict(PUBLISHED_DEFAULTS) if is_published else {})
     try:
-        defaults = Defaults(**stored)
-        check_sampling(defaults.sampler, defaults.steps, schedule)
-    except (TypeError, OptionError) as error:
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in stored.items()
+        }
+        defaults = Defaults(**plain)
+        for quality in (None, *QUALITIES):
+            check_sampling(*defaults.preset(quality), schedule)
+    except (AttributeError, TypeError, ValueError, OptionError) as error:
         raise WeightsError(f"{INDEX}: defaults are {stored!r}", UNSUPPORTED) from error
     return defaults
 

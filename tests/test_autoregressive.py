@@ -314,7 +314,9 @@ def test_half_precision_outputs_are_near(dtype: torch.dtype) -> None:
     assert 0 < difference(torch.cat(near, 1), exact) < 0.1
 
 
-@pytest.mark.parametrize("choice", [{"steps": 5}, {"sampler": "ddim"}, {"guidance": 1.0}])
+@pytest.mark.parametrize(
+    "choice", [{"quality": "fast"}, {"steps": 5}, {"sampler": "ddim"}, {"guidance": 1.0}]
+)
 def test_options_of_diffusion_are_refused(
     directory: Path, song: object, choice: dict[str, object]
 ) -> None:

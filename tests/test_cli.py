@@ -108,6 +108,19 @@ def test_the_sound_is_what_the_library_renders(run: Run, song: Song, tiny_model:
     np.testing.assert_allclose(soundfile.read("song.wav")[0], audio.samples[0], atol=2**-15)
 
 
+def test_presets_of_steps(run: Run, song: Song, here: Path) -> None:
+    song()
+    for name, options in {
+        "fast": ["--fast"],
+        "ten": ["--steps", "10", "--sampler", "dpm++"],
+        "best": ["--best", "--steps", "2"],
+        "ddpm": ["--steps", "2", "--sampler", "ddpm"],
+    }.items():
+        assert run("song.mid", "-o", f"{name}.wav", "-q", *options) == (0, "", "")
+    fast, ten, best, ddpm = (Path(f"{n}.wav").read_bytes() for n in ("fast", "ten", "best", "ddpm"))
+    assert fast == ten != best == ddpm
+
+
 def test_the_vocoder_of_another_model(run: Run, song: Song, here: Path) -> None:
     pytest.importorskip("onnxruntime")
     song()
@@ -237,6 +250,7 @@ def test_a_model_that_is_missing_ends_the_batch_with_one_line(
         (["song.mid", "--vocoder", "kazoo"], "Invalid value for '--vocoder': 'kazoo' is none of"),
         (["song.mid", "--format", "aiff"], "Invalid value for '--format'"),
         (["song.mid", "--raw", "--format", "wav"], "--raw and --format exclude each other"),
+        (["song.mid", "--fast", "--best"], "--fast and --best exclude each other; leave one out"),
         (["song.mid", "-o", "a.xyz"], "a.xyz: unknown audio suffix .xyz; use one of .wav, .flac"),
         (["song.mid", "-o", "a"], "a: no suffix says the audio format; use one of .wav"),
         (["song.mid", "-o", "a.wav", "--format", "mp3"], "a.wav says wav, but mp3 is asked for"),

@@ -102,6 +102,13 @@ class TestOptions:
         assert options.gain == 12.0
         assert renderer.resolve(options, steps=7).steps == 7
 
+    def test_presets(self, renderer: Renderer) -> None:
+        for quality, preset in (("fast", ("dpm++", 10)), ("best", ("ddpm", 1000))):
+            options = renderer.resolve(quality=quality)
+            assert (options.sampler, options.steps) == preset
+        options = renderer.resolve(quality="best", steps=3, sampler="ddim")
+        assert (options.sampler, options.steps) == ("ddim", 3)
+
     @pytest.mark.parametrize(
         ("sampler", "steps"), [("ddpm", 3), ("ddpm-small", 3), ("ddim", 3), ("diffusers", 3)]
     )
@@ -126,6 +133,8 @@ class TestOptions:
             renderer.render(make_score(1.0), steps=0)
         with pytest.raises(OptionError, match="unknown sampler 'euler'"):
             renderer.render(make_score(1.0), sampler="euler")
+        with pytest.raises(OptionError, match="unknown quality 'good'; one of fast, best"):
+            renderer.render(make_score(1.0), quality="good")
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision_is_near_float32(self, renderer: Renderer, dtype: torch.dtype) -> None:

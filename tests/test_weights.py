@@ -39,7 +39,7 @@ from spectro_render.weights import (
 
 CONFIG = toy_config(head_width=8, mlp_width=48, decoder_layers=2)
 VOCODER = VocoderConfig(channels=16, dilations=(1, 3), upsample=(), iterations=0)
-DEFAULTS = Defaults("dpm++", 12, 1.5, 6.0)
+DEFAULTS = Defaults("dpm++", 12, 1.5, 6.0, fast=("dpm++", 2), best=("ddim", 50))
 
 
 def make_model(config: ModelConfig = CONFIG) -> SpectrogramModel:
@@ -379,7 +379,19 @@ def test_impossible_schedules(published: Path, key: str, value: object) -> None:
     assert "scheduler_config.json" in refusal(published)
 
 
-@pytest.mark.parametrize("defaults", [[], {"sampler": "euler"}, {"steps": "20"}, {"speed": 1}])
+@pytest.mark.parametrize(
+    "defaults",
+    [
+        [],
+        {"sampler": "euler"},
+        {"steps": "20"},
+        {"speed": 1},
+        {"fast": ["euler", 2]},
+        {"best": ["ddim", 0]},
+        {"fast": ["ddim"]},
+        {"best": 20},
+    ],
+)
 def test_impossible_defaults(published: Path, defaults: object) -> None:
     change_json(published / INDEX, defaults=defaults)
     assert "defaults are" in refusal(published)
