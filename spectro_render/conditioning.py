@@ -53,6 +53,69 @@ def _row(note: WindowNote) -> list[int]:
     return [note.pitch, program, note.velocity_bin, note.is_tied, note.onset, offset]
 
 
+def table_notes(rows: Tensor) -> list[WindowNote]:
+    """The notes (N, 6) of one window's table, the inverse of `note_table`."""
+    return [_note(*row) for row in rows.tolist() if row[0] != PAD_NOTE]
+
+
+def _note(
+    pitch: int, program: int, velocity_bin: int, tied: int, onset: int, offset: int
+) -> WindowNote:
+    if program == DRUM_KIT:
+        return WindowNote(pitch, 0, velocity_bin, True, bool(tied), onset, onset + 1)
+    return WindowNote(pitch, program, velocity_bin, False, bool(tied), onset, offset)
+
+
+class NoteMemory:
+    """What the windows of a song have told so far of the notes that the next one hears.
+
+    By itself a window knows of a tied note only that it sounds: not since when, nor how loud it
+    began; and of notes that have ended, and ring on, it knows nothing.
+    """
+
+    def __init__(self, steps: int) -> None:
+        """`steps`: of 10 ms, for how long a note that has ended, or a drum, is remembered.
+
+        With none, not even tied notes are.
+        """
+        self._steps = steps
+        self._held: dict[tuple[int, int], WindowNote] = {}  # by program and pitch, to the border
+        self._ended: list[WindowNote] = []
+
+    def recall(self, notes: Sequence[WindowNote]) -> list[WindowNote]:
+        """The next window's notes, with what is remembered; times count from its start.
+
+        Tied notes get their onset and velocity, where they are known; notes that ended before the
+        window come first, with an offset of 0 or less. Drums have none: they ended as they began.
+        """
+        if not self._steps:
+            return list(notes)
+        held, joined = self._held, []
+        for note in notes:
+            begun = held.pop((note.program, note.pitch), None) if note.is_tied else None
+            joined.append(note if begun is None else _continued(begun, note.offset))
+        self._ended += held.values()  # what the window does not tie has ended at the border
+        known = [*self._ended, *joined]
+        self._keep(known)
+        return known
+
+    def _keep(self, notes: Sequence[WindowNote]) -> None:
+        """Remember what the next window should know, in its time."""
+        goes_on = [note.offset == STEPS_PER_WINDOW and not note.is_drum for note in notes]
+        later = [_moved(note, -STEPS_PER_WINDOW) for note in notes]
+        pairs = list(zip(later, goes_on, strict=True))
+        self._held = {(note.program, note.pitch): note for note, goes in pairs if goes}
+        self._ended = [n for n, goes in pairs if not goes and n.offset > -self._steps]
+
+
+def _continued(begun: WindowNote, offset: int) -> WindowNote:
+    return begun._replace(offset=offset)
+
+
+def _moved(note: WindowNote, steps: int) -> WindowNote:
+    return note._replace(onset=note.onset + steps, offset=note.offset + steps)
+
+
 def envelopes(table: Tensor) -> Tensor:
     """How much each note sounds, in eleven shapes: (B, N, 6) -> (B, 1 + T, N, K) >= 0.
 

@@ -86,7 +86,7 @@ SETTINGS = {
     "decoder": {**_SIZES, "decoder_layers": "num_layers"},
 }
 OWN_SETTINGS = {  # under their own names; absent from directories that diffusers wrote
-    "notes": ("note_width", "velocity_bins", "programs"),
+    "notes": ("note_width", "memory_steps", "velocity_bins", "programs"),
     "context": ("tail_frames",),
     "decoder": ("conditioning", "level_width", "decoder"),
 }
@@ -167,14 +167,19 @@ def read_config(parts: Mapping[str, Config], scheduler: Config) -> ModelConfig:
                 raise WeightsError(f"{place}: {name} is {value}, elsewhere {other}", UNSUPPORTED)
     values.setdefault("context_layers", 0)  # no such part
     values.setdefault("level_width", 4 * values["width"])  # as published
-    place = f"{FOLDERS['context']}/config.json"  # what a configuration itself refuses is its tail
     try:
         network = ModelConfig(**values)
-        place = f"{FOLDERS['decoder']}/config.json"
         output_function_of(network)
     except ValueError as error:
-        raise WeightsError(f"{place}: {error}", UNSUPPORTED) from error
+        raise WeightsError(f"{_place(str(error))}: {error}", UNSUPPORTED) from error
     return network
+
+
+def _place(error: str) -> str:
+    """The file with the setting that an error begins with; what names none is the decoder's."""
+    setting = error.split()[0]
+    part = next((part for part, names in OWN_SETTINGS.items() if setting in names), "decoder")
+    return f"{FOLDERS[part]}/config.json"
 
 
 def write_config(config: ModelConfig) -> dict[str, Config]:

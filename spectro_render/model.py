@@ -6,7 +6,7 @@ B windows, L tokens, N notes, T = 256 frames, M = 128 mel bands, D = width, H he
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -38,6 +38,7 @@ class ModelConfig:
     num_embeddings: int = 1536  # rows of the token table (cross_attention)
     note_width: int = 0  # of a note's embedding (frame_aligned)
     tail_frames: int = 0  # of the context, laid over the first frames (frame_aligned)
+    memory_steps: int = 0  # of 10 ms: how long ended notes are known; 0: tied ones not even
     velocity_bins: int = 1
     programs: Literal["slakh34", "full"] = "slakh34"
     decoder: Literal["diffusion", "autoregressive"] = "diffusion"
@@ -50,9 +51,11 @@ class ModelConfig:
     dither: float = 0.0  # deviation of the noise on deterministic frames
 
     def __post_init__(self) -> None:
+        if self.memory_steps and self.conditioning != "frame_aligned":
+            raise ValueError(f"memory_steps is {self.memory_steps}, but notes are not on frames")
         joins = self.conditioning == "frame_aligned" and self.context_layers > 0
         if self.tail_frames and not (joins and self.tail_frames <= WINDOW_FRAMES):
-            raise ValueError(f"{self.tail_frames} frames of context cannot be laid over notes")
+            raise ValueError(f"tail_frames is {self.tail_frames}, but none can be laid over notes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,70 @@ class Memory:
     mask: Tensor | None = None  # (B, S), False where a key is padding; None: all are real
     frames: Tensor | None = None  # (B, T, D), frame-aligned notes
     draft: Tensor | None = None  # (B, T, M), additive estimate of the mel
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedNotes:
+    """What the notes of B windows tell, whatever came before them."""
+
+    tokens: Tensor | None = None  # (B, L, D)
+    lengths: tuple[int, ...] = ()  # how many of the L tokens are real
+    frames: Tensor | None = None  # (B, T, D), frame-aligned notes
+    draft: Tensor | None = None  # (B, 1 + T, M), from a frame early
+
+    def __len__(self) -> int:
+        encoded = self.frames if self.tokens is None else self.tokens
+        return 0 if encoded is None else len(encoded)
+
+    def rows(self, indices: Sequence[int]) -> "EncodedNotes":
+        """Those of some of the windows, cut to the longest of them."""
+        return EncodedNotes.join([self._row(index) for index in indices])
+
+    @staticmethod
+    def join(parts: Sequence["EncodedNotes"]) -> "EncodedNotes":
+        """The windows of several batches as one, padded to the longest."""
+        if len(parts) == 1:
+            return parts[0]
+        lengths = tuple(length for part in parts for length in part.lengths)
+        return EncodedNotes(
+            _padded([part.tokens for part in parts], max(lengths, default=0)),
+            lengths,
+            _joined([part.frames for part in parts]),
+            _joined([part.draft for part in parts]),
+        )
+
+    def mask(self) -> Tensor | None:
+        """(B, L), False where a token is padding; None where all are real."""
+        if self.tokens is None or min(self.lengths) == self.tokens.shape[1]:
+            return None
+        return _first(self.lengths, self.tokens)
+
+    def _row(self, index: int) -> "EncodedNotes":
+        here, lengths = slice(index, index + 1), self.lengths[index : index + 1]
+        return EncodedNotes(
+            None if self.tokens is None else self.tokens[here, : max(1, *lengths)],
+            lengths,
+            None if self.frames is None else self.frames[here],
+            None if self.draft is None else self.draft[here],
+        )
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if present else None
+
+
+def _padded(parts: Sequence[Tensor | None], length: int) -> Tensor | None:
+    """(B', L', D) each -> (B, L, D), zeros where they are shorter."""
+    return _joined(
+        [None if x is None else F.pad(x, (0, 0, 0, length - x.shape[1])) for x in parts]
+    )
+
+
+def _first(lengths: Sequence[int], like: Tensor) -> Tensor:
+    """A mask (B, L) that is True in the first `lengths` columns of each row."""
+    columns = torch.arange(like.shape[1], device=like.device)
+    return columns < torch.tensor(lengths, device=like.device)[:, None]
 
 
 class RMSNorm(nn.Module):
@@ -272,10 +339,9 @@ class TokenEncoder(nn.Module):
         self.embedding = nn.Embedding(config.num_embeddings, config.width)
         self.encoder = Encoder(config, config.note_layers, MAX_TOKENS)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Ids (B, L), padded with 0 -> (B, L, D)."""
-        mask = ids > 0
-        return self.encoder(self.embedding(ids), None if bool(mask.all()) else mask)
+    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Ids (B, L), and a mask (B, L) where some are padding -> (B, L, D)."""
+        return self.encoder(self.embedding(ids), mask)
 
 
 class FrameEncoder(nn.Module):
@@ -319,33 +385,59 @@ class MelModel(nn.Module):
         self.context = ContextEncoder(config) if config.context_layers else None
 
     def encode(self, notes: Tensor, context: Tensor | None, heard: Tensor | None = None) -> Memory:
+        """`encode_notes` and `remember` in one."""
+        return self.remember(self.encode_notes(notes), context, heard)
+
+    def encode_notes(self, notes: Tensor, lengths: Sequence[int] | None = None) -> EncodedNotes:
+        """What can be said of B windows before their contexts are there.
+
+        `notes` are token ids (B, L) padded with 0, or note rows (B, N, 6) for frame-aligned models.
+        `lengths` are those of the windows without padding; counting them waits for the device
+        where the ids lie.
+        """
+        if not isinstance(self.notes, TokenEncoder):
+            return EncodedNotes(None, (), *self.notes(notes))
+        if lengths is None:
+            lengths = (notes > 0).sum(1).tolist()
+        ids = notes[:, : max(1, *lengths)]
+        mask = None if min(lengths) == ids.shape[1] else _first(lengths, ids)
+        return EncodedNotes(self.notes(ids, mask), tuple(lengths))
+
+    def remember(
+        self, notes: EncodedNotes, context: Tensor | None, heard: Tensor | None = None
+    ) -> Memory:
         """What the decoder needs to know of B windows.
 
-        `notes` are token ids (B, L) padded with 0, or note rows (B, N, 6) for frame-aligned models;
         `context` is the previous window's mel in [-1, 1], (B, T, M), or None where nothing came
         before; `heard` (B,) is False for the windows of a batch whose context is to be ignored.
         """
-        context = None if self.context is None else context
-        frames = draft = mask = None
-        parts, masks = [], []
-        if isinstance(self.notes, TokenEncoder):
-            parts.append(self.notes(notes))
-            masks.append(notes > 0)
-        else:
-            frames, early_draft = self.notes(notes)
-            draft = early_draft[:, 1:]
+        frames, draft = notes.frames, None if notes.draft is None else notes.draft[:, 1:]
+        parts, mask = [], notes.mask()
+        if notes.tokens is not None:
+            parts.append(notes.tokens)
         if context is not None and self.context is not None:
             parts.append(self.context(context))
-            if self.context.tail is not None and frames is not None:
+            if self.context.tail is not None and frames is not None and notes.draft is not None:
                 here = 1 if heard is None else heard[:, None, None]
-                features, correction = self.context.tail(context, early_draft)
+                features, correction = self.context.tail(context, notes.draft)
                 frames, draft = frames + features * here, draft + correction * here
-            everywhere = torch.ones(context.shape[:2], dtype=torch.bool, device=context.device)
-            masks.append(everywhere if heard is None else everywhere & heard[:, None])
-        if masks and not bool(torch.cat(masks, 1).all()):
-            mask = torch.cat(masks, 1)
+            mask = _joined_mask(mask, heard, parts)
         keys_values = tuple(self.decoder.remember(torch.cat(parts, 1))) if parts else ()
         return Memory(keys_values, mask, frames, draft)
+
+
+def _joined_mask(
+    notes: Tensor | None, heard: Tensor | None, parts: Sequence[Tensor]
+) -> Tensor | None:
+    """The mask over all parts, (B, S); the last is a context of which all or nothing is heard."""
+    if notes is None and heard is None:
+        return None
+    everywhere = [part.new_ones(part.shape[:2], dtype=torch.bool) for part in parts]
+    if notes is not None:
+        everywhere[0] = notes
+    if heard is not None:
+        everywhere[-1] = everywhere[-1] & heard[:, None]
+    return torch.cat(everywhere, 1)
 
 
 class SpectrogramModel(MelModel):

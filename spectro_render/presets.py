@@ -33,6 +33,7 @@ _BUNDLED = ModelConfig(
     target="x0",
     note_width=128,
     tail_frames=4,
+    memory_steps=200,
     velocity_bins=32,
     programs="full",
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spectro_render.audio import DEFAULT_GAIN, Audio, Limiter
 from spectro_render.autoregressive import AutoregressiveModel
-from spectro_render.conditioning import note_table
+from spectro_render.conditioning import NoteMemory, note_table
 from spectro_render.constants import SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS
 from spectro_render.diffusion import check_sampling, guide, noise_source, sample
 from spectro_render.errors import DeviceError, MidiError, OptionError
@@ -151,10 +151,12 @@ class Renderer:
         """Natural log-mels (256, 128) of windows in order; each hears the one before it."""
         options = self.resolve(options)
         before: Tensor | None = None
+        memory = NoteMemory(self._model.config.memory_steps)
         for number, window in enumerate(windows, start=1):
             steps = options.steps or WINDOW_FRAMES
             report = _reporter(on_progress, number, len(windows), steps)
-            before = self._render_window(window, before, options, report)
+            notes = self._notes(window, memory)
+            before = self._render_window(window.index, notes, before, options, report)
             yield before
 
     def vocode(self, log_mel: Tensor) -> Tensor:
@@ -181,16 +183,17 @@ class Renderer:
     @torch.inference_mode()
     def _render_window(
         self,
-        window: TokenWindow,
+        number: int,
+        notes: Tensor,
         before: Tensor | None,
         options: RenderOptions,
         on_step: Callable[[int], None] | None,
     ) -> Tensor:
-        """One window's log-mel (256, 128), from its tokens and the mel of the one before."""
-        draw = noise_source(options.seed, [window.index], self.device)
+        """One window's log-mel (256, 128), from its notes and the mel of the one before."""
+        draw = noise_source(options.seed, [number], self.device)
         with self._number_format():
             context = None if before is None else to_model(before)[None].to(self.device)
-            memory = self._model.encode(self._notes(window), context)
+            memory = self._model.encode(notes, context)
         if isinstance(self._model, AutoregressiveModel):
             with self._number_format():
                 mel = self._model.generate(memory, draw, on_step)
@@ -217,11 +220,15 @@ class Renderer:
             on_step=on_step,
         )
 
-    def _notes(self, window: TokenWindow) -> Tensor:
-        """What the note encoder reads: ids (1, L), or rows (1, N, 6) for frame-aligned models."""
+    def _notes(self, window: TokenWindow, memory: NoteMemory) -> Tensor:
+        """What the note encoder reads: ids (1, L), or rows (1, N, 6) for frame-aligned models.
+
+        `memory` is of the song's windows before.
+        """
         if self._model.config.conditioning == "cross_attention":
             return torch.tensor([window.ids], device=self.device)
-        return note_table([window_notes(window.ids, self.vocabulary)]).to(self.device)
+        notes = memory.recall(window_notes(window.ids, self.vocabulary))
+        return note_table([notes]).to(self.device)
 
     def _predict(self, memory: Memory | None) -> Callable[[Tensor, Tensor], Tensor]:
         model = self._model

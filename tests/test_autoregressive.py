@@ -20,7 +20,7 @@ from spectro_render.autoregressive import (
     OutputFunction,
 )
 from spectro_render.cli import run
-from spectro_render.conditioning import note_table
+from spectro_render.conditioning import NoteMemory, note_table
 from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.diffusion import noise_source
 from spectro_render.errors import OptionError, WeightsError
@@ -297,11 +297,10 @@ def test_a_window_hears_the_one_before(directory: Path) -> None:
     score = Score((Note(0.0, 7.0, 60, 90, 0, False),), 7.0)
     windows = renderer.windows(score)
     before, after = renderer.mels(windows)
-    options = renderer.resolve()
-    assert torch.equal(renderer._render_window(windows[1], before, options, None), after)
-    assert not torch.allclose(
-        renderer._render_window(windows[1], None, options, None), after, atol=0.1
-    )
+    notes, options = renderer._notes(windows[1], NoteMemory(0)), renderer.resolve()
+    assert torch.equal(renderer._render_window(1, notes, before, options, None), after)
+    unheard = renderer._render_window(1, notes, None, options, None)
+    assert not torch.allclose(unheard, after, atol=0.1)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

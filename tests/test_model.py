@@ -12,9 +12,11 @@ from spectro_render.conditioning import (
     DRUM_KIT,
     NATS,
     PAD_NOTE,
+    NoteMemory,
     Tail,
     envelopes,
     note_table,
+    table_notes,
 )
 from spectro_render.constants import N_MELS, STEPS_PER_WINDOW, WINDOW_FRAMES
 from spectro_render.model import FrameEncoder, SpectrogramModel, attend
@@ -172,6 +174,88 @@ def test_a_tied_note_sounds_in_the_frame_before_the_window() -> None:
     assert float(before[0, HELD]) == 1
     assert float(before[0, DECAY][2]) == pytest.approx(math.exp(-60 / 60))
     assert not before[1].any()
+
+
+# --- what earlier windows told ----------------------------------------------------------------
+
+
+def note(onset: int, offset: int, pitch: int = 60, **changes: object) -> WindowNote:
+    return WindowNote(pitch, 0, 20, False, False, onset, offset)._replace(**changes)
+
+
+def tied(offset: int, pitch: int = 60) -> WindowNote:
+    """As a window has it: neither onset nor velocity are told."""
+    return note(0, offset, pitch, is_tied=True, velocity_bin=32)
+
+
+def test_a_tied_note_is_remembered_since_its_onset() -> None:
+    memory = NoteMemory(100)
+    assert memory.recall([note(300, 512)]) == [note(300, 512)]
+    assert memory.recall([tied(512)]) == [note(300 - 512, 512)]
+    assert memory.recall([tied(40)]) == [note(300 - 2 * 512, 40)]
+
+
+def test_without_memory_nothing_is_known() -> None:
+    memory = NoteMemory(0)
+    memory.recall([note(300, 512), note(400, 510, 61)])
+    assert memory.recall([tied(40)]) == [tied(40)]
+
+
+def test_what_nobody_told_stays_tied() -> None:
+    assert NoteMemory(100).recall([tied(40), note(50, 60)]) == [tied(40), note(50, 60)]
+
+
+def test_ended_notes_are_remembered_for_a_while() -> None:
+    memory = NoteMemory(100)
+    memory.recall([note(0, 412), note(0, 413, 61), note(200, 500, 62)])
+    assert memory.recall([]) == [note(-512, -99, 61), note(-312, -12, 62)]
+    assert memory.recall([]) == []
+
+
+def test_what_is_not_tied_has_ended_at_the_border() -> None:
+    memory = NoteMemory(100)
+    memory.recall([note(300, 512)])
+    assert memory.recall([note(80, 90)]) == [note(-212, 0), note(80, 90)]
+
+
+def test_a_pitch_struck_again_is_another_note() -> None:
+    memory = NoteMemory(100)
+    memory.recall([note(0, 450), note(450, 512)])
+    assert memory.recall([tied(10), note(20, 512)]) == [
+        note(-512, -62),
+        note(-62, 10),
+        note(20, 512),
+    ]
+    assert memory.recall([tied(5)]) == [note(-492, 5)]
+
+
+def test_drums_are_remembered_from_their_onset() -> None:
+    hit = DRUM._replace(onset=500, offset=501)
+    memory = NoteMemory(100)
+    memory.recall([DRUM, hit])
+    (known,) = memory.recall([])
+    assert (known.is_drum, known.onset, known.offset) == (True, -12, -11)
+
+
+def test_remembered_notes_go_on_sounding_as_they_would_have() -> None:
+    """The last frame of a window and the frame before the next one are one and the same."""
+    played = [
+        note(300, 512),
+        note(0, 490, 61),
+        note(500, 512, 62),
+        DRUM._replace(onset=500, offset=501),
+    ]
+    memory = NoteMemory(200)
+    memory.recall(played)
+    later = note_table([memory.recall([tied(100), tied(512, 62)])])
+    here = envelopes(note_table([played]))[0, -1]
+    there = envelopes(later)[0, 0]
+    assert torch.allclose(here.sum(0), there.sum(0), atol=1e-5)
+
+
+def test_tables_and_notes() -> None:
+    notes = [PIANO, DRUM, note(-30, 10, is_tied=False), tied(5)]
+    assert table_notes(note_table([notes, [PIANO] * 9])[0]) == notes
 
 
 @pytest.mark.parametrize("note", [LONG, DRUM])

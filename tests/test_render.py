@@ -9,10 +9,11 @@ import pytest
 import torch
 from golden import checkpoint
 
+from spectro_render.conditioning import NoteMemory
 from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
 from spectro_render.errors import DeviceError, MidiError, OptionError, WeightsNotFound
 from spectro_render.midi import Note, Score
-from spectro_render.model import Attention, DecoderLayer
+from spectro_render.model import Attention, DecoderLayer, SpectrogramModel
 from spectro_render.render import (
     Progress,
     Renderer,
@@ -22,6 +23,7 @@ from spectro_render.render import (
     section,
 )
 from spectro_render.tokens import TAIL_SECONDS
+from spectro_render.weights import load_model
 from tests.benchmarks.bench_memory import peak_memory
 
 
@@ -83,10 +85,25 @@ class TestNoise:
         score, options = make_score(14.0), RenderOptions(seed=3)
         windows = renderer.windows(score, options)
         mels = list(renderer.mels(windows, options))
-        alone = renderer._render_window(windows[2], mels[1], renderer.resolve(options), None)
+        notes, options = renderer._notes(windows[2], NoteMemory(0)), renderer.resolve(options)
+        alone = renderer._render_window(2, notes, mels[1], options, None)
         assert torch.equal(alone, mels[2])
-        unheard = renderer._render_window(windows[2], None, renderer.resolve(options), None)
+        unheard = renderer._render_window(2, notes, None, options, None)
         assert not torch.allclose(unheard, mels[2], atol=1e-3)
+
+
+def test_windows_hear_what_earlier_ones_told(tiny_model: Path) -> None:
+    """Same weights, same context: what is known of notes that have ended makes a difference."""
+    score = make_score(12.0)
+    loaded, mels = load_model(tiny_model), []
+    for steps in (0, 300):
+        model = SpectrogramModel(replace(loaded.config, memory_steps=steps))
+        model.load_state_dict(loaded.model.state_dict())
+        renderer = Renderer(replace(loaded, model=model), torch.device("cpu"), torch.float32)
+        mels.append(list(renderer.mels(renderer.windows(score))))
+    deaf, hears = mels
+    assert torch.equal(deaf[0], hears[0])
+    assert not torch.allclose(deaf[1], hears[1], atol=1e-3)
 
 
 @pytest.mark.slow

@@ -389,6 +389,17 @@ class TestObjective:
         assert 0 < l1**2 < mse  # the mean of squares is no less than the square of the mean
 
 
+class TestWindows:
+    def test_remember_what_earlier_windows_of_the_piece_told(self, cache: Path) -> None:
+        """Two pieces of four windows, a note each, which ends 2.12 s before its window does."""
+        plain, remembers = Windows(cache), Windows(cache, memory_steps=300)
+        for number in range(8):
+            known = remembers.batch([number]).notes[0]
+            assert known[-1].tolist() == plain.batch([number]).notes[0, 0].tolist()
+            before = [] if number % 4 == 0 else plain.batch([number - 1]).notes[0].tolist()
+            assert known[:-1, 4:].tolist() == [[row[4] - 512, row[5] - 512] for row in before]
+
+
 class TestLoop:
     def options(self, steps: int) -> TrainingOptions:
         return TrainingOptions(

@@ -355,6 +355,7 @@ def test_what_is_only_called_a_pickle(published: Path) -> None:
         ("decoder", "max_decoder_noise_time", 2000.0),
         ("decoder", "conditioning", "telepathy"),
         ("continuous_encoder", "tail_frames", 4),  # its notes are not laid out over frames
+        ("notes_encoder", "memory_steps", 100),  # likewise
         ("notes_encoder", "velocity_bins", 0),
         ("notes_encoder", "feed_forward_proj", "relu"),
     ],

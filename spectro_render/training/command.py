@@ -136,8 +136,8 @@ def _train_diffusion(
         trainer.resume()
     elif start_from is not None:
         trainer.start_from(load_model(start_from).model)
-    how = config.conditioning
-    trainer.train(Windows(work / "train", how), Windows(work / "valid", how))
+    how = (config.conditioning, config.memory_steps)
+    trainer.train(Windows(work / "train", *how), Windows(work / "valid", *how))
 
 
 def _train_vocoder(work: Path, steps: int, device: torch.device, seed: int) -> None:

@@ -24,7 +24,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from spectro_render.conditioning import NOTE_FIELDS, PAD_NOTE, note_table
+from spectro_render.conditioning import (
+    NOTE_FIELDS,
+    PAD_NOTE,
+    NoteMemory,
+    note_table,
+    table_notes,
+)
 from spectro_render.constants import (
     N_MELS,
     WINDOW_FRAMES,
@@ -234,11 +240,25 @@ class Batch:
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
+def recalled(tables: Sequence[Tensor], first: Sequence[bool], steps: int) -> Sequence[Tensor]:
+    """Windows' notes (n, 6) in order, with what is remembered of the windows before."""
+    if not steps:
+        return tables
+    known, memory = [], NoteMemory(steps)
+    for rows, is_first in zip(tables, first, strict=True):
+        memory = NoteMemory(steps) if is_first else memory
+        known.append(note_table([memory.recall(table_notes(rows))])[0].short())
+    return known
+
+
 class Windows:
     """The windows of a cache in memory, without their audio."""
 
-    def __init__(self, folder: Path, conditioning: Conditioning = "frame_aligned") -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, conditioning: Conditioning = "frame_aligned", memory_steps: int = 0
+    ) -> None:
+        """`memory_steps` as in ModelConfig."""
+        self.folder, self.memory_steps = folder, memory_steps
         self.conditioning = conditioning
         self._shards: set[Path] = set()
         self._mel: list[Tensor] = []  # (256, 128) float16 each
@@ -262,9 +282,11 @@ class Windows:
                     hint = "choose another --work, or delete it; frame-aligned presets can use it"
                     raise OptionError(f"{path} is of an early form, without note ids", hint)
                 piece = shard.get_tensor("piece")
+                first = [True, *(piece[1:] != piece[:-1]).tolist()]
+                told = shard.get_tensor(notes).split(shard.get_tensor(counts).tolist())
                 self._mel += shard.get_tensor("mel").unbind()
-                self._notes += shard.get_tensor(notes).split(shard.get_tensor(counts).tolist())
-            self._first += [True, *(piece[1:] != piece[:-1]).tolist()]
+                self._notes += recalled(told, first, self.memory_steps)
+            self._first += first
             self._shards.add(path)
 
     def remember(self, numbers: Tensor, said: Tensor) -> None:
