@@ -15,16 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spectro_render.constants import N_MELS, WINDOW_FRAMES
-from spectro_render.model import (
-    MLP,
-    Attention,
-    MelDecoder,
-    MelModel,
-    Memory,
-    ModelConfig,
-    RMSNorm,
-    SpectrogramModel,
-)
+from spectro_render.layers import MLP, Attention, RMSNorm
+from spectro_render.model import MelDecoder, MelModel, Memory, ModelConfig, SpectrogramModel
 
 # --- what a frame is made of ------------------------------------------------------------------
 

@@ -77,8 +77,8 @@ class SpectrogramNotesEncoder(Component):
 
     def forward(self, encoder_input_tokens: Tensor, encoder_inputs_mask: Tensor) -> Encoded:
         """Ids (B, L) and mask (B, L), False where they are padding -> (B, L, D), and the mask."""
-        embedded = self.network.embedding(encoder_input_tokens)
-        return self.network.encoder(embedded, encoder_inputs_mask), encoder_inputs_mask
+        mask = _if_any_is_padding(encoder_inputs_mask)
+        return self.network(encoder_input_tokens, mask), encoder_inputs_mask
 
 
 class SpectrogramContEncoder(Component):
@@ -102,12 +102,19 @@ class SpectrogramContEncoder(Component):
         Where the whole mask is False, attention gives zeros and diffusers' the mean of all frames;
         no decoder hears either.
         """
+        if _if_any_is_padding(encoder_inputs_mask) is None:
+            return self.network(encoder_inputs), encoder_inputs_mask
         frames = torch.arange(encoder_inputs.shape[1], device=encoder_inputs.device)
         lengths = encoder_inputs_mask.long().sum(1, keepdim=True)
         rolled = (frames + lengths) % len(frames)  # (B, T): which frame is at which position
         mask = encoder_inputs_mask.gather(1, rolled)
         encoded = self.network.encoder(self.network.input(_take(encoder_inputs, rolled)), mask)
         return _take(encoded, (frames - lengths) % len(frames)), encoder_inputs_mask
+
+
+def _if_any_is_padding(mask: Tensor) -> Tensor | None:
+    """A mask (B, S) as the network wants it: True and False, and none where it hides nothing."""
+    return None if bool(mask.all()) else mask.bool()
 
 
 def _take(x: Tensor, frames: Tensor) -> Tensor:
@@ -128,9 +135,8 @@ class T5FilmDecoder(Component):
     def remember(self, encodings_and_masks: Sequence[Encoded]) -> Memory:
         """What `forward` needs to know of them, computed once for all steps of a window."""
         encoded, masks = zip(*encodings_and_masks, strict=True)
-        mask = torch.cat(masks, 1).bool()
         keys_values = tuple(self.network.remember(torch.cat(encoded, 1)))
-        return Memory(keys_values, None if bool(mask.all()) else mask)
+        return Memory(keys_values, _if_any_is_padding(torch.cat(masks, 1)))
 
     def forward(
         self,
@@ -138,7 +144,7 @@ class T5FilmDecoder(Component):
         decoder_input_tokens: Tensor,
         decoder_noise_time: Tensor,
     ) -> Tensor:
-        """Noisy mel (B, T, M) at times (B,) in [0, 1] -> prediction (B, T, M).
+        """Noisy mel (B, T, M) at times (B,), or all at one (1,), in [0, 1] -> prediction (B, T, M).
 
         `encodings_and_masks` come from the encoders or from `remember`; None: nothing is known, the
         unconditional pass of guidance.
@@ -146,7 +152,10 @@ class T5FilmDecoder(Component):
         memory = encodings_and_masks
         if memory is not None and not isinstance(memory, Memory):
             memory = self.remember(memory)
-        return self.network(decoder_input_tokens, decoder_noise_time, memory)
+        time: Tensor | float = decoder_noise_time
+        if decoder_noise_time.device.type == "cpu" and decoder_noise_time.numel() == 1:
+            time = float(decoder_noise_time)  # what it does to the layers is computed only once
+        return self.network(decoder_input_tokens, time, memory)
 
 
 class SchedulerOutput(NamedTuple):

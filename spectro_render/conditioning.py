@@ -38,12 +38,16 @@ LOUDER = 0.13  # on the model's scale: one nat
 NATS = (LOG_MEL_MAX - LOG_MEL_MIN) / 2  # of log-mel in one unit of that scale
 
 
-def note_table(windows: Sequence[Sequence[WindowNote]]) -> Tensor:
-    """Notes of B windows as integers, (B, N, 6), padded with rows of PAD_NOTE to the longest."""
-    table = torch.full((len(windows), max(1, *map(len, windows)), NOTE_FIELDS), PAD_NOTE)
-    for rows, notes in zip(table, windows, strict=True):
+def note_table(windows: Sequence[Sequence[WindowNote]], multiple: int = 1) -> Tensor:
+    """Notes of B windows as integers, (B, N, 6), padded with rows of PAD_NOTE.
+
+    N is that of the longest window, or the next `multiple`.
+    """
+    rows = math.ceil(max(1, *map(len, windows)) / multiple) * multiple
+    table = torch.full((len(windows), rows, NOTE_FIELDS), PAD_NOTE)
+    for row, notes in zip(table, windows, strict=True):
         if notes:
-            rows[: len(notes)] = torch.tensor([_row(note) for note in notes])
+            row[: len(notes)] = torch.tensor([_row(note) for note in notes])
     return table
 
 
@@ -215,9 +219,12 @@ class Tail(nn.Module):
         new = torch.exp(-(draft - before).clamp(min=0) / LOUDER)
         correction = torch.where(gap > 0, lacking, gap * new)
 
-        shapes = self.spread(context[:, -self.frames :].flatten(1))
+        # One by one: a product of one row rounds otherwise than one of many, and how a song rounds
+        # should not hang on who is beside it.
+        rows = context[:, -self.frames :].flatten(1)
+        shapes = torch.stack([self.spread(row) for row in rows])
         shapes = shapes.view(len(context), len(TAIL_FADES), self.width)
-        fades = torch.exp(-time / torch.tensor(TAIL_FADES, device=context.device))
+        fades = torch.cat([torch.exp(-time / frames) for frames in TAIL_FADES], 1)  # (T, fades)
         return fades.to(shapes.dtype) @ shapes, correction
 
 

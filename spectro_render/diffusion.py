@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -19,7 +20,7 @@ from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.errors import OptionError
 
 Target = Literal["epsilon", "v", "x0"]  # what a network is trained to predict
-Predict = Callable[[Tensor, Tensor], Tensor]  # noisy (B, T, M), time (B,) -> its target (B, T, M)
+Predict = Callable[[Tensor, float], Tensor]  # noisy (B, T, M), its time -> its target (B, T, M)
 
 SAMPLERS = ("ddpm", "ddpm-small", "ddim", "dpm++", "diffusers")
 
@@ -149,7 +150,7 @@ def guide(conditional: Predict, unconditional: Predict, weight: float) -> Predic
     if weight == 1:
         return conditional
 
-    def predict(noisy: Tensor, time: Tensor) -> Tensor:
+    def predict(noisy: Tensor, time: float) -> Tensor:
         return weight * conditional(noisy, time) + (1 - weight) * unconditional(noisy, time)
 
     return predict
@@ -173,10 +174,12 @@ def noise_source(seed: int, windows: Sequence[int], device: torch.device) -> Cal
     Each window draws from a generator of its own, so who shares the batch changes nothing.
     """
     generators = [window_generator(seed, window) for window in windows]
+    waits = device.type != "cuda"  # until what the device is at is done
 
     def draw() -> Tensor:
         shape = (WINDOW_FRAMES, N_MELS)
-        return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
+        noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
+        return noise.to(device) if waits else noise.pin_memory().to(device, non_blocking=True)
 
     return draw
 
@@ -251,8 +254,7 @@ def sample(
     advance = _rule(sampler, draw)
     x = noise.to(_precision(noise.device))
     for number, (now, then) in enumerate(pairwise(levels), start=1):
-        time = torch.full(x.shape[:1], now.time, dtype=torch.float32, device=x.device)
-        x0 = clean_mel(predict(x.float(), time).to(x), x, now, target)
+        x0 = clean_mel(predict(x.float(), now.time).to(x), x, now, target)
         x = x0 if number == steps else advance(x, x0, now, then)
         if on_step is not None:
             on_step(number)
@@ -273,10 +275,11 @@ def check_sampling(sampler: str, steps: int, schedule: DiscreteSchedule) -> None
         raise OptionError(f"{steps} steps are more than the model's own {most}", "ask for fewer")
 
 
-def _levels(sampler: str, steps: int, schedule: DiscreteSchedule) -> list[Level]:
+@lru_cache(maxsize=8)  # every window asks for the same ones
+def _levels(sampler: str, steps: int, schedule: DiscreteSchedule) -> tuple[Level, ...]:
     if sampler == "diffusers":
-        return schedule.levels(steps)
-    return continuous_levels(steps, FEW_STEPS_POWER if sampler == "dpm++" else 1.0)
+        return tuple(schedule.levels(steps))
+    return tuple(continuous_levels(steps, FEW_STEPS_POWER if sampler == "dpm++" else 1.0))
 
 
 def _rule(sampler: str, draw: Callable[[], Tensor]) -> Step:

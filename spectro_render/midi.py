@@ -8,10 +8,14 @@ can be read and `repair` has mended what would be lost, or would cost gigabytes.
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from spectro_render.errors import MidiError
 from spectro_render.smf import MAX_BYTES, NOTE_OFF, NOTE_ON, PROGRAM, SUSTAIN, Event, parse_smf
@@ -107,22 +111,40 @@ def _read_limited(file: BinaryIO) -> bytes:
 
 def _note_sequence(smf: RepairedSmf) -> NoteSequence:
     """The notes in seconds, pedal applied, by the steps and the arithmetic of note_seq."""
-    import warnings
+    import pretty_midi
 
-    with warnings.catch_warnings():
-        # on import, pydub (which note_seq needs for other things) warns of a missing ffmpeg and
-        # of audioop's end
-        warnings.simplefilter("ignore")
-        import note_seq
-        import pretty_midi
-
+    midi_io, sequences_lib = _note_seq_modules()
     try:
         performance = pretty_midi.PrettyMIDI(mido_object=_mido_file(smf))
-        sequence = note_seq.midi_to_note_sequence(performance)
-        return note_seq.apply_sustain_control_changes(sequence)
+        sequence = midi_io.midi_to_note_sequence(performance)
+        return sequences_lib.apply_sustain_control_changes(sequence)
     except Exception as error:  # three libraries and whatever a file makes them raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise MidiError(f"cannot be read ({reason})", "export the file again") from error
+
+
+@cache
+def _note_seq_modules() -> tuple[Any, Any]:
+    """`midi_io` and `sequences_lib` of note_seq, past the package's own `__init__`.
+
+    That one imports plotting, data frames and audio tools, none of which these two need: most of
+    two seconds. Whoever imports note_seq elsewhere gets all of it, before or after.
+    """
+    spec = find_spec("note_seq")
+    if spec is None:
+        raise ModuleNotFoundError("No module named 'note_seq'", name="note_seq")
+    others = {name: sys.modules.pop(name) for name in _loaded("note_seq")}
+    sys.modules["note_seq"] = module_from_spec(spec)  # knows its folder, has not run
+    try:
+        return import_module("note_seq.midi_io"), import_module("note_seq.sequences_lib")
+    finally:
+        for name in _loaded("note_seq"):
+            del sys.modules[name]
+        sys.modules.update(others)
+
+
+def _loaded(package: str) -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] == package]
 
 
 def _mido_file(smf: RepairedSmf) -> mido.MidiFile:

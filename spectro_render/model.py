@@ -1,14 +1,12 @@
 """4 · The Transformer: notes + previous mel + noisy mel -> a prediction about the noise.
 
-T5.1.1 blocks (Raffel et al., arXiv 1910.10683; Shazeer, arXiv 2002.05202), FiLM by the noise level
-(Perez et al., arXiv 1709.07871), assembled as Hawthorne et al., arXiv 2206.05408, describe it.
-B windows, L tokens, N notes, T = 256 frames, M = 128 mel bands, D = width, H heads of width d.
+The blocks of `layers.py` and `levels.py`, assembled as Hawthorne et al., arXiv 2206.05408, describe
+it. B windows, L tokens, N notes, T = 256 frames, M = 128 mel bands, D = width, H heads of width d.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +14,8 @@ from torch import Tensor, nn
 
 from spectro_render.conditioning import NoteFrames, Tail
 from spectro_render.constants import MAX_TOKENS, N_MELS, WINDOW_FRAMES
-
-MAX_NOISE_TIME = 20_000.0  # both the scale of the diffusion time and the longest period
+from spectro_render.layers import MLP, Attention, Encoder, RMSNorm
+from spectro_render.levels import FiLM, Film, LayerFilms, LevelCache, NoiseLevel, modulate
 
 
 @dataclass(frozen=True)
@@ -77,35 +75,26 @@ class EncodedNotes:
     frames: Tensor | None = None  # (B, T, D), frame-aligned notes
     draft: Tensor | None = None  # (B, 1 + T, M), from a frame early
 
-    def __len__(self) -> int:
-        encoded = self.frames if self.tokens is None else self.tokens
-        return 0 if encoded is None else len(encoded)
-
     def rows(self, indices: Sequence[int]) -> "EncodedNotes":
-        """Those of some of the windows, cut to the longest of them."""
+        """Those of some of the windows, without the padding that none of them needs."""
         return EncodedNotes.join([self._row(index) for index in indices])
 
     @staticmethod
     def join(parts: Sequence["EncodedNotes"]) -> "EncodedNotes":
-        """The windows of several batches as one, padded to the longest."""
+        """The windows of several batches as one."""
         if len(parts) == 1:
             return parts[0]
         lengths = tuple(length for part in parts for length in part.lengths)
-        return EncodedNotes(
-            _padded([part.tokens for part in parts], max(lengths, default=0)),
-            lengths,
-            _joined([part.frames for part in parts]),
-            _joined([part.draft for part in parts]),
-        )
-
-    def mask(self) -> Tensor | None:
-        """(B, L), False where a token is padding; None where all are real."""
-        if self.tokens is None or min(self.lengths) == self.tokens.shape[1]:
-            return None
-        return _first(self.lengths, self.tokens)
+        tokens = [part.tokens for part in parts if part.tokens is not None]
+        longest = max((encoded.shape[1] for encoded in tokens), default=0)
+        padded = [F.pad(encoded, (0, 0, 0, longest - encoded.shape[1])) for encoded in tokens]
+        frames = [part.frames for part in parts if part.frames is not None]
+        drafts = [part.draft for part in parts if part.draft is not None]
+        return EncodedNotes(_joined(padded), lengths, _joined(frames), _joined(drafts))
 
     def _row(self, index: int) -> "EncodedNotes":
-        here, lengths = slice(index, index + 1), self.lengths[index : index + 1]
+        here = slice(index, index + 1)
+        lengths = self.lengths[here]
         return EncodedNotes(
             None if self.tokens is None else self.tokens[here, : max(1, *lengths)],
             lengths,
@@ -114,122 +103,18 @@ class EncodedNotes:
         )
 
 
-def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
-    present = [part for part in parts if part is not None]
-    return torch.cat(present) if present else None
+def _joined(parts: Sequence[Tensor]) -> Tensor | None:
+    return torch.cat(tuple(parts)) if parts else None
 
 
-def _padded(parts: Sequence[Tensor | None], length: int) -> Tensor | None:
-    """(B', L', D) each -> (B, L, D), zeros where they are shorter."""
-    return _joined(
-        [None if x is None else F.pad(x, (0, 0, 0, length - x.shape[1])) for x in parts]
-    )
-
-
-def _first(lengths: Sequence[int], like: Tensor) -> Tensor:
-    """A mask (B, L) that is True in the first `lengths` columns of each row."""
-    columns = torch.arange(like.shape[1], device=like.device)
-    return columns < torch.tensor(lengths, device=like.device)[:, None]
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm without mean or bias (Zhang and Sennrich, arXiv 1910.07467)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, eps=1e-6)
-
-
-class Attention(nn.Module):
-    """Multi-head attention without bias and, as in T5, without division by sqrt(d)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        inner = config.heads * config.head_width
-        self.heads = config.heads
-        self.query = nn.Linear(config.width, inner, bias=False)
-        self.key = nn.Linear(config.width, inner, bias=False)
-        self.value = nn.Linear(config.width, inner, bias=False)
-        self.out = nn.Linear(inner, config.width, bias=False)
-
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S, D) -> keys and values, (B, H, S, d) each."""
-        return self._split(self.key(x)), self._split(self.value(x))
-
-    def forward(
-        self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *, causal: bool = False
-    ) -> Tensor:
-        """Queries (B, T, D) over S keys; mask (B, S) is False where a key must not be seen."""
-        attended = attend(self._split(self.query(x)), keys, values, mask, causal=causal)
-        return self.out(attended.transpose(1, 2).flatten(2))  # (B, H, T, d) -> (B, T, H d) -> D
-
-    def _split(self, x: Tensor) -> Tensor:
-        split = x.view(*x.shape[:-1], self.heads, -1)  # (B, S, H d) -> (B, S, H, d)
-        return split.transpose(1, 2)  # (B, H, S, d)
-
-
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool = False
-) -> Tensor:
-    """Softmax attention; where every key is masked the result is zero, as in the paper's code.
-
-    `causal`, without a mask: the queries are the last of the sequence and look at no later key.
-    """
-    allowed = None if mask is None else mask[:, None, None, :]
-    if causal and query.shape[2] > 1:
-        every = query.new_ones(query.shape[2], key.shape[2], dtype=torch.bool)
-        allowed = every.tril(key.shape[2] - query.shape[2])
-    if not (torch.is_grad_enabled() and query.device.type == "cpu"):
-        return F.scaled_dot_product_attention(query, key, value, allowed, scale=1.0)
-    scores = query @ key.transpose(-1, -2)  # on a CPU the fused backward is the slower one
-    if allowed is None:
-        return scores.softmax(-1) @ value
-    weights = scores.masked_fill(~allowed, torch.finfo(scores.dtype).min).softmax(-1)
-    return (weights * allowed.any(-1, keepdim=True)) @ value
-
-
-class MLP(nn.Module):
-    """Gated GELU (tanh form)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.gate = nn.Linear(config.width, config.mlp_width, bias=False)
-        self.up = nn.Linear(config.width, config.mlp_width, bias=False)
-        self.down = nn.Linear(config.mlp_width, config.width, bias=False)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.dropout(F.gelu(self.gate(x), approximate="tanh") * self.up(x)))
-
-
-class FiLM(nn.Module):
-    """Scale and shift by the noise level: x (1 + scale) + shift."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.scale_shift = nn.Linear(config.level_width, 2 * config.width, bias=False)
-
-    def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        scale, shift = self.scale_shift(level).unsqueeze(-2).chunk(2, -1)  # (B, 1, D) each
-        return x * (1 + scale) + shift
-
-
-class EncoderLayer(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.attention_norm = RMSNorm(config.width)
-        self.attention = Attention(config)
-        self.mlp_norm = RMSNorm(config.width)
-        self.mlp = MLP(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        h = self.attention_norm(x)
-        x = x + self.dropout(self.attention(h, *self.attention.keys_values(h), mask))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+def _mask(lengths: Sequence[int], rows: Tensor) -> Tensor | None:
+    """(B, L), False in `rows` (B, L, ...) where they are padding; None where all are real."""
+    if min(lengths) == rows.shape[1]:
+        return None
+    mask = rows.new_zeros(rows.shape[:2], dtype=torch.bool)
+    for row, length in zip(mask, lengths, strict=True):
+        row[:length] = True  # without waiting for the device, as a list of numbers would
+    return mask
 
 
 class DecoderLayer(nn.Module):
@@ -246,52 +131,21 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, level: Tensor, memory: tuple[Tensor, Tensor] | None, mask: Tensor | None
+        self,
+        x: Tensor,
+        films: tuple[Film, Film],
+        memory: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None,
     ) -> Tensor:
-        h = self.self_film(self.self_norm(x), level)
+        h = modulate(self.self_norm(x), films[0])
         x = x + self.dropout(self.self_attention(h, *self.self_attention.keys_values(h), None))
         if memory is not None:
             x = x + self.dropout(self.cross_attention(self.cross_norm(x), *memory, mask))
-        return x + self.dropout(self.mlp(self.mlp_film(self.mlp_norm(x), level)))
+        return x + self.dropout(self.mlp(modulate(self.mlp_norm(x), films[1])))
 
-
-class Encoder(nn.Module):
-    """Position table, blocks and final norm: the form of all three encoders."""
-
-    def __init__(self, config: ModelConfig, layers: int, length: int) -> None:
-        super().__init__()
-        self.position = nn.Embedding(length, config.width)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(layers))
-        self.norm = RMSNorm(config.width)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, S, D), mask (B, S) -> (B, S, D)."""
-        x = self.dropout(x + self.position.weight[: x.shape[1]])
-        for layer in self.layers:
-            x = layer(x, mask)
-        return self.dropout(self.norm(x))
-
-
-class NoiseLevel(nn.Module):
-    """Diffusion time in [0, 1] -> embedding (B, level_width).
-
-    Sinusoids of time x 20000 in float32, sines first, then cosines (Vaswani et al., arXiv
-    1706.03762, in the layout of the paper's code). float64 would differ by up to 1.3e-3.
-    """
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.waves = config.width // 2
-        self.hidden = nn.Linear(config.width, config.level_width, bias=False)
-        self.out = nn.Linear(config.level_width, config.level_width, bias=False)
-
-    def forward(self, time: Tensor) -> Tensor:
-        steps = torch.arange(self.waves, dtype=torch.float32, device=time.device)
-        frequency = torch.exp(steps * -math.log(MAX_NOISE_TIME) / (self.waves - 1))
-        angle = (time.float() * MAX_NOISE_TIME)[:, None] * frequency
-        waves = torch.cat([angle.sin(), angle.cos()], -1).to(self.hidden.weight.dtype)
-        return F.silu(self.out(F.silu(self.hidden(waves))))
+    def films(self, level: Tensor) -> tuple[Film, Film]:
+        """What an embedded noise level does before the self-attention, and before the MLP."""
+        return self.self_film(level), self.mlp_film(level)
 
 
 class MelDecoder(nn.Module):
@@ -317,18 +171,40 @@ class Decoder(MelDecoder):
         self.norm = RMSNorm(config.width)
         self.output = nn.Linear(config.width, N_MELS, bias=False)
         self.dropout = nn.Dropout(config.dropout)
+        self._levels = LevelCache()
 
-    def forward(self, noisy: Tensor, time: Tensor, memory: Memory | None) -> Tensor:
-        level = self.level(time)
+    def forward(self, noisy: Tensor, time: Tensor | float, memory: Memory | None) -> Tensor:
+        """Noisy mel (B, T, M) at times (B,), or all at one time -> prediction (B, T, M)."""
         x = self.input(noisy) + self.position.weight[: noisy.shape[1]]
         if memory is not None and memory.frames is not None:
             x = x + memory.frames
         x = self.dropout(x)
         keys_values = memory.keys_values if memory is not None and memory.keys_values else None
-        for index, layer in enumerate(self.layers):
+        for index, (layer, films) in enumerate(zip(self.layers, self._films_at(time), strict=True)):
             pair = None if keys_values is None else keys_values[index]
-            x = layer(x, level, pair, memory.mask if memory is not None else None)
+            x = layer(x, films, pair, memory.mask if memory is not None else None)
         return self.output(self.dropout(self.norm(x)))
+
+    def films(self, time: Tensor) -> LayerFilms:
+        """What the noise levels at times (B,) do to each layer."""
+        level = self.level(time)
+        return [layer.films(level) for layer in self._each_layer()]
+
+    def _films_at(self, time: Tensor | float) -> LayerFilms:
+        if isinstance(time, Tensor):
+            return self.films(time)
+        films = [film for layer in self._each_layer() for film in (layer.self_film, layer.mlp_film)]
+        linears = [self.level.hidden, self.level.out, *(film.scale_shift for film in films)]
+        return self._levels.get(time, [linear.weight for linear in linears], self.films)
+
+    def _each_layer(self) -> Iterator[DecoderLayer]:
+        for layer in self.layers:
+            assert isinstance(layer, DecoderLayer)
+            yield layer
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "Decoder":
+        self._levels.clear()  # the weights go to another device or into another number format
+        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
 
 class TokenEncoder(nn.Module):
@@ -400,8 +276,7 @@ class MelModel(nn.Module):
         if lengths is None:
             lengths = (notes > 0).sum(1).tolist()
         ids = notes[:, : max(1, *lengths)]
-        mask = None if min(lengths) == ids.shape[1] else _first(lengths, ids)
-        return EncodedNotes(self.notes(ids, mask), tuple(lengths))
+        return EncodedNotes(self.notes(ids, _mask(lengths, ids)), tuple(lengths))
 
     def remember(
         self, notes: EncodedNotes, context: Tensor | None, heard: Tensor | None = None
@@ -412,32 +287,28 @@ class MelModel(nn.Module):
         before; `heard` (B,) is False for the windows of a batch whose context is to be ignored.
         """
         frames, draft = notes.frames, None if notes.draft is None else notes.draft[:, 1:]
-        parts, mask = [], notes.mask()
+        parts, masks = [], []
         if notes.tokens is not None:
             parts.append(notes.tokens)
+            masks.append(_mask(notes.lengths, notes.tokens))
         if context is not None and self.context is not None:
             parts.append(self.context(context))
+            masks.append(None if heard is None else heard[:, None].expand(context.shape[:2]))
             if self.context.tail is not None and frames is not None and notes.draft is not None:
                 here = 1 if heard is None else heard[:, None, None]
                 features, correction = self.context.tail(context, notes.draft)
                 frames, draft = frames + features * here, draft + correction * here
-            mask = _joined_mask(mask, heard, parts)
         keys_values = tuple(self.decoder.remember(torch.cat(parts, 1))) if parts else ()
-        return Memory(keys_values, mask, frames, draft)
+        return Memory(keys_values, _joined_mask(masks, parts), frames, draft)
 
 
-def _joined_mask(
-    notes: Tensor | None, heard: Tensor | None, parts: Sequence[Tensor]
-) -> Tensor | None:
-    """The mask over all parts, (B, S); the last is a context of which all or nothing is heard."""
-    if notes is None and heard is None:
+def _joined_mask(masks: Sequence[Tensor | None], parts: Sequence[Tensor]) -> Tensor | None:
+    """The mask (B, S) over all parts (B, S', D), of which some are real as a whole: None."""
+    if all(mask is None for mask in masks):
         return None
-    everywhere = [part.new_ones(part.shape[:2], dtype=torch.bool) for part in parts]
-    if notes is not None:
-        everywhere[0] = notes
-    if heard is not None:
-        everywhere[-1] = everywhere[-1] & heard[:, None]
-    return torch.cat(everywhere, 1)
+    pairs = zip(masks, parts, strict=True)
+    every = [x.new_ones(x.shape[:2], dtype=torch.bool) if m is None else m for m, x in pairs]
+    return torch.cat(every, 1)
 
 
 class SpectrogramModel(MelModel):
@@ -449,9 +320,10 @@ class SpectrogramModel(MelModel):
         super().__init__(config)
         self.decoder = Decoder(config)
 
-    def denoise(self, noisy: Tensor, time: Tensor, memory: Memory | None) -> Tensor:
-        """Predict `config.target` from the noisy mel (B, T, M) at time (B,); (B, T, M).
+    def denoise(self, noisy: Tensor, time: Tensor | float, memory: Memory | None) -> Tensor:
+        """Predict `config.target` from the noisy mel (B, T, M) at times (B,); (B, T, M).
 
+        A number is the time of all of them: what it does to the layers is computed only once.
         Without memory nothing is known of notes and context: the unconditional pass of guidance.
         """
         predicted: Tensor = self.decoder(noisy, time, memory)

@@ -268,17 +268,17 @@ class SpectrogramDiffusionPipeline:
         x = draw_like(empty, generator) * getattr(scheduler, "init_noise_sigma", 1.0)
         for t in self.progress_bar(scheduler.timesteps):
             # This division in float32 is what the reference's decoder hears.
-            time = (t / scheduler.config.num_train_timesteps).to(self.device).reshape(1)
+            time = float(t / scheduler.config.num_train_timesteps)
             x = scheduler.step(predict(scale(x, t), time), t, x, **options).prev_sample
             report(t, x)
         return x
 
     def _predict(self, memory: Memory | None) -> Predict:
-        def predict(noisy: Tensor, time: Tensor) -> Tensor:
+        def predict(noisy: Tensor, time: float) -> Tensor:
             return self.decoder(
                 encodings_and_masks=memory,
                 decoder_input_tokens=noisy.to(self.dtype),
-                decoder_noise_time=time,
+                decoder_noise_time=torch.tensor([time]),
             )
 
         return predict

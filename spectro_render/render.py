@@ -9,21 +9,26 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
-from spectro_render.audio import DEFAULT_GAIN, Audio, Limiter
+from spectro_render.audio import DEFAULT_GAIN, Audio
 from spectro_render.autoregressive import AutoregressiveModel
-from spectro_render.conditioning import NoteMemory, note_table
+from spectro_render.conditioning import note_table
 from spectro_render.constants import SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS
+from spectro_render.cores import Cores
 from spectro_render.diffusion import check_sampling, guide, noise_source, sample
 from spectro_render.errors import DeviceError, MidiError, OptionError
 from spectro_render.mel import from_model, to_model
 from spectro_render.midi import Score, read_midi
-from spectro_render.model import MelModel, Memory, SpectrogramModel
-from spectro_render.tokens import TokenWindow, song_windows, sounding_seconds, window_notes
-from spectro_render.vocoder import StreamingVocoder
+from spectro_render.model import EncodedNotes, MelModel, Memory, SpectrogramModel
+from spectro_render.precision import check_dtype, choose_dtype, narrow
+from spectro_render.song import Reading, Song, Voice
+from spectro_render.tokens import PAD, TokenWindow, song_windows, sounding_seconds
 from spectro_render.weights import Checkpoint, load_model
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+BATCH_SIZE = 8
+NOTE_ROWS = 64  # a multiple: products of fewer rows round otherwise, and depend on who is beside
+MOST_WEIGHTS = 50_000_000  # of a network whose products, on a CPU, one song is too small for
 
 Source: TypeAlias = Score | str | os.PathLike[str] | bytes | BinaryIO
 
@@ -71,6 +76,7 @@ class Renderer:
         self._model: MelModel = checkpoint.model.to(device).eval()
         if isinstance(checkpoint.vocoder, torch.nn.Module):
             checkpoint.vocoder.to(device).eval()
+        self._cores = Cores(torch.get_num_threads() if device.type == "cpu" else 1)
 
     @classmethod
     def load(
@@ -88,11 +94,15 @@ class Renderer:
         one of the model's ('melgan', 'onnx', 'griffin-lim'), another model, or an ONNX file.
 
         `device` is 'auto' (a CUDA device if there is one), 'cpu', 'cuda', 'cuda:1', 'mps';
-        `dtype` is the number format of the network's products: 'auto' (float32), 'float32',
-        'bfloat16', 'float16'. Raises WeightsError, DeviceError.
+        `dtype` is the number format of the network's products: 'float32', 'bfloat16', 'float16' or
+        'auto', bfloat16 where that is measured to be faster. Raises WeightsError, DeviceError.
         """
-        place, number_format = find_device(device), find_dtype(dtype)
-        return cls(load_model(model, vocoder=vocoder, quiet=quiet), place, number_format)
+        place = find_device(device)
+        check_dtype(dtype)
+        checkpoint = load_model(model, vocoder=vocoder, quiet=quiet)
+        number_format = choose_dtype(dtype, checkpoint.model, place)
+        narrow(checkpoint.model, number_format)
+        return cls(checkpoint, place, number_format)
 
     def render(
         self,
@@ -109,6 +119,7 @@ class Renderer:
         parts = self.stream(
             source,
             options,
+            live=False,
             on_progress=on_progress,
             **overrides,  # type: ignore[arg-type]
         )
@@ -120,23 +131,61 @@ class Renderer:
         options: RenderOptions | None = None,
         *,
         windows: Sequence[TokenWindow] | None = None,
+        live: bool = True,
         on_progress: OnProgress | None = None,
         **overrides: object,
     ) -> Iterator[Audio]:
         """The same sound as `render`, piece by piece, about 5.12 s each, as soon as it is certain.
 
-        `windows` spares the making of those that `self.windows` gives for the section of the score
-        that `options` choose. Memory does not grow with the length of the sound.
+        Where nobody listens yet, `live=False` gives larger pieces, which are less work; only
+        rounding differs. `windows` spares the making of those that `self.windows` gives for the
+        section of the score that `options` choose. Memory does not grow with the sound's length.
         """
+        song = self.begin(source, options, windows=windows, live=live, **overrides)
         options = self.resolve(options, **overrides)
+        while not song.is_over:
+            (part,) = self.advance([song], options, on_progress)
+            if part.seconds:
+                yield part
+
+    def begin(
+        self,
+        source: Source,
+        options: RenderOptions | None = None,
+        *,
+        windows: Sequence[TokenWindow] | None = None,
+        live: bool = True,
+        **overrides: object,
+    ) -> Song:
+        """A song to `advance`, by itself or beside others. Arguments and errors as of `stream`."""
+        options = self.resolve(options, **overrides)
+        assert options.gain is not None
         score = section(as_score(source), options.start, options.duration)
         windows = self.windows(score, options) if windows is None else windows
-        remaining = self._samples(score, len(windows), options)
-        for samples in self._sound(windows, options, on_progress):
-            part = samples[: max(0, remaining)]
-            remaining -= len(part)
-            if len(part):
-                yield Audio(part[None], SAMPLE_RATE)
+        seconds = min(sounding_seconds(score, options.duration), len(windows) * WINDOW_SECONDS)
+        samples = round(seconds * SAMPLE_RATE)
+        voice = Voice(self.checkpoint.vocoder, options.gain, samples, live=live)
+        return Song(self._reading(windows), voice)
+
+    def advance(
+        self,
+        songs: Sequence[Song],
+        options: RenderOptions | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> list[Audio]:
+        """Render the next window of each song, all in one batch; the sound that is now certain.
+
+        Noise hangs on the seed and the window alone, so a song sounds the same whoever is beside
+        it, but for rounding: within 2 steps of 16 bits in float32. Progress is the first song's.
+        """
+        options = self.resolve(options)
+
+        def go_on(share: Sequence[Song]) -> list[Audio]:
+            told = on_progress if share[0] is songs[0] else None
+            self._read_on([song.reading for song in share], options, told)
+            return [Audio(song.speak(self.device)[None], SAMPLE_RATE) for song in share]
+
+        return self._cores.map(go_on, songs)
 
     def windows(self, score: Score, options: RenderOptions | None = None) -> list[TokenWindow]:
         """The token windows of a score: to the end of the sound, or as many as were published."""
@@ -150,19 +199,25 @@ class Renderer:
     ) -> Iterator[Tensor]:
         """Natural log-mels (256, 128) of windows in order; each hears the one before it."""
         options = self.resolve(options)
-        before: Tensor | None = None
-        memory = NoteMemory(self._model.config.memory_steps)
-        for number, window in enumerate(windows, start=1):
-            steps = options.steps or WINDOW_FRAMES
-            report = _reporter(on_progress, number, len(windows), steps)
-            notes = self._notes(window, memory)
-            before = self._render_window(window.index, notes, before, options, report)
-            yield before
+        reading = self._reading(windows)
+        while not reading.is_over:
+            self._read_on([reading], options, on_progress)
+            assert reading.before is not None
+            yield reading.before
 
     def vocode(self, log_mel: Tensor) -> Tensor:
         """Natural log-mel (T, 128) -> samples (320 T,), at the model's own level."""
         with torch.inference_mode():
             return self.checkpoint.vocoder(log_mel[None].to(self.device))[0].cpu()
+
+    @property
+    def batch_size(self) -> int:
+        """How many songs are best rendered side by side, as measured: see the README's figures.
+
+        A network of the published size keeps a processor busy with one song.
+        """
+        weights = sum(parameter.numel() for parameter in self._model.parameters())
+        return 1 if self.device.type == "cpu" and weights > MOST_WEIGHTS else BATCH_SIZE
 
     def resolve(self, options: RenderOptions | None = None, **overrides: object) -> RenderOptions:
         """Options with the model's defaults filled in. Raises OptionError for impossible ones."""
@@ -180,26 +235,53 @@ class Renderer:
         check_sampling(sampler, steps, self.checkpoint.schedule)
         return replace(options, sampler=sampler, steps=steps, guidance=guidance)
 
+    def _reading(self, windows: Sequence[TokenWindow]) -> Reading:
+        return Reading(windows, self.vocabulary, self._model.config.memory_steps)
+
+    def _read_on(
+        self, readings: Sequence[Reading], options: RenderOptions, on_progress: OnProgress | None
+    ) -> None:
+        """Render the next window of each song.
+
+        Songs that begin make a batch of their own: a mask, for the context that they do not have,
+        would change how the others round.
+        """
+        begin = [reading for reading in readings if reading.before is None]
+        go_on = [reading for reading in readings if reading.before is not None]
+        for group in filter(None, (begin, go_on)):
+            self._render_windows(group, options, on_progress)
+
     @torch.inference_mode()
-    def _render_window(
-        self,
-        number: int,
-        notes: Tensor,
-        before: Tensor | None,
-        options: RenderOptions,
-        on_step: Callable[[int], None] | None,
-    ) -> Tensor:
-        """One window's log-mel (256, 128), from its notes and the mel of the one before."""
-        draw = noise_source(options.seed, [number], self.device)
+    def _render_windows(
+        self, readings: Sequence[Reading], options: RenderOptions, on_progress: OnProgress | None
+    ) -> None:
+        """The next windows of songs of which all, or none, have a window before."""
+        numbers = [reading.window.index for reading in readings]
+        draw = noise_source(options.seed, numbers, self.device)
+        on_step = self._reporter(on_progress, readings[0], options.steps or WINDOW_FRAMES)
         with self._number_format():
-            context = None if before is None else to_model(before)[None].to(self.device)
-            memory = self._model.encode(notes, context)
+            memory = self._model.remember(self._encode_notes(readings), self._contexts(readings))
         if isinstance(self._model, AutoregressiveModel):
             with self._number_format():
-                mel = self._model.generate(memory, draw, on_step)
+                mels = self._model.generate(memory, draw, on_step)
         else:
-            mel = self._denoise(memory, draw, options, on_step)
-        return from_model(mel[0]).cpu()
+            mels = self._denoise(memory, draw, options, on_step)
+        for reading, log_mel in zip(readings, from_model(mels).cpu(), strict=True):
+            reading.go_on(log_mel)
+
+    def _encode_notes(self, readings: Sequence[Reading]) -> EncodedNotes:
+        """The notes of each song's next window: token ids, or rows for frame-aligned models."""
+        if self._model.config.conditioning == "frame_aligned":
+            table = note_table([reading.notes() for reading in readings], NOTE_ROWS)
+            return self._model.encode_notes(table.to(self.device))
+        ids = [torch.tensor(reading.window.ids) for reading in readings]
+        padded = pad_sequence(ids, batch_first=True, padding_value=PAD)
+        return self._model.encode_notes(padded.to(self.device), [len(row) for row in ids])
+
+    def _contexts(self, readings: Sequence[Reading]) -> Tensor | None:
+        """The mel before each next window, (B, 256, 128) scaled; None where all songs begin."""
+        before = [reading.before for reading in readings if reading.before is not None]
+        return to_model(torch.stack(before)).to(self.device) if before else None
 
     def _denoise(
         self,
@@ -220,48 +302,31 @@ class Renderer:
             on_step=on_step,
         )
 
-    def _notes(self, window: TokenWindow, memory: NoteMemory) -> Tensor:
-        """What the note encoder reads: ids (1, L), or rows (1, N, 6) for frame-aligned models.
-
-        `memory` is of the song's windows before.
-        """
-        if self._model.config.conditioning == "cross_attention":
-            return torch.tensor([window.ids], device=self.device)
-        notes = memory.recall(window_notes(window.ids, self.vocabulary))
-        return note_table([notes]).to(self.device)
-
-    def _predict(self, memory: Memory | None) -> Callable[[Tensor, Tensor], Tensor]:
+    def _predict(self, memory: Memory | None) -> Callable[[Tensor, float], Tensor]:
         model = self._model
         assert isinstance(model, SpectrogramModel)
 
-        def predict(noisy: Tensor, time: Tensor) -> Tensor:
+        def predict(noisy: Tensor, time: float) -> Tensor:
             with self._number_format():
                 return model.denoise(noisy, time, memory).float()
 
         return predict
 
+    def _reporter(
+        self, on_progress: OnProgress | None, reading: Reading, steps: int
+    ) -> Callable[[int], None]:
+        """Called with each step of a window that is done."""
+        window, windows = reading.done + 1, len(reading)
+
+        def on_step(step: int) -> None:
+            self._cores.check()
+            if on_progress is not None:
+                on_progress(Progress(window, windows, step, steps))
+
+        return on_step
+
     def _number_format(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
-
-    def _sound(
-        self, windows: Sequence[TokenWindow], options: RenderOptions, report: OnProgress | None
-    ) -> Iterator[np.ndarray]:
-        """Samples (S,), levelled and limited, as soon as nothing to come can change them."""
-        assert options.gain is not None
-        vocoder, limiter = StreamingVocoder(self.checkpoint.vocoder), Limiter(options.gain)
-        for log_mel in self.mels(windows, options, report):
-            with torch.inference_mode():
-                samples = vocoder.push(log_mel.to(self.device))
-            yield limiter.push(samples.cpu().numpy())
-        with torch.inference_mode():
-            samples = vocoder.flush()
-        yield limiter.push(samples.cpu().numpy())
-        yield limiter.flush()
-
-    def _samples(self, score: Score, windows: int, options: RenderOptions) -> int:
-        """How long the sound is: it ends when the music has rung out."""
-        seconds = min(sounding_seconds(score, options.duration), windows * WINDOW_SECONDS)
-        return round(seconds * SAMPLE_RATE)
 
 
 def as_score(source: Source) -> Score:
@@ -303,26 +368,9 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def find_dtype(name: str) -> torch.dtype:
-    """'auto', 'float32', 'bfloat16' or 'float16', or DeviceError."""
-    if name == "auto":
-        return torch.float32
-    if name not in DTYPES:
-        raise DeviceError(f"unknown number format {name!r}", f"one of auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
-
-
 def _refuse_diffusion_options(model: str, options: RenderOptions) -> None:
     """Raise OptionError for options that a model without diffusion cannot follow."""
     for name in ("quality", "sampler", "steps", "guidance"):
         if getattr(options, name) is not None:
             message = f"{name} means nothing to {model}, which draws its mels frame by frame"
             raise OptionError(message, f"leave out {name}")
-
-
-def _reporter(
-    on_progress: OnProgress | None, window: int, windows: int, steps: int
-) -> Callable[[int], None] | None:
-    if on_progress is None:
-        return None
-    return lambda step: on_progress(Progress(window, windows, step, steps))

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 from spectro_render.constants import WINDOW_SECONDS
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from spectro_render.render import Progress
 
 PROGRAM = "spectro-render"
+
+OnSongs: TypeAlias = Callable[[float, float], None]
 
 
 class Reporter:
@@ -62,6 +64,23 @@ class Reporter:
 
             def update(progress: Progress) -> None:
                 _advance(bar, task, progress, time.monotonic() - started)
+
+            yield update
+
+    @contextmanager
+    def songs(self, number: int) -> Iterator[OnSongs]:
+        """The same for songs side by side: called with how many are done, and seconds of sound."""
+        if self._quiet or not sys.stderr.isatty():
+            yield lambda done, seconds: None
+            return
+        with _make_bar("{task.fields[state]}", "left, {task.fields[speed]}") as bar:
+            task = bar.add_task("songs", total=number, state="", speed="")
+            started = time.monotonic()
+
+            def update(done: float, seconds: float) -> None:
+                factor = times_real_time(seconds, time.monotonic() - started)
+                state, speed = f"{int(done)} of {number}", f"{factor:.1f}x real time"
+                bar.update(task, completed=done, state=state, speed=speed)
 
             yield update
 

@@ -31,9 +31,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
+from operator import attrgetter, ne
 from typing import Literal, NamedTuple
 
 from spectro_render.constants import (
@@ -273,6 +275,9 @@ class _Event(NamedTuple):
     velocity_bin: int
 
 
+_SOUND = attrgetter("sound")
+
+
 def _step(seconds: float) -> int:
     """The nearest 10 ms step, halves to even."""
     return round(seconds * STEPS_PER_SECOND)
@@ -316,16 +321,20 @@ def _tidy(sounds: Iterable[_Sound]) -> list[_Sound]:
 
 def _events(sounds: Sequence[_Sound]) -> list[_Event]:
     """Onsets and offsets by time, offsets first where times are equal."""
-    timed = [
-        (sound.end, _event(index, sound, sound.end, 0))
+    ends = [
+        _event(index, sound, sound.end, 0)
         for index, sound in enumerate(sounds)
         if not sound.is_drum
     ]
-    timed += [
-        (sound.start, _event(index, sound, sound.start, sound.velocity_bin))
-        for index, sound in enumerate(sounds)
+    starts = [
+        _event(index, sound, sound.start, sound.velocity_bin) for index, sound in enumerate(sounds)
     ]
-    return [event for _, event in sorted(timed, key=lambda pair: pair[0])]
+
+    def seconds(event: _Event) -> float:
+        sound = sounds[event.sound]
+        return sound.start if event.velocity_bin else sound.end
+
+    return sorted(ends + starts, key=seconds)
 
 
 def _event(index: int, sound: _Sound, seconds: float, velocity_bin: int) -> _Event:
@@ -353,12 +362,13 @@ class _Page(NamedTuple):
 
     start: int  # 10 ms step
     held: dict[_Key, _Event]  # onsets of the notes that sound before the first event
+    ties: list[_Event]  # the same in the order of writing
     events: list[_Event]
 
-    def only(self, keep: Callable[[int], bool]) -> _Page:
-        """The page of those sounds alone."""
-        held = {key: event for key, event in self.held.items() if keep(event.sound)}
-        return _Page(self.start, held, [event for event in self.events if keep(event.sound)])
+    def without(self, sounds: Collection[int]) -> _Page:
+        """The page of the other sounds."""
+        held = {key: event for key, event in self.held.items() if event.sound not in sounds}
+        return _Page(self.start, held, _without(sounds, self.ties), _without(sounds, self.events))
 
     def held_after(self, ties_end: float) -> dict[_Key, _Event]:
         """What sounds after the events that come before step `ties_end`."""
@@ -371,6 +381,10 @@ class _Page(NamedTuple):
             elif not event.is_drum:
                 held.pop((event.program, event.pitch), None)
         return held
+
+
+def _without(sounds: Collection[int], events: list[_Event]) -> list[_Event]:
+    return [event for event in events if event.sound not in sounds] if sounds else events
 
 
 def _write_windows(
@@ -400,12 +414,11 @@ def _write_once(
     ties_end = _ties_end(windows, vocabulary)
     is_final = True
     for index, events in enumerate(windows):
-        page = _Page(index * STEPS_PER_WINDOW, held, events)
-        if dropped:
-            page = page.only(lambda sound: sound not in dropped)
+        ties = [held[key] for key in sorted(held)]
+        page = _Page(index * STEPS_PER_WINDOW, held, ties, _without(dropped, events))
         ids = _write(page, vocabulary)
         if len(ids) > MAX_TOKENS:
-            page, surplus = _fit(page, len(ids) - MAX_TOKENS, sounds, vocabulary)
+            page, surplus = _fit(page, sounds, vocabulary)
             ids = _write(page, vocabulary)
             dropped.update(dict.fromkeys(surplus, index))
             is_final = is_final and surplus <= _begun(events)
@@ -425,51 +438,97 @@ def _begun(events: Iterable[_Event]) -> set[int]:
     return {event.sound for event in events if event.velocity_bin}
 
 
-def _fit(
-    page: _Page, excess: int, sounds: Sequence[_Sound], vocabulary: Vocabulary
-) -> tuple[_Page, set[int]]:
-    """As much of a page as 2048 ids hold, which it exceeds by `excess`, and what does not fit."""
+def _fit(page: _Page, sounds: Sequence[_Sound], vocabulary: Vocabulary) -> tuple[_Page, set[int]]:
+    """As much of a page as 2048 ids hold, and the sounds that do not fit."""
     ranked = _ranked(page, sounds)
-    # No sound takes less than one id, so the search below can begin and end close to its goal.
-    candidates = page.only(set(ranked[:MAX_TOKENS]).__contains__)
-
-    def best(count: int) -> _Page:
-        return candidates.only(set(ranked[:count]).__contains__)
-
-    counts = range(max(0, len(ranked) - excess), min(len(ranked), MAX_TOKENS) + 1)
-    beyond = bisect_right(
-        counts, MAX_TOKENS, key=lambda count: len(_write(best(count), vocabulary))
-    )
-    room = counts[beyond - 1]
-    return best(room), set(ranked[room:])
+    leaving = reversed(ranked)
+    surplus = set(islice(leaving, max(0, len(ranked) - MAX_TOKENS)))  # each takes an id or more
+    page = page.without(surplus)
+    length = _Length(page, vocabulary)
+    while length.ids > MAX_TOKENS:
+        sound = next(leaving)
+        length.take_out(sound)
+        surplus.add(sound)
+    return page.without(surplus), surplus
 
 
 def _ranked(page: _Page, sounds: Sequence[_Sound]) -> list[int]:
     """The sounds of a page, those first that should be kept."""
     begun = _begun(page.events)
     found = dict.fromkeys(event.sound for event in (*page.held.values(), *page.events))
+    places = {sound: place for place, sound in enumerate(found)}
 
-    def rank(place: int, sound: int) -> tuple[bool, int, float, float]:
-        length = sounds[sound].end - sounds[sound].start
+    def rank(sound: int) -> tuple[bool, int, float, float, int]:
+        _, _, _, start, end, velocity, _ = sounds[sound]
         # Multiples of the golden ratio, modulo 1, spread any number of equals evenly.
-        spread = place * GOLDEN_RATIO % 1
-        return sound in begun, -sounds[sound].velocity, -length, spread
+        spread = places[sound] * GOLDEN_RATIO % 1
+        return sound in begun, -velocity, start - end, spread, sound
 
-    return [sound for _, sound in sorted((rank(*item), item[1]) for item in enumerate(found))]
+    return sorted(found, key=rank)
+
+
+class _Length:
+    """How many ids a page takes while sounds are taken out of it, each in constant time."""
+
+    def __init__(self, page: _Page, vocabulary: Vocabulary) -> None:
+        events = [*page.ties, *page.events]
+        pitched = [event for event in events if not event.is_drum]
+        with_velocity = events if vocabulary.velocity_bins > 1 else page.events
+        self._chains = (
+            _Chain(page.start, page.events, "step"),
+            _Chain(-1, pitched, "program"),
+            _Chain(-1, with_velocity, "velocity_bin"),
+        )
+        self._said = Counter(map(_SOUND, events))  # pitches and drum hits
+        changes = sum(chain.changes for chain in self._chains)
+        self.ids = len(events) + changes + len(("tie", "EOS"))
+
+    def take_out(self, sound: int) -> None:
+        """Count without the events of a sound from now on."""
+        self.ids -= self._said[sound] + sum(chain.take_out(sound) for chain in self._chains)
+
+
+class _Chain:
+    """Values in the order of writing; each that differs from the one before it takes an id."""
+
+    def __init__(self, in_force: int, events: Sequence[_Event], field: str) -> None:
+        """The values of a field of events; `in_force` is what comes before them."""
+        self._values = [in_force, *map(attrgetter(field), events)]
+        end = len(self._values)
+        self._before, self._after = list(range(-1, end - 1)), list(range(1, end + 1))
+        # A sound has at most two events on a page.
+        self._last = dict(zip(map(_SOUND, events), range(1, end), strict=True))
+        self._first = dict(zip(map(_SOUND, reversed(events)), range(end - 1, 0, -1), strict=True))
+        self.changes = sum(map(ne, self._values, self._values[1:]))
+
+    def take_out(self, sound: int) -> int:
+        """Take out the values of a sound; how many ids that saves."""
+        if sound not in self._first:
+            return 0
+        return sum(map(self._unlink, {self._first[sound], self._last[sound]}))
+
+    def _unlink(self, place: int) -> int:
+        values, before, after = self._values, self._before[place], self._after[place]
+        self._after[before] = after
+        is_change = values[place] != values[before]
+        if after == len(values):
+            return int(is_change)
+        self._before[after] = before
+        return is_change + (values[after] != values[place]) - (values[after] != values[before])
 
 
 def _write(page: _Page, vocabulary: Vocabulary) -> tuple[int, ...]:
     writer = _Writer(page.start, vocabulary)
-    for key in sorted(page.held):
-        writer.held(page.held[key])
-    writer.ids.append(vocabulary.tie)
-    for event in page.events:
-        writer.event(event)
+    writer.ties(page.ties)
+    writer.events(page.events)
     return (*writer.ids, EOS)
 
 
 class _Writer:
-    """Writes the ids of one window, leaving out what is already in force."""
+    """Writes the ids of one window, leaving out what is already in force.
+
+    A dense hour has a million of them, so the loops have no calls in them.
+    """
 
     def __init__(self, start: int, vocabulary: Vocabulary) -> None:
         self.ids: list[int] = []
@@ -479,40 +538,39 @@ class _Writer:
         self._shift_id = vocabulary.shift - start
         self._pitch_id = vocabulary.pitch
         self._velocity_id = vocabulary.velocity
+        self._tie_id = vocabulary.tie
         self._program_id = vocabulary.program
         self._drum_id = vocabulary.drum
         self._ties_have_velocity = vocabulary.velocity_bins > 1
 
-    def held(self, onset: _Event) -> None:
-        self._set_program(onset.program)
-        if self._ties_have_velocity:
-            self._set_velocity(onset.velocity_bin)
-        self.ids.append(self._pitch_id + onset.pitch)
+    def ties(self, onsets: Iterable[_Event]) -> None:
+        """The tie section, of notes that began with these onsets."""
+        ids, program_in_force, velocity_in_force = self.ids, self._program, self._velocity_bin
+        for _, _, _, program, pitch, velocity_bin in onsets:
+            if program != program_in_force:
+                program_in_force = program
+                ids.append(self._program_id + program)
+            if velocity_bin != velocity_in_force and self._ties_have_velocity:
+                velocity_in_force = velocity_bin
+                ids.append(self._velocity_id + velocity_bin)
+            ids.append(self._pitch_id + pitch)
+        ids.append(self._tie_id)
+        self._program, self._velocity_bin = program_in_force, velocity_in_force
 
-    def event(self, event: _Event) -> None:
-        self._set_step(event.step)
-        if event.is_drum:
-            self._set_velocity(event.velocity_bin)
-            self.ids.append(self._drum_id + event.pitch)
-        else:
-            self._set_program(event.program)
-            self._set_velocity(event.velocity_bin)
-            self.ids.append(self._pitch_id + event.pitch)
-
-    def _set_step(self, step: int) -> None:
-        if step != self._step:
-            self._step = step
-            self.ids.append(self._shift_id + step)
-
-    def _set_program(self, program: int) -> None:
-        if program != self._program:
-            self._program = program
-            self.ids.append(self._program_id + program)
-
-    def _set_velocity(self, velocity_bin: int) -> None:
-        if velocity_bin != self._velocity_bin:
-            self._velocity_bin = velocity_bin
-            self.ids.append(self._velocity_id + velocity_bin)
+    def events(self, events: Iterable[_Event]) -> None:
+        """What follows the tie section."""
+        ids = self.ids
+        for step, _, is_drum, program, pitch, velocity_bin in events:
+            if step != self._step:
+                self._step = step
+                ids.append(self._shift_id + step)
+            if program != self._program and not is_drum:
+                self._program = program
+                ids.append(self._program_id + program)
+            if velocity_bin != self._velocity_bin:
+                self._velocity_bin = velocity_bin
+                ids.append(self._velocity_id + velocity_bin)
+            ids.append((self._drum_id if is_drum else self._pitch_id) + pitch)
 
 
 # --- Ids -> notes ---------------------------------------------------------------------------------

@@ -6,7 +6,7 @@
 The classic (Kumar et al. 2019, MelGAN) has to learn what a partial is and how its phase runs on;
 the spectrum generator leaves that to `phase` and learns only what the mel does not say about
 magnitudes, in a hundredth of the training. All vocoders here are local: a sample depends on at
-most `receptive_field` frames before and after its own, so `StreamingVocoder` joins pieces
+most `receptive_field` frames before and after its own, so `streaming.py` joins pieces
 seamlessly. Letters: B batch, T mel frames, C channels, K frequency bins, P patches of bins.
 """
 
@@ -40,7 +40,7 @@ Span = tuple[int, int]  # first and last
 
 
 class Vocoder(Protocol):
-    """What `StreamingVocoder` needs of a vocoder."""
+    """What `streaming.StreamingVocoder` needs of a vocoder."""
 
     @property
     def receptive_field(self) -> int:
@@ -353,51 +353,6 @@ def match_mel(samples: Tensor, log_mel: Tensor, stft: Stft, iterations: int) -> 
         gain = (log_mel - level).clamp(-MAX_CORRECTION, MAX_CORRECTION) @ share
         samples = stft.synthesise(spectrum * gain.exp())
     return samples[:, :length]
-
-
-class StreamingVocoder:
-    """Vocode a long mel piece by piece; the pieces join to what the whole would give.
-
-    Holds at most `chunk` frames and the context on both sides.
-    """
-
-    def __init__(self, vocoder: Vocoder, chunk: int = 256) -> None:
-        """`chunk`: frames that are vocoded at once; context comes on top."""
-        self._vocoder, self._chunk = vocoder, chunk
-        self._context = vocoder.receptive_field
-        self._frames: Tensor | None = None  # (T, 128), from frame `_start` of the whole
-        self._start = 0
-        self._done = 0  # frames whose samples have been returned
-
-    def push(self, log_mel: Tensor) -> Tensor:
-        """The next frames (T, 128) -> the samples (S,) that they make final, perhaps none."""
-        held = log_mel if self._frames is None else torch.cat([self._frames, log_mel])
-        self._frames = held
-        pieces = [log_mel.new_zeros(0)]
-        while self._start + len(self._frames) >= self._done + self._chunk + self._context:
-            pieces.append(self._vocode(self._done + self._chunk))
-        return torch.cat(pieces)
-
-    def flush(self) -> Tensor:
-        """The samples (S,) of all frames that are left; the next push starts a new signal."""
-        if self._frames is None:
-            return torch.zeros(0)
-        samples = self._vocode(self._start + len(self._frames))
-        self._frames, self._start, self._done = None, 0, 0
-        return samples
-
-    @torch.no_grad()
-    def _vocode(self, end: int) -> Tensor:
-        """Samples from the last one returned up to frame `end`; drop what is not needed again."""
-        assert self._frames is not None
-        heard = self._frames[: end + self._context - self._start]
-        samples = self._vocoder(heard[None])[0]
-        first, last = self._done - self._start, end - self._start
-        self._done = end
-        keep_from = max(0, end - self._context) // self._vocoder.period * self._vocoder.period
-        self._frames = self._frames[keep_from - self._start :]
-        self._start = keep_from
-        return samples[first * HOP_LENGTH : last * HOP_LENGTH]
 
 
 def _sketch(log_mel: Tensor, stft: Stft, updates: int, iterations: int) -> Tensor:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from golden import difference
 from torch import Tensor
-from toys import toy_config
+from toys import toy_config, window_alone
 
 from spectro_render.autoregressive import (
     AutoregressiveModel,
@@ -20,12 +20,13 @@ from spectro_render.autoregressive import (
     OutputFunction,
 )
 from spectro_render.cli import run
-from spectro_render.conditioning import NoteMemory, note_table
+from spectro_render.conditioning import note_table
 from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.diffusion import noise_source
 from spectro_render.errors import OptionError, WeightsError
+from spectro_render.layers import attend
 from spectro_render.midi import Note, Score
-from spectro_render.model import Memory, ModelConfig, attend
+from spectro_render.model import Memory, ModelConfig
 from spectro_render.presets import autoregressive
 from spectro_render.render import Progress, Renderer
 from spectro_render.tokens import WindowNote
@@ -297,9 +298,8 @@ def test_a_window_hears_the_one_before(directory: Path) -> None:
     score = Score((Note(0.0, 7.0, 60, 90, 0, False),), 7.0)
     windows = renderer.windows(score)
     before, after = renderer.mels(windows)
-    notes, options = renderer._notes(windows[1], NoteMemory(0)), renderer.resolve()
-    assert torch.equal(renderer._render_window(1, notes, before, options, None), after)
-    unheard = renderer._render_window(1, notes, None, options, None)
+    assert torch.equal(window_alone(renderer, windows[1], before), after)
+    unheard = window_alone(renderer, windows[1], None)
     assert not torch.allclose(unheard, after, atol=0.1)
 
 

@@ -19,7 +19,7 @@ import pytest
 import soundfile
 from golden import PIPELINE
 
-from spectro_render import cli, diffusion, registry, render
+from spectro_render import cli, diffusion, precision, registry, render
 from spectro_render.manifest import ONNX
 
 Run = Callable[..., tuple[int, str, str]]
@@ -182,11 +182,11 @@ def test_a_folder_is_mirrored_and_what_is_complete_is_skipped(
     code, out, _ = run("in", "-o", "out", "--json")
     records = [json.loads(line) for line in out.splitlines()]
     assert code == 0
-    assert [(r["input"], r["output"], r["status"]) for r in records] == [
+    assert {(r["input"], r["output"], r["status"]) for r in records} == {
         ("in/a.mid", "out/a.wav", "skipped"),
         ("in/c.kar", "out/c.wav", "rendered"),
         ("in/deep/er/b.MIDI", "out/deep/er/b.wav", "skipped"),
-    ]
+    }
     assert (here / "out/a.wav").read_bytes() == b"of old"
     assert run("in", "-o", "out", "--force")[0] == 0
     assert (here / "out/a.wav").read_bytes() != b"of old"
@@ -345,7 +345,7 @@ def test_a_bug_keeps_its_traceback_and_a_batch_goes_on(
 ) -> None:
     song("a.mid", seconds=1)
     song("b.mid", seconds=1)
-    whole = render.Renderer.stream
+    whole = render.Renderer.begin
 
     def stumble(self: render.Renderer, score: object, *rest: object, **options: object) -> object:
         if not (here / "b.wav").exists() and (here / "once").exists():
@@ -353,7 +353,7 @@ def test_a_bug_keeps_its_traceback_and_a_batch_goes_on(
             raise ZeroDivisionError("a bug")
         return whole(self, score, *rest, **options)
 
-    monkeypatch.setattr(render.Renderer, "stream", stumble)
+    monkeypatch.setattr(render.Renderer, "begin", stumble)
     (here / "once").touch()
     with pytest.raises(ZeroDivisionError):
         run("a.mid")
@@ -439,7 +439,7 @@ def test_version_and_help(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_choices_are_those_of_the_library() -> None:
     assert cli.Sampler.__args__ == diffusion.SAMPLERS
-    assert set(cli.NumberFormat.__args__) == {"auto", *render.DTYPES}
+    assert set(cli.NumberFormat.__args__) == {"auto", *precision.DTYPES}
 
 
 # --- sub-commands -----------------------------------------------------------------------------

@@ -69,9 +69,9 @@ def given(predict: Predict, values: dict[tuple[int, int], float]) -> Predict:
     """Epsilon that makes x0 at t = 1 what it was in the reference, at these (frame, band)."""
     level = continuous_levels(1)[0]
 
-    def adjusted(noisy: Tensor, time: Tensor) -> Tensor:
+    def adjusted(noisy: Tensor, time: float) -> Tensor:
         epsilon = predict(noisy, time).double()
-        if float(time) == 1:
+        if time == 1:
             for place, value in values.items():
                 exact = (float(noisy[0][place]) - level.alpha * value) / level.sigma
                 assert abs(exact - float(epsilon[0][place])) < ROUNDING
@@ -182,16 +182,15 @@ def test_every_target_leads_back_to_the_mel(target: Target, time: float) -> None
 
 
 def test_guidance() -> None:
-    x, time = torch.zeros(1, 1, 1), torch.zeros(1)
     guided = guide(lambda x, t: x + 3, lambda x, t: x + 1, 2.0)
-    assert float(guided(x, time)) == 5
+    assert float(guided(torch.zeros(1, 1, 1), 0.0)) == 5
 
 
 def test_no_guidance_never_asks_the_unconditional_pass() -> None:
-    def unconditional(noisy: Tensor, time: Tensor) -> Tensor:
+    def unconditional(noisy: Tensor, time: float) -> Tensor:
         raise AssertionError
 
-    assert float(guide(lambda x, t: x + 3, unconditional, 1.0)(torch.zeros(1), torch.zeros(1))) == 3
+    assert float(guide(lambda x, t: x + 3, unconditional, 1.0)(torch.zeros(1), 0.0)) == 3
 
 
 # --- samplers ---------------------------------------------------------------------------------
@@ -213,8 +212,8 @@ def test_a_perfect_network_gives_the_mel(sampler: str, steps: int, target: Targe
     x0, noise = mel_and_noise()
     levels = iter(DiscreteSchedule().levels(steps))
 
-    def perfect(noisy: Tensor, time: Tensor) -> Tensor:
-        now = Level(float(time[0]), float(alpha(time[0])), float(sigma(time[0])))
+    def perfect(noisy: Tensor, time: float) -> Tensor:
+        now = Level(time, float(alpha(time)), float(sigma(time)))
         if sampler == "diffusers":
             now = next(levels)
         noise = (noisy - now.alpha * x0) / now.sigma
@@ -228,8 +227,8 @@ def test_a_perfect_network_gives_the_mel(sampler: str, steps: int, target: Targe
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_same_generator_same_mel(sampler: str) -> None:
-    def predict(noisy: Tensor, time: Tensor) -> Tensor:
-        return noisy * time[:, None, None]
+    def predict(noisy: Tensor, time: float) -> Tensor:
+        return noisy * time
 
     def once(seed: int) -> Tensor:
         draw = noise_source(seed, [0], torch.device("cpu"))
@@ -275,9 +274,9 @@ def test_impossible_options(sampler: str, steps: int) -> None:
 SPREAD = 0.2  # standard deviation of the mels: small enough that nothing is clipped
 
 
-def gaussian(noisy: Tensor, time: Tensor) -> Tensor:
+def gaussian(noisy: Tensor, time: float) -> Tensor:
     """The best x0 for mels drawn from N(0, SPREAD^2)."""
-    a, s = alpha(time.double())[:, None, None], sigma(time.double())[:, None, None]
+    a, s = float(alpha(time)), float(sigma(time))
     return a * SPREAD**2 / (a**2 * SPREAD**2 + s**2) * noisy
 
 

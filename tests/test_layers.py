@@ -21,11 +21,15 @@ ALLOWED: dict[str, set[str]] = {
     "mel": set(),
     "phase": set(),
     "conditioning": {"tokens"},
-    "model": {"conditioning"},
-    "autoregressive": {"model"},
+    "layers": set(),
+    "levels": set(),
+    "model": {"conditioning", "layers", "levels"},
+    "autoregressive": {"layers", "model"},
     "presets": {"autoregressive", "model"},
     "diffusion": set(),
+    "precision": {"conditioning"},
     "vocoder": {"mel", "phase"},
+    "streaming": {"vocoder"},
     "vocoder_onnx": set(),
     # samples -> bytes
     "destination": set(),
@@ -51,9 +55,11 @@ ALLOWED: dict[str, set[str]] = {
         *("t5x_files", "weights"),
     },
     # the whole
+    "cores": set(),
+    "song": {"audio", "conditioning", "streaming", "tokens", "vocoder"},
     "render": {
-        *("midi", "tokens", "mel", "conditioning", "model", "diffusion", "vocoder"),
-        *("audio", "autoregressive", "weights"),
+        *("midi", "tokens", "mel", "conditioning", "model", "diffusion", "song"),
+        *("audio", "autoregressive", "cores", "precision", "weights"),
     },
     # the same under diffusers' names
     "components": {"diffusion", "layout", "model", "store", "vocoder"},
@@ -72,7 +78,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     # nothing but the command `evaluate` imports it
     "evaluation": {
-        *("midi", "tokens", "mel", "vocoder", "audio", "render", "report", "jobs", "training"),
+        *("midi", "tokens", "mel", "streaming", "audio", "render", "report", "jobs", "training"),
     },
     # the command line
     "batch": {"audio", "jobs", "midi", "render", "report"},

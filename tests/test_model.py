@@ -1,11 +1,13 @@
 """The Transformer equals the published one; what must not matter does not; notes lie on frames."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from golden import arrays, checkpoint, difference, tokens
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from toys import toy_config
 
 from spectro_render.conditioning import (
@@ -19,7 +21,10 @@ from spectro_render.conditioning import (
     table_notes,
 )
 from spectro_render.constants import N_MELS, STEPS_PER_WINDOW, WINDOW_FRAMES
-from spectro_render.model import FrameEncoder, SpectrogramModel, attend
+from spectro_render.diffusion import SAMPLERS, Predict, guide, sample
+from spectro_render.layers import attend, gelu
+from spectro_render.levels import MOST_LEVELS, LevelCache
+from spectro_render.model import EncodedNotes, FrameEncoder, SpectrogramModel
 from spectro_render.tokens import WindowNote
 
 SAME = 2e-6  # two orders of float32 sums
@@ -140,6 +145,13 @@ def test_note_table() -> None:
         [[60, 0, 20, 0, 100, 200], [38, DRUM_KIT, 30, 0, 50, STEPS_PER_WINDOW]],
         [[PAD_NOTE] * 6] * 2,
     ]
+
+
+def test_note_tables_of_a_multiple_of_rows() -> None:
+    for notes, rows in ((0, 4), (1, 4), (4, 4), (5, 8)):
+        table = note_table([[PIANO] * notes], 4)
+        assert table.shape == (1, rows, 6)
+        assert int((table[..., 0] != PAD_NOTE).sum()) == notes
 
 
 def test_a_note_sounds_from_onset_to_offset() -> None:
@@ -409,3 +421,130 @@ def test_loud_and_faint_notes_survive_half_precision() -> None:
             half = notes(note_table([[PIANO, LONG]]))[1]
         assert half.isfinite().all()
         assert (half - exact).abs().max() < 1e-3
+
+
+# --- what is computed only once -----------------------------------------------------------------
+
+
+def token_model() -> SpectrogramModel:
+    torch.manual_seed(0)
+    config = toy_config(conditioning="cross_attention", decoder_layers=2)
+    return SpectrogramModel(config).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def test_one_time_for_all_windows(framed: SpectrogramModel) -> None:
+    """A number as the time, asked for the first and the second time, equals a tensor of them."""
+    memory, x = framed.encode(note_table([[PIANO], [TIED]]), None), mels(2)
+    expected = framed.denoise(x, torch.tensor([0.3, 0.3]), memory)
+    for _ in range(2):
+        assert difference(framed.denoise(x, 0.3, memory), expected) < SAME
+    assert difference(framed.denoise(x, 0.4, memory), expected) > 1e-3
+
+
+@torch.no_grad()
+def test_a_level_is_embedded_once_for_all_windows(framed: SpectrogramModel) -> None:
+    asked: list[Tensor] = []
+    handle = framed.decoder.level.register_forward_pre_hook(lambda _, args: asked.append(args[0]))
+    for _ in range(2):
+        for time in (0.11, 0.22, 0.33):
+            framed.denoise(mels(1), time, None)
+    handle.remove()
+    assert torch.cat(asked).tolist() == pytest.approx([0.11, 0.22, 0.33])
+
+
+@torch.no_grad()
+def test_levels_follow_the_weights() -> None:
+    """Whether they are changed in place, loaded, or converted: no level of the old ones is left."""
+    model, x = token_model(), mels(1)
+
+    def changes(change: Callable[[], object]) -> bool:
+        before = model.denoise(x, 0.5, None)
+        change()
+        after = model.denoise(x, 0.5, None)
+        assert torch.equal(after, model.denoise(x, torch.tensor([0.5]), None))
+        return not torch.equal(before, after)
+
+    film = model.decoder.layers[1].mlp_film.scale_shift
+    assert changes(lambda: film.weight.mul_(1.1))
+    other = {name: value * 1.1 for name, value in model.state_dict().items()}
+    assert changes(lambda: model.load_state_dict(other))
+    assert changes(lambda: model.load_state_dict(token_model().state_dict(), assign=True))
+    assert changes(lambda: model.half().float())
+
+
+@torch.no_grad()
+def test_levels_take_bounded_memory() -> None:
+    model, made = token_model(), []
+    handle = model.decoder.level.register_forward_hook(lambda *_: made.append(1))
+    weights = [model.decoder.level.hidden.weight]
+    cache = LevelCache()
+    for time in [*range(MOST_LEVELS + 1), 1, 0]:  # the last was forgotten, the one before was not
+        cache.get(time / 1000, weights, model.decoder.films)
+    handle.remove()
+    assert len(made) == MOST_LEVELS + 2
+    assert len(cache) == MOST_LEVELS
+
+
+def test_levels_learn(framed: SpectrogramModel) -> None:
+    """Where there are gradients nothing is kept from one pass to the next."""
+    model = token_model().requires_grad_(True)
+    for _ in range(2):
+        model.denoise(mels(1), 0.5, None).sum().backward()
+    assert model.decoder.layers[0].self_film.scale_shift.weight.grad is not None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("conditioning", ["frame_aligned", "cross_attention"])
+def test_notes_encoded_together_are_those_encoded_alone(conditioning: str) -> None:
+    model, context = token_model(), mels(1).clamp(-1, 1)
+    windows = [tokens(window) for window in range(3)]
+    batch = torch.nn.utils.rnn.pad_sequence([ids[0] for ids in windows], batch_first=True)
+    if conditioning == "frame_aligned":
+        torch.manual_seed(0)
+        model = SpectrogramModel(FRAMED).eval()
+        notes = [[PIANO], [TIED, LONG, DRUM], []]
+        windows, batch = [note_table([rows]) for rows in notes], note_table(notes)
+    together = model.encode_notes(batch)
+    x = mels(1)
+    for index, alone in enumerate(windows):
+        memory = model.remember(together.rows([index]), context)
+        expected = model.denoise(x, 0.5, model.encode(alone, context))
+        assert memory.mask is None
+        assert difference(model.denoise(x, 0.5, memory), expected) < SAME
+    joined = EncodedNotes.join([together.rows([2]), together.rows([0, 1])])
+    pair = model.denoise(mels(3), 0.5, model.remember(joined, None))
+    for x, denoised, index in zip(mels(3), pair, [2, 0, 1], strict=True):
+        expected = model.denoise(x[None], 0.5, model.encode(windows[index], None))
+        assert difference(denoised[None], expected) < SAME
+
+
+@pytest.mark.parametrize("conditioning", ["frame_aligned", "cross_attention"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_no_step_waits_for_the_device(conditioning: str, sampler: str) -> None:
+    """Nothing within a window asks for a number that a device has computed: here none has any."""
+
+    def sampled(predict: Predict, draw: Callable[[], Tensor]) -> Tensor:
+        return sample(predict, draw(), sampler=sampler, steps=3, draw=draw)
+
+    sampled(lambda x, t: x, lambda: mels(1))  # the levels are made once, and not on a device
+    with FakeTensorMode(), torch.inference_mode():
+        model = SpectrogramModel(toy_config(conditioning=conditioning))
+        notes = torch.zeros(2, 7, 6, dtype=torch.long)
+        if conditioning == "cross_attention":
+            notes = notes[..., 0]
+        encoded = model.encode_notes(notes, [7, 5]).rows([1, 0])
+        heard = torch.ones(2, dtype=torch.bool)
+        memory = model.remember(encoded, torch.zeros(2, WINDOW_FRAMES, N_MELS), heard)
+        known, unknown = (lambda x, t, m=m: model.denoise(x, t, m) for m in (memory, None))
+        mel = sampled(guide(known, unknown, 2.0), lambda: torch.randn(2, WINDOW_FRAMES, N_MELS))
+        assert mel.shape == (2, WINDOW_FRAMES, N_MELS)
+        with pytest.raises(DataDependentOutputException):
+            float(mel.sum())
+
+
+def test_gelu_is_the_tanh_form() -> None:
+    x = torch.linspace(-20, 20, 4001)
+    with torch.no_grad():
+        assert difference(gelu(x), torch.nn.functional.gelu(x, approximate="tanh")) < 1e-6
+        assert gelu(torch.tensor([-1e4, 0.0, 1e4])).tolist() == [0, 0, 1e4]

@@ -20,6 +20,15 @@ from spectro_render.tokens import (
     TokenWindow,
     Vocabulary,
     WindowNote,
+    _events,
+    _fit,
+    _Length,
+    _Page,
+    _ranked,
+    _Sound,
+    _sounds,
+    _split,
+    _write,
     detokenize,
     tokenize,
     window_notes,
@@ -284,6 +293,42 @@ def assert_ties_continue(windows: Sequence[TokenWindow], vocabulary: Vocabulary)
     for before, after in pairwise(read(window, vocabulary) for window in windows):
         going_on = {(n.program, n.pitch) for n in before if n.offset == STEPS_PER_WINDOW}
         assert {(n.program, n.pitch) for n in after if n.is_tied} <= going_on
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+@pytest.mark.parametrize("seed", range(4))
+def test_length_without_a_sound_is_what_writing_gives(vocabulary: Vocabulary, seed: int) -> None:
+    page, sounds = crowded_page(vocabulary, seed)
+    length = _Length(page, vocabulary)
+    assert length.ids == len(_write(page, vocabulary))
+    for sound in reversed(_ranked(page, sounds)):
+        length.take_out(sound)
+        page = page.without({sound})
+        assert length.ids == len(_write(page, vocabulary))
+    assert length.ids == 2  # tie, EOS
+
+
+def crowded_page(vocabulary: Vocabulary, seed: int) -> tuple[_Page, list[_Sound]]:
+    """The second window of some crowd: notes held, begun and ended, and drums."""
+    drums = [note(i / 30, 9, i % 5, velocity=i % 127 + 1, is_drum=True) for i in range(300)]
+    sounds = _sounds([*crowd(150, seed), *drums], vocabulary)
+    first, second, *_ = _split(_events(sounds), 30.0, vocabulary)
+    held = _Page(0, {}, [], first).held_after(math.inf)
+    return _Page(STEPS_PER_WINDOW, held, [held[key] for key in sorted(held)], second), sounds
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+@pytest.mark.parametrize("count", [700, 3000])
+def test_as_many_notes_are_kept_as_fit(vocabulary: Vocabulary, count: int) -> None:
+    sounds = _sounds(crowd(count), vocabulary)
+    events, *_ = _split(_events(sounds), 20.0, vocabulary)
+    page = _Page(0, {}, [], events)
+    _, surplus = _fit(page, sounds, vocabulary)
+    ranked = _ranked(page, sounds)
+    room = len(ranked) - len(surplus)
+    assert surplus == set(ranked[room:])
+    assert len(_write(page.without(surplus), vocabulary)) <= MAX_TOKENS
+    assert len(_write(page.without(set(ranked[room + 1 :])), vocabulary)) > MAX_TOKENS
 
 
 def test_overflow_leaves_the_other_notes_as_they_were() -> None:

@@ -13,6 +13,7 @@ from spectro_render.constants import HOP_LENGTH, LOG_MEL_MIN, N_MELS, SAMPLE_RAT
 from spectro_render.errors import SpectroRenderError
 from spectro_render.mel import log_mel
 from spectro_render.phase import Stft, steady_partials
+from spectro_render.streaming import LEAST_FRAMES, LIVE_FRAMES, PATIENT_FRAMES, StreamingVocoder
 from spectro_render.training.discriminators import DiscriminatorConfig
 from spectro_render.training.vocoder import (
     Recordings,
@@ -26,7 +27,6 @@ from spectro_render.vocoder import (
     GriffinLim,
     MelGAN,
     SpectrumGenerator,
-    StreamingVocoder,
     Vocoder,
     VocoderConfig,
     griffin_lim,
@@ -115,11 +115,12 @@ def test_silence_is_silent() -> None:
     assert griffin_lim(torch.full((1, 100, N_MELS), LOG_MEL_MIN)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("push", [1, 37, 256])
-def test_streaming_equals_the_whole(vocoder: Vocoder, push: int) -> None:
-    mel = music(300)
+@pytest.mark.parametrize(("frames", "push"), [(300, 1), (700, 37), (700, 256), (1400, 1400)])
+@pytest.mark.parametrize("live", [True, False])
+def test_streaming_equals_the_whole(vocoder: Vocoder, frames: int, push: int, live: bool) -> None:
+    mel = music(frames)
     whole = vocoder(mel[None])[0]
-    stream = StreamingVocoder(vocoder, chunk=50)
+    stream = StreamingVocoder(vocoder, live=live)
     joined = torch.cat([*map(stream.push, mel.split(push)), stream.flush()])
     torch.testing.assert_close(joined, whole, atol=1e-4 * float(whole.abs().max()), rtol=0)
 
@@ -131,7 +132,24 @@ def test_the_full_griffin_lim_streams_too() -> None:
     torch.testing.assert_close(joined, vocoder(mel[None])[0], atol=1e-5, rtol=0)
 
 
-def test_streaming_holds_no_more_than_it_needs() -> None:
+def test_a_listener_hears_the_first_window_before_the_second(vocoder: Vocoder) -> None:
+    stream = StreamingVocoder(vocoder)
+    first = stream.push(music(256))
+    assert len(first) == (256 - vocoder.receptive_field) * HOP_LENGTH
+    assert len(stream.push(music(256))) == 256 * HOP_LENGTH
+
+
+def test_large_pieces_where_nobody_listens(vocoder: Vocoder) -> None:
+    stream = StreamingVocoder(vocoder, live=False)
+    pieces = [len(stream.push(music(256))) // HOP_LENGTH for _ in range(6)]
+    assert pieces == [0, 0, 0, 0, PATIENT_FRAMES, 0]
+
+
+@pytest.mark.parametrize(
+    ("live", "least", "most"),
+    [(True, LEAST_FRAMES, LIVE_FRAMES), (False, PATIENT_FRAMES, PATIENT_FRAMES)],
+)
+def test_streaming_holds_no_more_than_it_needs(live: bool, least: int, most: int) -> None:
     longest = 0
 
     class Counting(GriffinLim):
@@ -141,14 +159,17 @@ def test_streaming_holds_no_more_than_it_needs() -> None:
             return mel.new_zeros(1, mel.shape[1] * HOP_LENGTH)
 
     vocoder = Counting(1)
-    stream = StreamingVocoder(vocoder, chunk=50)
-    samples = [stream.push(torch.zeros(10, N_MELS)) for _ in range(200)]
-    assert sum(map(len, samples)) + len(stream.flush()) == 2000 * HOP_LENGTH
-    assert longest <= 50 + 2 * vocoder.receptive_field + vocoder.period
+    stream = StreamingVocoder(vocoder, live=live)
+    around = 2 * vocoder.receptive_field + vocoder.period
+    samples = [stream.push(torch.zeros(10, N_MELS)) for _ in range(400)]
+    assert least <= longest <= least + 10 + around
+    samples += [stream.push(torch.zeros(4000, N_MELS)), stream.flush()]
+    assert sum(map(len, samples)) == 8000 * HOP_LENGTH
+    assert longest <= most + least + around
 
 
 def test_a_stream_can_be_used_again() -> None:
-    mel, stream = music(100), StreamingVocoder(GriffinLim(2), chunk=50)
+    mel, stream = music(100), StreamingVocoder(GriffinLim(2))
     assert len(stream.flush()) == 0
     first, second = (torch.cat([stream.push(mel), stream.flush()]) for _ in range(2))
     assert torch.equal(first, second)

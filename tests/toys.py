@@ -4,7 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from spectro_render.model import ModelConfig
+    from spectro_render.render import Renderer, RenderOptions
+    from spectro_render.tokens import TokenWindow
 
 
 def toy_config(**changes: object) -> "ModelConfig":
@@ -43,3 +47,19 @@ def write_toy_model(path: Path) -> None:
     torch.manual_seed(0)
     vocoder = MelGAN(VocoderConfig(channels=16, dilations=(1,), iterations=0))
     save_model(path, SpectrogramModel(toy_config()), vocoder, defaults=Defaults("dpm++", 2))
+
+
+def window_alone(
+    renderer: "Renderer",
+    window: "TokenWindow",
+    before: "Tensor | None",
+    options: "RenderOptions | None" = None,
+) -> "Tensor":
+    """The log-mel (256, 128) of a window that only knows the mel before it."""
+    from spectro_render.song import Reading
+
+    reading = Reading([window], renderer.vocabulary, 0)
+    reading.before = before
+    renderer._read_on([reading], renderer.resolve(options), None)
+    assert reading.before is not None
+    return reading.before

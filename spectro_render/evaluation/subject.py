@@ -18,9 +18,9 @@ from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import SpectroRenderError
 from spectro_render.midi import Score
 from spectro_render.render import Renderer, RenderOptions
+from spectro_render.streaming import StreamingVocoder
 from spectro_render.tokens import sounding_seconds
 from spectro_render.training.synth import Synthesizer
-from spectro_render.vocoder import StreamingVocoder
 
 Samples = npt.NDArray[np.float32]
 
@@ -61,7 +61,7 @@ class Subject:
         return torch.cat(list(self._vocode([log_mel]))).numpy()
 
     def _vocode(self, mels: list[Tensor]) -> Iterator[Tensor]:
-        vocoder = StreamingVocoder(self._renderer.checkpoint.vocoder)
+        vocoder = StreamingVocoder(self._renderer.checkpoint.vocoder, live=False)
         with torch.inference_mode():
             for mel in mels:
                 yield vocoder.push(mel.to(self._renderer.device)).cpu()

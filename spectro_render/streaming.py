@@ -1,0 +1,63 @@
+"""6a · A mel that comes window by window -> sound, as soon as it is certain.
+
+A piece is vocoded together with the frames around it that can be heard in it (the vocoder's
+receptive field, on both sides), so that the pieces join to what the whole would give. The larger
+the pieces, the less is computed twice; the smaller, the sooner they come.
+"""
+
+import torch
+from torch import Tensor
+
+from spectro_render.constants import HOP_LENGTH, WINDOW_FRAMES
+from spectro_render.vocoder import Vocoder
+
+LEAST_FRAMES = 128  # of a piece, but for the last one: below, most would be computed twice
+LIVE_FRAMES = WINDOW_FRAMES  # at most, where somebody listens
+PATIENT_FRAMES = 4 * WINDOW_FRAMES  # where nobody waits: half as much work with the bundled vocoder
+
+
+class StreamingVocoder:
+    """Vocodes a long mel piece by piece.
+
+    Holds at most one piece, what is not yet certain, and the context on both sides.
+    """
+
+    def __init__(self, vocoder: Vocoder, *, live: bool = True) -> None:
+        """`live`: each piece as soon as it is worth it, rather than when it is large."""
+        self._vocoder = vocoder
+        self._least = LEAST_FRAMES if live else PATIENT_FRAMES
+        self._most = LIVE_FRAMES if live else PATIENT_FRAMES
+        self._context = vocoder.receptive_field
+        self._frames: Tensor | None = None  # (T, 128), from frame `_start` of the whole
+        self._start = 0
+        self._done = 0  # frames whose samples have been returned
+
+    def push(self, log_mel: Tensor) -> Tensor:
+        """The next frames (T, 128) -> the samples (S,) that they make final, perhaps none."""
+        self._frames = log_mel if self._frames is None else torch.cat([self._frames, log_mel])
+        pieces = [log_mel.new_zeros(0)]
+        certain = self._start + len(self._frames) - self._context
+        while certain - self._done >= self._least:
+            pieces.append(self._vocode(min(certain, self._done + self._most)))
+        return torch.cat(pieces)
+
+    def flush(self) -> Tensor:
+        """The samples (S,) of all frames that are left; the next push starts a new signal."""
+        if self._frames is None:
+            return torch.zeros(0)
+        samples = self._vocode(self._start + len(self._frames))
+        self._frames, self._start, self._done = None, 0, 0
+        return samples
+
+    @torch.no_grad()
+    def _vocode(self, end: int) -> Tensor:
+        """Samples from the last one returned up to frame `end`; drop what is not needed again."""
+        assert self._frames is not None
+        heard = self._frames[: end + self._context - self._start]
+        samples = self._vocoder(heard[None])[0]
+        first, last = self._done - self._start, end - self._start
+        self._done = end
+        keep_from = max(0, end - self._context) // self._vocoder.period * self._vocoder.period
+        self._frames = self._frames[keep_from - self._start :]
+        self._start = keep_from
+        return samples[first * HOP_LENGTH : last * HOP_LENGTH]

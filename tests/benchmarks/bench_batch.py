@@ -1,0 +1,78 @@
+"""Songs a second: sixteen of them one by one, as `spectro-render SONG` renders, and side by side.
+
+Run from the checkout's top level: python -m tests.benchmarks.bench_batch [--steps N]
+From MIDI files to WAV files, in one process. "One by one" is what a loop of single renderings does
+but for loading the model each time; `--batch-size 1` differs from it in nothing.
+"""
+
+import argparse
+import contextlib
+import os
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pretty_midi
+import torch
+
+from spectro_render.batch import Batch, Encoding
+from spectro_render.jobs import plan_jobs
+from spectro_render.midi import read_midi
+from spectro_render.render import section
+from spectro_render.report import Reporter
+
+DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
+SONGS = 16
+SIZES = (1, 2, 4, 8, 16)
+
+
+def write_songs(folder: Path) -> float:
+    """Sections of the example, 15 to 22.5 s long; seconds of music."""
+    score, total = read_midi(DEMO), 0.0
+    for number in range(SONGS):
+        seconds = 15.0 + number / 2
+        part = section(score, float(number % 8), seconds)
+        midi = pretty_midi.PrettyMIDI()
+        instruments: dict[tuple[int, bool], pretty_midi.Instrument] = {}
+        for note in part.notes:
+            key = (note.program, note.is_drum)
+            instrument = instruments.setdefault(key, pretty_midi.Instrument(*key))
+            instrument.notes.append(
+                pretty_midi.Note(note.velocity, note.pitch, note.start, note.end)
+            )
+        midi.instruments = list(instruments.values())
+        midi.write(str(folder / f"{number:02d}.mid"))
+        total += seconds
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--model", default="default")
+    chosen = parser.parse_args()
+    choices = {"steps": chosen.steps} if chosen.steps else {}
+    whole = Batch({"model": chosen.model}, choices, Encoding("wav"), Reporter(quiet=True))
+    renderer = whole.renderer
+    print(f"{torch.get_num_threads()} threads, {SONGS} songs")
+    with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
+        os.mkdir("in")
+        music = write_songs(Path("in"))
+        fastest: dict[int, float] = {}
+        for run in range(3):  # interleaved, as other work comes and goes; the first warms up
+            for size in SIZES:
+                batch = replace(whole, batch_size=size, force=True)
+                batch.__dict__["renderer"] = renderer
+                begin = time.perf_counter()
+                assert batch.run(plan_jobs(["in"], "out", "wav")) == 0
+                seconds = time.perf_counter() - begin
+                if run:
+                    fastest[size] = min(fastest.get(size, seconds), seconds)
+    for size, seconds in fastest.items():
+        gain = fastest[1] / seconds
+        print(f"  batch size {size:2d}: {music / seconds:5.1f} times real time, {gain:.2f} x")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Which number format is chosen, and how near its mels are to those of float32."""
+
+import copy
+
+import pytest
+import torch
+from golden import tokens
+from torch import Tensor
+from toys import toy_config
+
+from spectro_render.conditioning import note_table
+from spectro_render.diffusion import noise_source, sample
+from spectro_render.errors import DeviceError
+from spectro_render.mel import from_model
+from spectro_render.model import MelModel, SpectrogramModel
+from spectro_render.precision import (
+    MARGIN,
+    bfloat16_gain,
+    check_dtype,
+    choose_dtype,
+    has_native_bfloat16,
+    narrow,
+)
+from spectro_render.tokens import WindowNote
+from spectro_render.weights import load_model
+
+CPU = torch.device("cpu")
+MAX_ERROR, MEAN_ERROR = 0.2, 0.015  # nats of log-mel, of the default model in bfloat16
+NOTES = [WindowNote(48 + 3 * k, 10 * k, 20, False, False, 40 * k, 40 * k + 60) for k in range(10)]
+
+
+@pytest.fixture(scope="module")
+def default() -> MelModel:
+    return load_model().model
+
+
+def framed() -> SpectrogramModel:
+    torch.manual_seed(0)
+    return SpectrogramModel(toy_config()).eval().requires_grad_(False)
+
+
+# --- the choice -------------------------------------------------------------------------------
+
+
+def choose(name: str, *, native: bool, gain: float) -> torch.dtype:
+    return choose_dtype(name, framed(), CPU, native=lambda _: native, gain=lambda *_: gain)
+
+
+def test_a_name_is_what_it_says() -> None:
+    for name in ("float32", "bfloat16", "float16"):
+        assert choose(name, native=False, gain=0.1) is getattr(torch, name)
+
+
+def test_auto_is_bfloat16_only_where_it_is_native_and_faster() -> None:
+    assert choose("auto", native=True, gain=MARGIN) is torch.bfloat16
+    assert choose("auto", native=True, gain=MARGIN - 0.01) is torch.float32
+
+
+def test_nothing_is_measured_where_it_is_emulated() -> None:
+    def gain(model: MelModel, device: torch.device) -> float:
+        raise AssertionError
+
+    assert choose_dtype("auto", framed(), CPU, native=lambda _: False, gain=gain) is torch.float32
+
+
+def test_unknown_format() -> None:
+    check_dtype("auto")
+    with pytest.raises(DeviceError, match="unknown number format 'int3'; one of auto, float32"):
+        choose_dtype("int3", framed(), CPU)
+
+
+def test_this_machine() -> None:
+    """The product that is timed is one that there is, and an emulated one is never chosen."""
+    assert 0 < bfloat16_gain(framed(), CPU) < 100
+    if not has_native_bfloat16():
+        assert choose_dtype("auto", framed(), CPU) is torch.float32
+    assert not has_native_bfloat16(torch.device("mps"))
+
+
+# --- narrow weights ---------------------------------------------------------------------------
+
+
+def mel(model: MelModel, notes: Tensor, dtype: torch.dtype, steps: int = 3) -> Tensor:
+    """Two windows' natural log-mels, (2, T, M), the second after the first."""
+    assert isinstance(model, SpectrogramModel)
+    mels: list[Tensor] = []
+    with torch.inference_mode():
+        for index in range(2):
+            draw = noise_source(0, [index], CPU)
+            with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
+                memory = model.encode(notes, mels[-1] if mels else None)
+                mels.append(
+                    sample(
+                        lambda x, t, memory=memory: model.denoise(x, t, memory).float(),
+                        draw(),
+                        sampler="dpm++",
+                        steps=steps,
+                        draw=draw,
+                        target=model.config.target,
+                    )
+                )
+    return from_model(torch.cat(mels))
+
+
+@pytest.mark.parametrize("conditioning", ["frame_aligned", "cross_attention"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_weights_change_nothing(conditioning: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = SpectrogramModel(toy_config(conditioning=conditioning)).eval().requires_grad_(False)
+    notes = note_table([NOTES]) if conditioning == "frame_aligned" else tokens(0)
+    before = mel(model, notes, dtype)
+    narrowed = copy.deepcopy(model)
+    narrow(narrowed, dtype)
+    assert narrowed.decoder.layers[0].mlp.gate.weight.dtype is dtype
+    assert torch.equal(mel(narrowed, notes, dtype), before)
+
+
+def test_float32_is_left_alone(default: MelModel) -> None:
+    narrow(default, torch.float32)
+    assert {weight.dtype for weight in default.parameters()} == {torch.float32}
+
+
+# --- how near ---------------------------------------------------------------------------------
+
+
+def error(model: MelModel, notes: Tensor, steps: int) -> tuple[float, float]:
+    """The largest and the mean difference of a bfloat16 log-mel from the float32 one, in nats."""
+    exact, near = (mel(model, notes, dtype, steps) for dtype in (torch.float32, torch.bfloat16))
+    return float((near - exact).abs().max()), float((near - exact).abs().mean())
+
+
+def test_bfloat16_keeps_the_mel(default: MelModel) -> None:
+    assert default.config.conditioning == "frame_aligned"
+    largest, mean = error(default, note_table([NOTES]), steps=10)
+    assert 0 < mean < MEAN_ERROR and largest < MAX_ERROR
