@@ -26,25 +26,30 @@ class Cores:
         self._threads: ThreadPoolExecutor | None = None
         self._is_cancelled = False
 
-    def map(self, work: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T]) -> list[R]:
-        """The results of items in order; `work` gets the share of one thread.
-
-        An error, or an interrupt, lets the other threads end at their next `check`.
-        """
+    def share(self, work: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T]) -> list[R]:
+        """The results of items in order; `work` gets all that one thread has to do."""
         shares = min(self.number, len(items))
-        if shares == 1:
-            return list(work(items))
+        parts = self._run(work, [items[k::shares] for k in range(shares)])
+        return [parts[k % shares][k // shares] for k in range(len(items))]
+
+    def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """The results of items in order; a thread that is done takes the next one."""
+        return self._run(work, items)
+
+    def _run(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        """An error, or an interrupt, lets the other threads end at their next `check`."""
+        if self.number == 1 or len(items) == 1:
+            return [work(item) for item in items]
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self.number, "core", torch.set_num_threads, (1,))
-        futures = [self._threads.submit(work, items[k::shares]) for k in range(shares)]
+        futures = [self._threads.submit(work, item) for item in items]
         try:
-            parts = [future.result() for future in futures]
+            return [future.result() for future in futures]
         except BaseException:
             self._is_cancelled = True
             wait(futures)
             self._is_cancelled = False
             raise
-        return [parts[k % shares][k // shares] for k in range(len(items))]
 
     def check(self) -> None:
         """Raise Cancelled where going on is useless."""

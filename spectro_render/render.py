@@ -180,12 +180,14 @@ class Renderer:
         """
         options = self.resolve(options)
 
-        def go_on(share: Sequence[Song]) -> list[Audio]:
+        def read_on(share: Sequence[Song]) -> Sequence[Song]:
             told = on_progress if share[0] is songs[0] else None
             self._read_on([song.reading for song in share], options, told)
-            return [Audio(song.speak(self.device)[None], SAMPLE_RATE) for song in share]
+            return share
 
-        return self._cores.map(go_on, songs)
+        self._cores.share(read_on, songs)
+        sounds = self._cores.each(lambda song: song.speak(self.device), songs)
+        return [Audio(samples[None], SAMPLE_RATE) for samples in sounds]
 
     def windows(self, score: Score, options: RenderOptions | None = None) -> list[TokenWindow]:
         """The token windows of a score: to the end of the sound, or as many as were published."""

@@ -17,7 +17,30 @@ def squares(share: Sequence[int]) -> list[int]:
 @pytest.mark.parametrize("cores", [1, 2, 3])
 @pytest.mark.parametrize("items", [1, 2, 3, 7])
 def test_results_are_in_order(cores: int, items: int) -> None:
-    assert Cores(cores).map(squares, list(range(items))) == [n**2 for n in range(items)]
+    assert Cores(cores).share(squares, list(range(items))) == [n**2 for n in range(items)]
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3])
+@pytest.mark.parametrize("items", [1, 2, 7])
+def test_results_of_each_are_in_order(cores: int, items: int) -> None:
+    def late(number: int) -> int:
+        time.sleep(0.01 * (items - number))
+        return number**2
+
+    assert Cores(cores).each(late, list(range(items))) == [n**2 for n in range(items)]
+
+
+def test_who_is_done_takes_the_next() -> None:
+    """One item waits for all the others: were they shared out, for ever."""
+    others = threading.Semaphore(0)
+
+    def work(number: int) -> bool:
+        if number:
+            others.release()
+            return True
+        return all(others.acquire(timeout=5) for _ in range(3))
+
+    assert all(Cores(2).each(work, [0, 1, 2, 3]))
 
 
 def test_threads_have_one_core_each() -> None:
@@ -28,7 +51,7 @@ def test_threads_have_one_core_each() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        (one, threads), (other, _), *_ = Cores(2).map(who, [1, 2, 3])
+        (one, threads), (other, _), *_ = Cores(2).share(who, [1, 2, 3])
         assert one != other
         assert threads == 1
         assert torch.get_num_threads() == 2  # of this thread
@@ -37,7 +60,7 @@ def test_threads_have_one_core_each() -> None:
 
 
 def test_a_single_item_stays_in_its_thread() -> None:
-    names = Cores(4).map(lambda share: [threading.current_thread().name], [1])
+    names = Cores(4).share(lambda share: [threading.current_thread().name], [1])
     assert names == [threading.current_thread().name]
 
 
@@ -54,6 +77,6 @@ def test_an_error_ends_the_others_work() -> None:
         return list(share)
 
     with pytest.raises(ZeroDivisionError):
-        cores.map(work, [0, 1])
+        cores.share(work, [0, 1])
     assert len(done) < 200
-    assert cores.map(squares, [1, 2]) == [1, 4]  # and it can be used again
+    assert cores.share(squares, [1, 2]) == [1, 4]  # and it can be used again

@@ -24,7 +24,7 @@ from spectro_render.report import Reporter
 
 DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
 SONGS = 16
-SIZES = (1, 2, 4, 8, 16)
+SIZES = (1, 4, 8, 16)
 
 
 def write_songs(folder: Path) -> float:
