@@ -7,7 +7,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -64,7 +64,8 @@ class Rendering:
 
     def discard(self, error: BaseException) -> None:
         """Leave nothing of an output that is not complete."""
-        self.opened.__exit__(type(error), error, error.__traceback__)
+        with suppress(OSError, OutputError):  # what is wrong has been said already
+            self.opened.__exit__(type(error), error, error.__traceback__)
 
 
 @dataclass

@@ -31,6 +31,7 @@ class Stft:
         self.overlap = window // hop
         self.lead = window // 2 - HOP_LENGTH  # samples of frame 0 that lie before the signal
         self._hann = torch.hann_window(window)
+        self._known: tuple[object, Tensor] | None = None  # the last answer of `_overlap`
 
     def analyse(self, samples: Tensor) -> Tensor:
         """Samples (B, (T - 1) hop + window) -> complex spectrum (B, T, K)."""
@@ -41,18 +42,27 @@ class Stft:
     def synthesise(self, spectrum: Tensor) -> Tensor:
         """Least-squares inverse of `analyse`: (B, T, K) -> (B, (T - 1) hop + window)."""
         frames = torch.fft.irfft(spectrum, self.n_fft)[..., : self.window]
-        hann = self._hann.to(frames)
-        weight = self._overlap_add((hann * hann).expand(1, frames.shape[1], -1))
-        full = float((hann * hann).sum()) / self.hop
-        return self._overlap_add(frames * hann) / weight.clamp(min=MIN_OVERLAP * full)
+        return self._overlap_add(frames * self._hann.to(frames)) / self._overlap(frames)
+
+    def _overlap(self, like: Tensor) -> Tensor:
+        """How much of squared windows each sample of frames (B, T, window) has, (1, S)."""
+        if self._known is None or self._known[0] != (like.shape[1], like.device, like.dtype):
+            squares = self._hann.to(like).square()
+            weight = self._overlap_add(squares.expand(1, like.shape[1], -1))
+            full = float(squares.sum()) / self.hop
+            known = weight.clamp(min=MIN_OVERLAP * full)
+            self._known = (like.shape[1], like.device, like.dtype), known
+            return known
+        return self._known[1]
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
         """(B, T, window) -> (B, (T - 1) hop + window)."""
         blocks = frames.reshape(*frames.shape[:2], self.overlap, self.hop)
-        shifted = [
-            F.pad(blocks[:, :, i], (0, 0, i, self.overlap - 1 - i)) for i in range(self.overlap)
-        ]
-        return torch.stack(shifted).sum(0).flatten(1)
+        length = blocks.shape[1]
+        samples = blocks.new_zeros(len(blocks), length + self.overlap - 1, self.hop)
+        for i in range(self.overlap):
+            samples[:, i : i + length] += blocks[:, :, i]
+        return samples.flatten(1)
 
     def crop(self, samples: Tensor, length: int) -> Tensor:
         """The signal proper, (B, length), out of what `synthesise` returns."""
@@ -81,15 +91,10 @@ def make_consistent(magnitude: Tensor, phasor: Tensor, stft: Stft, iterations: i
     previous: Tensor | None = None
     for _ in range(iterations):
         rebuilt = stft.analyse(stft.synthesise(magnitude * phasor))
-        leap = rebuilt if previous is None else rebuilt + MOMENTUM * (rebuilt - previous)
-        phasor = direction(leap)
+        leap = rebuilt if previous is None else rebuilt.lerp(previous, -MOMENTUM)
+        phasor = leap.sgn()
         previous = rebuilt
     return phasor
-
-
-def direction(spectrum: Tensor) -> Tensor:
-    """Complex numbers -> the same of length one; those of nearly no length stay short."""
-    return spectrum / spectrum.abs().clamp(min=1e-12)
 
 
 def steady_partials(magnitude: Tensor, stft: Stft, segment: int) -> Tensor:

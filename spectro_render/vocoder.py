@@ -24,7 +24,7 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from spectro_render.constants import HOP_LENGTH, MEL_FLOOR, N_FFT, N_MELS, SAMPLE_RATE, WIN_LENGTH
 from spectro_render.mel import hz_to_mel, mel_matrix, to_model
-from spectro_render.phase import Stft, direction, sound, steady_partials
+from spectro_render.phase import Stft, sound, steady_partials
 
 LEAKY_SLOPE = 0.2  # MelGAN's
 END_KERNEL = 7  # of the waveform generator's first and last convolution
@@ -212,7 +212,7 @@ class SpectrumGenerator(nn.Module):
         """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
         sketch = self.sketch(log_mel)
         magnitude = self.sharpen(self.log_magnitude(log_mel, sketch)).exp()
-        samples = sound(magnitude, direction(sketch), self.stft, self.config.iterations)
+        samples = sound(magnitude, sketch.sgn(), self.stft, self.config.iterations)
         samples = self.stft.crop(samples, log_mel.shape[1] * HOP_LENGTH)
         return match_mel(samples, log_mel.float(), self.mel_stft, self.config.corrections)
 
@@ -229,10 +229,22 @@ class SpectrumGenerator(nn.Module):
         """Log-mel (B, T, 128), sketch (B, T, K) -> natural log magnitudes (B, T, K)."""
         drawn = sketch.abs().clamp(min=MEL_FLOOR).log()
         level = (log_mel - mel_matrix().to(log_mel).sum(0).log()) @ self.outline
-        seen = (torch.stack([drawn, level], 1)[..., :-1] - LOG_CENTRE) / LOG_DEVIATION
-        features = self.body(self.input(seen) + self.position)  # (B, C, T, P)
-        correction = self.output(F.leaky_relu(features, LEAKY_SLOPE))[:, 0].float()
+        seen = (torch.stack([drawn, level], -1)[..., :-1, :] - LOG_CENTRE) / LOG_DEVIATION
+        # (B, T, K, C) in memory, which convolutions on a CPU take half as long for
+        features = self.body(self.input(seen.permute(0, 3, 1, 2)) + self.position)  # (B, C, T, P)
+        correction = self._join(F.leaky_relu(features, LEAKY_SLOPE)).float()
         return (drawn + F.pad(correction, (0, 1))).clamp(max=MAX_LOG_MAGNITUDE)
+
+    def _join(self, features: Tensor) -> Tensor:
+        """What `output`, a transposed convolution, makes of (B, C, T, P): (B, T, K - 1).
+
+        As one product and the sum of neighbouring halves it takes a sixth of the time.
+        """
+        patch, half = self.config.patch, self.config.patch // 2
+        halves = features.permute(0, 2, 3, 1) @ self.output.weight[:, 0, 0]  # (B, T, P, 2 patch)
+        halves = F.pad(halves, (0, 0, 1, 1))
+        joined = halves[:, :, 1:, :patch] + halves[:, :, :-1, patch:]
+        return joined.flatten(2)[..., half:-half] + self.output.bias
 
     def sharpen(self, log_magnitude: Tensor) -> Tensor:
         """Log magnitudes (B, T, K) with `contrast` times as much of it.
@@ -287,6 +299,9 @@ class MelGAN(nn.Module):
         for module in self.modules():
             if is_parametrized(module, "weight"):
                 remove_parametrizations(module, "weight")
+        for kernel in self.parameters():
+            if kernel.dim() == 4:
+                kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
         return self
 
 

@@ -89,6 +89,14 @@ def test_contrast_lifts_peaks_and_lowers_valleys() -> None:
             assert torch.allclose(generator.sharpen(flat), flat, atol=1e-5)
 
 
+def test_patches_are_joined_as_the_transposed_convolution_does() -> None:
+    generator = network(SPECTRUM).generator
+    torch.nn.init.normal_(generator.output.bias)
+    features = torch.randn(2, SPECTRUM.channels, 5, SPECTRUM.window // 2 // SPECTRUM.patch)
+    expected = generator.output(features)[:, 0]
+    torch.testing.assert_close(generator._join(features), expected)
+
+
 def test_contrast_is_heard() -> None:
     mel = music(64)[None]
     plain, sharp = (network(replace(SPECTRUM, contrast=c))(mel) for c in (1.0, 1.5))

@@ -42,6 +42,7 @@ RESOLUTIONS = (512, 1024, 2048)  # FFT and window sizes of the losses; the hop i
 FLOOR = 1e-5  # of a full-scale sine's magnitude: what is softer does not count
 MARGIN_FRAMES = 2  # around a crop, so that its spectra at the ends are those of the whole
 CHECK_CLIPS = 16
+CONTRAST = 1.3  # of what is trained here: less loses notes, more gains none (EXPERIMENTS.md)
 COLUMNS = 4  # clips in a picture
 
 
@@ -422,7 +423,7 @@ def train_vocoder(
     shards = sorted(cache.glob("shard-*.safetensors"))
     if len(shards) < 2:
         raise SpectroRenderError(f"fewer than two shards in {cache}", "run the data stage first")
-    trainer = VocoderTrainer(config or VocoderConfig(), options, folder, device)
+    trainer = VocoderTrainer(config or VocoderConfig(contrast=CONTRAST), options, folder, device)
     if trainer.checkpoint.exists():
         trainer.resume()
     trainer.train(Recordings(shards[1:]), Recordings(shards[:1]))

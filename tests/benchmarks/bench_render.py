@@ -34,7 +34,7 @@ def main() -> None:
     windows = renderer.windows(score)
     music = len(windows) * WINDOW_SECONDS
     print(f"{torch.get_num_threads()} threads, {music:.1f} s of music, times real time:")
-    for steps in (1, 5, 10, 20):
+    for steps in (1, 3, 10, 20):
         options = RenderOptions(steps=steps)
         seconds = fastest(lambda o=options: list(renderer.mels(windows, o)))
         print(f"  notes -> mel, {steps:2d} steps  {music / seconds:7.1f}")
