@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spectro_render.conditioning import NoteFrames, Tail
@@ -74,37 +73,6 @@ class EncodedNotes:
     lengths: tuple[int, ...] = ()  # how many of the L tokens are real
     frames: Tensor | None = None  # (B, T, D), frame-aligned notes
     draft: Tensor | None = None  # (B, 1 + T, M), from a frame early
-
-    def rows(self, indices: Sequence[int]) -> "EncodedNotes":
-        """Those of some of the windows, without the padding that none of them needs."""
-        return EncodedNotes.join([self._row(index) for index in indices])
-
-    @staticmethod
-    def join(parts: Sequence["EncodedNotes"]) -> "EncodedNotes":
-        """The windows of several batches as one."""
-        if len(parts) == 1:
-            return parts[0]
-        lengths = tuple(length for part in parts for length in part.lengths)
-        tokens = [part.tokens for part in parts if part.tokens is not None]
-        longest = max((encoded.shape[1] for encoded in tokens), default=0)
-        padded = [F.pad(encoded, (0, 0, 0, longest - encoded.shape[1])) for encoded in tokens]
-        frames = [part.frames for part in parts if part.frames is not None]
-        drafts = [part.draft for part in parts if part.draft is not None]
-        return EncodedNotes(_joined(padded), lengths, _joined(frames), _joined(drafts))
-
-    def _row(self, index: int) -> "EncodedNotes":
-        here = slice(index, index + 1)
-        lengths = self.lengths[here]
-        return EncodedNotes(
-            None if self.tokens is None else self.tokens[here, : max(1, *lengths)],
-            lengths,
-            None if self.frames is None else self.frames[here],
-            None if self.draft is None else self.draft[here],
-        )
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor | None:
-    return torch.cat(tuple(parts)) if parts else None
 
 
 def _mask(lengths: Sequence[int], rows: Tensor) -> Tensor | None:

@@ -176,7 +176,8 @@ class Renderer:
         """Render the next window of each song, all in one batch; the sound that is now certain.
 
         Noise hangs on the seed and the window alone, so a song sounds the same whoever is beside
-        it, but for rounding: within 2 steps of 16 bits in float32. Progress is the first song's.
+        it, but for rounding: within 2 steps of 16 bits in float32, where notes are on frames.
+        Progress is the first song's.
         """
         options = self.resolve(options)
 

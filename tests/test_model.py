@@ -24,7 +24,7 @@ from spectro_render.constants import N_MELS, STEPS_PER_WINDOW, WINDOW_FRAMES
 from spectro_render.diffusion import SAMPLERS, Predict, guide, sample
 from spectro_render.layers import attend, gelu
 from spectro_render.levels import MOST_LEVELS, LevelCache
-from spectro_render.model import EncodedNotes, FrameEncoder, SpectrogramModel
+from spectro_render.model import FrameEncoder, SpectrogramModel
 from spectro_render.tokens import WindowNote
 
 SAME = 2e-6  # two orders of float32 sums
@@ -506,17 +506,13 @@ def test_notes_encoded_together_are_those_encoded_alone(conditioning: str) -> No
         notes = [[PIANO], [TIED, LONG, DRUM], []]
         windows, batch = [note_table([rows]) for rows in notes], note_table(notes)
     together = model.encode_notes(batch)
-    x = mels(1)
-    for index, alone in enumerate(windows):
-        memory = model.remember(together.rows([index]), context)
-        expected = model.denoise(x, 0.5, model.encode(alone, context))
-        assert memory.mask is None
-        assert difference(model.denoise(x, 0.5, memory), expected) < SAME
-    joined = EncodedNotes.join([together.rows([2]), together.rows([0, 1])])
-    pair = model.denoise(mels(3), 0.5, model.remember(joined, None))
-    for x, denoised, index in zip(mels(3), pair, [2, 0, 1], strict=True):
-        expected = model.denoise(x[None], 0.5, model.encode(windows[index], None))
-        assert difference(denoised[None], expected) < SAME
+    for before in (context, None):
+        contexts = None if before is None else before.expand(3, -1, -1)
+        denoised = model.denoise(mels(3), 0.5, model.remember(together, contexts))
+        for x, alone, made in zip(mels(3), windows, denoised, strict=True):
+            memory = model.encode(alone, before)
+            assert memory.mask is None
+            assert difference(made[None], model.denoise(x[None], 0.5, memory)) < SAME
 
 
 @pytest.mark.parametrize("conditioning", ["frame_aligned", "cross_attention"])
@@ -533,7 +529,7 @@ def test_no_step_waits_for_the_device(conditioning: str, sampler: str) -> None:
         notes = torch.zeros(2, 7, 6, dtype=torch.long)
         if conditioning == "cross_attention":
             notes = notes[..., 0]
-        encoded = model.encode_notes(notes, [7, 5]).rows([1, 0])
+        encoded = model.encode_notes(notes, [7, 5])
         heard = torch.ones(2, dtype=torch.bool)
         memory = model.remember(encoded, torch.zeros(2, WINDOW_FRAMES, N_MELS), heard)
         known, unknown = (lambda x, t, m=m: model.denoise(x, t, m) for m in (memory, None))
