@@ -6,8 +6,8 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,8 +27,9 @@ from spectro_render.midi import Score, read_midi
 from spectro_render.report import Reporter, complain, count, reason_of, times_real_time
 
 if TYPE_CHECKING:
-    from spectro_render.render import OnProgress, Renderer, RenderOptions
+    from spectro_render.render import Renderer, RenderOptions
     from spectro_render.report import OnSongs
+    from spectro_render.slots import Rendering, Slots
     from spectro_render.song import Song
     from spectro_render.tokens import TokenWindow
 
@@ -40,32 +41,6 @@ class Encoding:
     format: str
     bit_depth: str | None = None  # None: the format's own
     sample_rate: int | None = None  # Hz; None: the model's
-
-
-@dataclass(eq=False)
-class Rendering:
-    """A job whose song is on its way."""
-
-    job: Job
-    score: Score
-    song: Song
-    writer: AudioWriter
-    opened: ExitStack  # the writer and, for a song by itself, its progress bar
-    on_progress: OnProgress | None
-    started: float = field(default_factory=time.monotonic)
-    seconds: float = 0.0  # of sound so far
-
-    def write(self, part: Audio) -> None:
-        """Append to the output, which gets its name with the last part."""
-        self.writer.write(part.samples)
-        self.seconds += part.seconds
-        if self.song.is_over:
-            self.opened.close()
-
-    def discard(self, error: BaseException) -> None:
-        """Leave nothing of an output that is not complete."""
-        with suppress(OSError, OutputError):  # what is wrong has been said already
-            self.opened.__exit__(type(error), error, error.__traceback__)
 
 
 @dataclass
@@ -80,9 +55,8 @@ class Batch:
     force: bool = False  # render again what is complete
     keeps_going: bool = False  # after a bug in this program, too
     batch_size: int | None = None  # songs side by side; None: what suits the model
-    _active: list[Rendering] = field(default_factory=list, init=False)
+    _slots: Slots | None = field(default=None, init=False)  # None: no song has been read yet
     _failures: int = field(default=0, init=False)
-    _slots: int = field(default=1, init=False)
     _bar: ExitStack = field(default_factory=ExitStack, init=False)  # of all songs
     _tell: OnSongs | None = field(default=None, init=False)
     _seconds: float = field(default=0.0, init=False)  # of sound so far
@@ -106,44 +80,43 @@ class Batch:
         waiting = deque(jobs)
         try:
             with self._bar:
-                while waiting or self._active:
+                while waiting or any(self._active):
                     self._fill(waiting, len(jobs))
                     self._advance()
                     self._on_songs(len(jobs) - len(waiting))
         except (WeightsError, DeviceError) as error:  # no other song would fare better
             complain(str(error))
-            self._drop(error)
+            for rendering in self._clear(error):
+                self._record_failure(rendering.job, error)
             for job in waiting:
                 self._record_failure(job, error)
         except BaseException as error:
-            for rendering in self._active:
-                rendering.discard(error)
+            self._clear(error)
             raise
         return self._failures + self.reporter.is_cut_off
 
+    @property
+    def _active(self) -> Iterable[Rendering]:
+        return self._slots or ()
+
     def _fill(self, waiting: deque[Job], jobs: int) -> None:
         """Begin the songs of waiting jobs until every slot is taken."""
-        while waiting and len(self._active) < self._slots:
+        while waiting and (self._slots is None or self._slots.has_room):
             self._attempt(waiting[0], partial(self._begin, waiting[0], jobs))
             waiting.popleft()
 
     def _advance(self) -> None:
-        """Render the next window of every song that is on its way."""
-        if not self._active:
+        """Write the next parts of the songs that have some first."""
+        if self._slots is None or not any(self._slots):
             return
-        try:
-            parts = self.renderer.advance(
-                [rendering.song for rendering in self._active],
-                self.options,
-                self._active[0].on_progress,
-            )
-        except (BrokenPipeError, WeightsError, DeviceError):
-            raise
-        except Exception as error:
+        group, made = self._slots.advance()
+        error = made.exception()
+        if error is not None:
             self._give_up(error)
-            self._drop(error)
+            for rendering in group:
+                self._drop(rendering, error)
             return
-        for rendering, part in zip(tuple(self._active), parts, strict=True):
+        for rendering, part in zip(group, made.result(), strict=True):
             self._attempt(rendering.job, partial(self._write, rendering, part), rendering)
 
     def _on_songs(self, begun: int) -> None:
@@ -159,29 +132,36 @@ class Batch:
         """Do something for one job, or say why not; what it has written so far is gone then."""
         try:
             action()
-        except (BrokenPipeError, WeightsError, DeviceError):
-            raise
         except Exception as error:
             self._give_up(error)
             if rendering is not None:
-                self._active.remove(rendering)
-                rendering.discard(error)
-            self._fail(job, error)
+                self._drop(rendering, error)
+            else:
+                self._fail(job, error)
 
-    def _give_up(self, error: Exception) -> None:
-        """Raise a bug of this program, or show it and go on."""
+    def _give_up(self, error: BaseException) -> None:
+        """Raise what no other song would survive, or a bug of this program, or show it."""
+        if isinstance(error, (BrokenPipeError, WeightsError, DeviceError)):
+            raise error
         if isinstance(error, (SpectroRenderError, OSError)):
             return
-        if not self.keeps_going:
+        if not (self.keeps_going and isinstance(error, Exception)):
             raise error
         traceback.print_exception(error)
 
-    def _drop(self, error: Exception) -> None:
-        """No song on its way can be finished."""
-        for rendering in self._active:
+    def _drop(self, rendering: Rendering, error: BaseException) -> None:
+        """A song that cannot be finished leaves its slot."""
+        assert self._slots is not None
+        self._slots.remove(rendering)
+        rendering.discard(error)
+        self._fail(rendering.job, error)
+
+    def _clear(self, error: BaseException) -> list[Rendering]:
+        """Stop all songs on their way; those."""
+        unfinished = self._slots.clear() if self._slots is not None else []
+        for rendering in unfinished:
             rendering.discard(error)
-            self._fail(rendering.job, error)
-        self._active.clear()
+        return unfinished
 
     def _begin(self, job: Job, jobs: int) -> None:
         """Give the job's song a slot, unless its output is there already."""
@@ -191,12 +171,21 @@ class Batch:
             return
         score = _read(job)
         windows = self._windows(score)
-        self._slots = min(jobs, self.batch_size or self.renderer.batch_size)
-        if self._slots > 1 and self._tell is None:
-            self._tell = self._bar.enter_context(self.reporter.songs(jobs))
+        if self._slots is None:
+            self._slots = self._make_slots(jobs)
         self._tell_about(job, score, windows)
         song = self.renderer.begin(score, self.options, windows=windows, live=job.is_streamed)
-        self._active.append(self._open(job, score, song))
+        self._slots.add(self._open(job, score, song, is_alone=self._slots.size == 1))
+
+    def _make_slots(self, jobs: int) -> Slots:
+        from spectro_render.slots import Slots
+
+        slots = Slots(
+            self.renderer, self.options, min(jobs, self.batch_size or self.renderer.batch_size)
+        )
+        if slots.size > 1:
+            self._tell = self._bar.enter_context(self.reporter.songs(jobs))
+        return slots
 
     def _windows(self, score: Score) -> list[TokenWindow]:
         """What the model will read; raises what would stop it before an output is opened."""
@@ -218,8 +207,10 @@ class Batch:
                     f"{job.name}: too dense at {at:.2f} s: {count(window.dropped, 'note')} left out"
                 )
 
-    def _open(self, job: Job, score: Score, song: Song) -> Rendering:
+    def _open(self, job: Job, score: Score, song: Song, *, is_alone: bool) -> Rendering:
         """Open the job's output, and a progress bar where no other song is rendered beside it."""
+        from spectro_render.slots import Rendering
+
         target = _prepare_target(job) or self.stream
         assert target is not None
         with ExitStack() as opened:
@@ -232,24 +223,24 @@ class Batch:
                     bit_depth=self.encoding.bit_depth,
                 )
             )
-            is_alone = self._slots == 1
             bar = opened.enter_context(self.reporter.progress(job.name)) if is_alone else None
             return Rendering(job, score, song, writer, opened.pop_all(), bar)
 
     def _write(self, rendering: Rendering, part: Audio) -> None:
+        assert self._slots is not None
         rendering.write(part)
         self._seconds += part.seconds
         if rendering.song.is_over:
-            self._finish(rendering)
-            self._active.remove(rendering)
+            self._finish(rendering, others=self._slots.size - 1)
+            self._slots.remove(rendering)
 
-    def _finish(self, rendering: Rendering) -> None:
+    def _finish(self, rendering: Rendering, *, others: int) -> None:
         """Say and record what was made."""
         job, score, seconds = rendering.job, rendering.score, rendering.seconds
         wall_seconds = time.monotonic() - rendering.started
         factor = times_real_time(seconds, wall_seconds)
         names = _names(job)
-        beside = f" beside {self._slots - 1} others" if self._slots > 1 else ""
+        beside = f" beside {others} others" if others else ""
         self.reporter.say(
             f"{job.name} -> {names['output']}: {seconds:.2f} s of sound"
             f" in {wall_seconds:.2f} s ({factor:.2f} times real time){beside}"
@@ -271,11 +262,11 @@ class Batch:
             }
         )
 
-    def _fail(self, job: Job, error: Exception) -> None:
+    def _fail(self, job: Job, error: BaseException) -> None:
         complain(f"{job.name}: {_reason(error)}")
         self._record_failure(job, error)
 
-    def _record_failure(self, job: Job, error: Exception) -> None:
+    def _record_failure(self, job: Job, error: BaseException) -> None:
         self._failures += 1
         self.reporter.record({"status": "failed", **_names(job), "error": _reason(error)})
 
@@ -285,7 +276,7 @@ def _names(job: Job) -> dict[str, str | None]:
     return {"input": job.name, "output": STREAM if job.is_streamed else target}
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """What, why and what to do, in one line."""
     if isinstance(error, SpectroRenderError):
         return str(error)

@@ -1,57 +1,72 @@
-"""Songs side by side on the cores of a CPU: threads that compute with one core each.
+"""Work side by side on the cores of a CPU: threads that compute with one core each.
 
 The products of a small network are too short to be shared by cores: they wait for one another
 longer than they compute. Whole songs need not wait.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from typing import TypeVar
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Generic, TypeVar
 
 import torch
 
-T = TypeVar("T")
-R = TypeVar("R")
+Result = TypeVar("Result")
 
 
 class Cancelled(Exception):
     """What another thread met, or the user, has made this work useless."""
 
 
-class Cores:
-    """So many threads, which are made when they are needed."""
+class Cores(Generic[Result]):
+    """So many threads, which are made when they are needed; with one core, none."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self._threads: ThreadPoolExecutor | None = None
+        self._running: list[Future[Result]] = []
         self._is_cancelled = False
 
-    def share(self, work: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T]) -> list[R]:
-        """The results of items in order; `work` gets all that one thread has to do."""
-        shares = min(self.number, len(items))
-        parts = self._run(work, [items[k::shares] for k in range(shares)])
-        return [parts[k % shares][k // shares] for k in range(len(items))]
+    def start(self, work: Callable[[], Result], *, here: bool = False) -> Future[Result]:
+        """Begin some work; it goes on while the caller does something else.
 
-    def each(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """The results of items in order; a thread that is done takes the next one."""
-        return self._run(work, items)
+        What runs `here` is done on return: all of torch's threads share it, as the only work there
+        is. An error is the future's.
+        """
+        if here or self.number == 1:
+            future: Future[Result] = Future()
+            _finish(future, work)
+        else:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(self.number, "core", torch.set_num_threads, (1,))
+            future = self._threads.submit(work)
+        self._running.append(future)
+        return future
 
-    def _run(self, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        """An error, or an interrupt, lets the other threads end at their next `check`."""
-        if self.number == 1 or len(items) == 1:
-            return [work(item) for item in items]
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(self.number, "core", torch.set_num_threads, (1,))
-        futures = [self._threads.submit(work, item) for item in items]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            self._is_cancelled = True
-            wait(futures)
-            self._is_cancelled = False
-            raise
+    def first(self) -> Future[Result]:
+        """Wait until some of the work is done; the one begun first of that."""
+        done, _ = wait(self._running, return_when=FIRST_COMPLETED)
+        future = next(future for future in self._running if future in done)
+        self._running.remove(future)
+        return future
+
+    def stop(self) -> None:
+        """Let all work end at its next `check`, and wait for that; its results are lost."""
+        self._is_cancelled = True
+        wait(self._running)
+        self._running.clear()
+        self._is_cancelled = False
 
     def check(self) -> None:
         """Raise Cancelled where going on is useless."""
         if self._is_cancelled:
             raise Cancelled
+
+
+def _finish(future: Future[Result], work: Callable[[], Result]) -> None:
+    """Do the work of a future; an interrupt is nobody's result."""
+    try:
+        future.set_result(work())
+    except Exception as error:
+        future.set_exception(error)

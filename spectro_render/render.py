@@ -15,7 +15,6 @@ from spectro_render.audio import DEFAULT_GAIN, Audio
 from spectro_render.autoregressive import AutoregressiveModel
 from spectro_render.conditioning import note_table
 from spectro_render.constants import SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS
-from spectro_render.cores import Cores
 from spectro_render.diffusion import check_sampling, guide, noise_source, sample
 from spectro_render.errors import DeviceError, MidiError, OptionError
 from spectro_render.mel import from_model, to_model
@@ -76,7 +75,6 @@ class Renderer:
         self._model: MelModel = checkpoint.model.to(device).eval()
         if isinstance(checkpoint.vocoder, torch.nn.Module):
             checkpoint.vocoder.to(device).eval()
-        self._cores = Cores(torch.get_num_threads() if device.type == "cpu" else 1)
 
     @classmethod
     def load(
@@ -177,18 +175,10 @@ class Renderer:
 
         Noise hangs on the seed and the window alone, so a song sounds the same whoever is beside
         it, but for rounding: within 2 steps of 16 bits in float32, where notes are on frames.
-        Progress is the first song's.
+        Progress is the first song's. Several threads may each advance songs of their own.
         """
-        options = self.resolve(options)
-
-        def read_on(share: Sequence[Song]) -> Sequence[Song]:
-            told = on_progress if share[0] is songs[0] else None
-            self._read_on([song.reading for song in share], options, told)
-            return share
-
-        self._cores.share(read_on, songs)
-        sounds = self._cores.each(lambda song: song.speak(self.device), songs)
-        return [Audio(samples[None], SAMPLE_RATE) for samples in sounds]
+        self._read_on([song.reading for song in songs], self.resolve(options), on_progress)
+        return [Audio(song.speak(self.device)[None], SAMPLE_RATE) for song in songs]
 
     def windows(self, score: Score, options: RenderOptions | None = None) -> list[TokenWindow]:
         """The token windows of a score: to the end of the sound, or as many as were published."""
@@ -214,13 +204,20 @@ class Renderer:
             return self.checkpoint.vocoder(log_mel[None].to(self.device))[0].cpu()
 
     @property
+    def cores(self) -> int:
+        """How many threads do best to `advance` songs of their own, with one core each."""
+        return torch.get_num_threads() if self.device.type == "cpu" else 1
+
+    @property
     def batch_size(self) -> int:
         """How many songs are best rendered side by side, as measured: see the README's figures.
 
         A network of the published size keeps a processor busy with one song.
         """
         weights = sum(parameter.numel() for parameter in self._model.parameters())
-        return 1 if self.device.type == "cpu" and weights > MOST_WEIGHTS else BATCH_SIZE
+        if self.device.type == "cpu" and weights > MOST_WEIGHTS:
+            return 1
+        return max(BATCH_SIZE, 2 * self.cores)
 
     def resolve(self, options: RenderOptions | None = None, **overrides: object) -> RenderOptions:
         """Options with the model's defaults filled in. Raises OptionError for impossible ones."""
@@ -322,7 +319,6 @@ class Renderer:
         window, windows = reading.done + 1, len(reading)
 
         def on_step(step: int) -> None:
-            self._cores.check()
             if on_progress is not None:
                 on_progress(Progress(window, windows, step, steps))
 

@@ -13,7 +13,7 @@ from spectro_render.vocoder import Vocoder
 
 LEAST_FRAMES = 128  # of a piece, but for the last one: below, most would be computed twice
 LIVE_FRAMES = WINDOW_FRAMES  # at most, where somebody listens
-PATIENT_FRAMES = 4 * WINDOW_FRAMES  # where nobody waits: half as much work with the bundled vocoder
+PATIENT_FRAMES = 8 * WINDOW_FRAMES  # where nobody waits: the bundled vocoder computes 1/8 twice
 
 
 class StreamingVocoder:

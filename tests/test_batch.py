@@ -1,12 +1,15 @@
 """Songs side by side: the same sound as one by one, and nobody suffers for another."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,17 +17,19 @@ import soundfile
 import torch
 from golden import PIPELINE
 
+from spectro_render.audio import Audio
 from spectro_render.cli import run
 from spectro_render.midi import Note, Score
 from spectro_render.render import Renderer
+from spectro_render.song import Song
 from tests.test_render import STEPS_OF_16_BIT
 
-Song = Callable[..., Path]
+MakeSong = Callable[..., Path]
 SECONDS = (1.0, 13.0, 3.0, 8.0, 6.0)  # of five songs: they end at different windows
 
 
 @pytest.fixture
-def songs(song: Song, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def songs(song: MakeSong, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     monkeypatch.chdir(tmp_path)
     return [song(f"in/{k}.mid", seconds=seconds) for k, seconds in enumerate(SECONDS)]
 
@@ -109,6 +114,53 @@ def test_windows_share_a_batch(
     assert sum(sizes) == sum(windows)
     assert max(sizes) == 3
     assert len(sizes) <= sum(windows) / 2
+
+
+def test_cores_have_songs_of_their_own(
+    songs: list[Path],
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: Callable[[int], None],
+) -> None:
+    """Two at a time in each of two threads; a song that is left alone has all cores."""
+    seen: list[tuple[bool, int, int]] = []
+    advance = Renderer.advance
+
+    def watched(self: Renderer, group: list[Song], *rest: Any) -> list[Audio]:
+        is_main = threading.current_thread() is threading.main_thread()
+        seen.append((is_main, len(group), torch.get_num_threads()))
+        return advance(self, group, *rest)
+
+    monkeypatch.setattr(Renderer, "advance", watched)
+    threads(2)
+    render(tiny_model, "together", "--batch-size", "4")
+    assert set(seen[:2]) == {(False, 2, 1)}
+    for path in songs[2:]:
+        path.unlink()
+    render(tiny_model, "two", "--batch-size", "2")  # of one window and of three
+    assert seen[-1] == (True, 1, 2)
+
+
+def test_a_bug_hurts_only_the_group_that_meets_it(
+    songs: list[Path],
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: Callable[[int], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    advance, calls = Renderer.advance, itertools.count()
+
+    def broken(self: Renderer, group: list[Song], *rest: Any) -> list[Audio]:
+        if next(calls) == 0:
+            raise RuntimeError("a bug")
+        return advance(self, group, *rest)
+
+    monkeypatch.setattr(Renderer, "advance", broken)
+    threads(2)
+    arguments = ["in", "-o", "out", "-q", "--batch-size", "4", "--model", str(tiny_model)]
+    assert run(arguments) == 1
+    assert capsys.readouterr().err.count("RuntimeError: a bug\n") == 1 + 2  # once with its trace
+    assert sorted(os.listdir("out")) == ["2.wav", "3.wav", "4.wav"]
 
 
 def score_of(path: Path) -> Score:

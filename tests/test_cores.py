@@ -1,82 +1,95 @@
-"""Work shared by threads: order, errors, and no work for nothing."""
+"""Work on several cores: results, errors, and no work for nothing."""
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
 
-from spectro_render.cores import Cores
+from spectro_render.cores import Cancelled, Cores
 
 
-def squares(share: Sequence[int]) -> list[int]:
-    return [number**2 for number in share]
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_every_result_comes_once(number: int) -> None:
+    cores: Cores[int] = Cores(number)
+    started = {cores.start(partial(pow, k, 2)): k for k in range(7)}
+    for _ in range(7):
+        future = cores.first()
+        assert future.result() == started.pop(future) ** 2
 
 
-@pytest.mark.parametrize("cores", [1, 2, 3])
-@pytest.mark.parametrize("items", [1, 2, 3, 7])
-def test_results_are_in_order(cores: int, items: int) -> None:
-    assert Cores(cores).share(squares, list(range(items))) == [n**2 for n in range(items)]
+def test_who_is_done_comes_first() -> None:
+    cores, may_end = Cores[bool](2), threading.Event()
+    late = cores.start(partial(may_end.wait, 5))
+    early = cores.start(lambda: True)
+    assert cores.first() is early
+    may_end.set()
+    assert cores.first() is late
+    assert late.result()
 
 
-@pytest.mark.parametrize("cores", [1, 2, 3])
-@pytest.mark.parametrize("items", [1, 2, 7])
-def test_results_of_each_are_in_order(cores: int, items: int) -> None:
-    def late(number: int) -> int:
-        time.sleep(0.01 * (items - number))
-        return number**2
-
-    assert Cores(cores).each(late, list(range(items))) == [n**2 for n in range(items)]
+def who() -> tuple[str, int]:
+    time.sleep(0.05)  # so that one thread does not do the work of both
+    return threading.current_thread().name, torch.get_num_threads()
 
 
-def test_who_is_done_takes_the_next() -> None:
-    """One item waits for all the others: were they shared out, for ever."""
-    others = threading.Semaphore(0)
-
-    def work(number: int) -> bool:
-        if number:
-            others.release()
-            return True
-        return all(others.acquire(timeout=5) for _ in range(3))
-
-    assert all(Cores(2).each(work, [0, 1, 2, 3]))
-
-
-def test_threads_have_one_core_each() -> None:
-    def who(share: Sequence[int]) -> list[tuple[str, int]]:
-        time.sleep(0.05)  # so that one thread does not do the work of both
-        return [(threading.current_thread().name, torch.get_num_threads()) for _ in share]
-
+@pytest.fixture
+def torch_with_two_threads() -> Iterator[Callable[[], int]]:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    try:
-        (one, threads), (other, _), *_ = Cores(2).share(who, [1, 2, 3])
-        assert one != other
-        assert threads == 1
-        assert torch.get_num_threads() == 2  # of this thread
-    finally:
-        torch.set_num_threads(before)
+    yield torch.get_num_threads
+    torch.set_num_threads(before)
 
 
-def test_a_single_item_stays_in_its_thread() -> None:
-    names = Cores(4).share(lambda share: [threading.current_thread().name], [1])
-    assert names == [threading.current_thread().name]
+def test_threads_have_one_core_each(torch_with_two_threads: Callable[[], int]) -> None:
+    cores: Cores[tuple[str, int]] = Cores(2)
+    for _ in range(2):
+        cores.start(who)
+    (one, threads), (other, _) = cores.first().result(), cores.first().result()
+    assert one != other
+    assert threads == 1
+    assert torch_with_two_threads() == 2  # of this thread
 
 
-def test_an_error_ends_the_others_work() -> None:
-    cores, done = Cores(2), []
+def test_the_only_work_has_all_of_them(torch_with_two_threads: Callable[[], int]) -> None:
+    future = Cores[tuple[str, int]](2).start(who, here=True)
+    assert future.done()
+    assert future.result() == (threading.current_thread().name, 2)
 
-    def work(share: Sequence[int]) -> list[int]:
-        if 0 in share:
-            raise ZeroDivisionError
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_error_is_the_result_of_its_work_alone(number: int) -> None:
+    cores: Cores[float] = Cores(number)
+    bad, good = cores.start(lambda: 1 / 0), cores.start(lambda: 1.0)
+    assert {cores.first(), cores.first()} == {bad, good}
+    assert isinstance(bad.exception(), ZeroDivisionError)
+    assert good.result() == 1
+
+
+def test_an_interrupt_is_nobodys_result() -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Cores[None](1).start(interrupted)
+
+
+def test_stop_ends_work_that_is_under_way() -> None:
+    cores, steps = Cores[None](2), []
+
+    def work() -> None:
         for step in range(400):  # 4 s
             cores.check()
             time.sleep(0.01)
-            done.append(step)
-        return list(share)
+            steps.append(step)
 
-    with pytest.raises(ZeroDivisionError):
-        cores.share(work, [0, 1])
-    assert len(done) < 200
-    assert cores.share(squares, [1, 2]) == [1, 4]  # and it can be used again
+    future = cores.start(work)
+    while not steps:
+        time.sleep(0.01)
+    cores.stop()
+    assert isinstance(future.exception(), Cancelled)
+    assert len(steps) < 200
+    future = cores.start(lambda: None)  # and it can be used again
+    assert cores.first() is future

@@ -55,11 +55,10 @@ ALLOWED: dict[str, set[str]] = {
         *("t5x_files", "weights"),
     },
     # the whole
-    "cores": set(),
     "song": {"audio", "conditioning", "streaming", "tokens", "vocoder"},
     "render": {
         *("midi", "tokens", "mel", "conditioning", "model", "diffusion", "song"),
-        *("audio", "autoregressive", "cores", "precision", "weights"),
+        *("audio", "autoregressive", "precision", "weights"),
     },
     # the same under diffusers' names
     "components": {"diffusion", "layout", "model", "store", "vocoder"},
@@ -71,6 +70,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     # what a task is
     "jobs": {"encoders"},
+    "cores": set(),
+    "slots": {"audio", "cores", "jobs", "midi", "render", "song"},
     # nothing but the command `train` imports it
     "training": {
         *("midi", "tokens", "mel", "conditioning", "model", "autoregressive", "presets"),
@@ -81,7 +82,7 @@ ALLOWED: dict[str, set[str]] = {
         *("midi", "tokens", "mel", "streaming", "audio", "render", "report", "jobs", "training"),
     },
     # the command line
-    "batch": {"audio", "jobs", "midi", "render", "report"},
+    "batch": {"audio", "jobs", "midi", "render", "report", "slots"},
     "manage": {
         *("convert", "manifest", "midi", "registry", "report", "tokens", "training", "weights"),
         "evaluation",
