@@ -124,12 +124,14 @@ def test_cores_have_songs_of_their_own(
 ) -> None:
     """Two at a time in each of two threads; a song that is left alone has all cores."""
     seen: list[tuple[bool, int, int]] = []
-    advance = Renderer.advance
+    advance, one_is_over = Renderer.advance, threading.Event()
 
     def watched(self: Renderer, group: list[Song], *rest: Any) -> list[Audio]:
         is_main = threading.current_thread() is threading.main_thread()
         seen.append((is_main, len(group), torch.get_num_threads()))
-        return advance(self, group, *rest)
+        parts = advance(self, group, *rest)
+        one_is_over.set() if group[0].is_over else one_is_over.wait(5)
+        return parts
 
     monkeypatch.setattr(Renderer, "advance", watched)
     threads(2)
@@ -137,6 +139,7 @@ def test_cores_have_songs_of_their_own(
     assert set(seen[:2]) == {(False, 2, 1)}
     for path in songs[2:]:
         path.unlink()
+    one_is_over.clear()
     render(tiny_model, "two", "--batch-size", "2")  # of one window and of three
     assert seen[-1] == (True, 1, 2)
 
