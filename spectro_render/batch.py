@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -64,9 +65,10 @@ class Batch:
     @cached_property
     def renderer(self) -> Renderer:
         """The model, loaded when the first song needs it."""
-        from spectro_render.render import Renderer
+        with _without_collection():
+            from spectro_render.render import Renderer
 
-        return Renderer.load(**self.model)
+            return Renderer.load(**self.model)
 
     @cached_property
     def options(self) -> RenderOptions:
@@ -269,6 +271,21 @@ class Batch:
     def _record_failure(self, job: Job, error: BaseException) -> None:
         self._failures += 1
         self.reporter.record({"status": "failed", **_names(job), "error": _reason(error)})
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Import torch a seventh faster.
+
+    That makes objects by the hundred thousand, and again and again Python would look for garbage
+    among them; they stay until the end, so it need not look at them later either.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _names(job: Job) -> dict[str, str | None]:

@@ -34,7 +34,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import islice
+from heapq import heapify, heappop
 from operator import attrgetter, ne
 from typing import Literal, NamedTuple
 
@@ -361,25 +361,29 @@ class _Page(NamedTuple):
     """What one window has to say."""
 
     start: int  # 10 ms step
-    held: dict[_Key, _Event]  # onsets of the notes that sound before the first event
+    held: dict[
+        int, _Event
+    ]  # onsets of the notes that sound before the first event, by program and pitch
     ties: list[_Event]  # the same in the order of writing
     events: list[_Event]
 
     def without(self, sounds: Collection[int]) -> _Page:
         """The page of the other sounds."""
+        if not sounds:
+            return self
         held = {key: event for key, event in self.held.items() if event.sound not in sounds}
         return _Page(self.start, held, _without(sounds, self.ties), _without(sounds, self.events))
 
-    def held_after(self, ties_end: float) -> dict[_Key, _Event]:
+    def held_after(self, ties_end: float) -> dict[int, _Event]:
         """What sounds after the events that come before step `ties_end`."""
         held = dict(self.held)
         for event in self.events:
             if event.step >= ties_end:
                 break
             if event.velocity_bin and not event.is_drum:
-                held[event.program, event.pitch] = event
+                held[event.program * MIDI_VALUES + event.pitch] = event
             elif not event.is_drum:
-                held.pop((event.program, event.pitch), None)
+                held.pop(event.program * MIDI_VALUES + event.pitch, None)
         return held
 
 
@@ -410,7 +414,7 @@ def _write_once(
     False if one of those added began in an earlier window, which therefore still has it.
     """
     written: list[tuple[int, ...]] = []
-    held: dict[_Key, _Event] = {}
+    held: dict[int, _Event] = {}
     ties_end = _ties_end(windows, vocabulary)
     is_final = True
     for index, events in enumerate(windows):
@@ -440,31 +444,32 @@ def _begun(events: Iterable[_Event]) -> set[int]:
 
 def _fit(page: _Page, sounds: Sequence[_Sound], vocabulary: Vocabulary) -> tuple[_Page, set[int]]:
     """As much of a page as 2048 ids hold, and the sounds that do not fit."""
-    ranked = _ranked(page, sounds)
-    leaving = reversed(ranked)
-    surplus = set(islice(leaving, max(0, len(ranked) - MAX_TOKENS)))  # each takes an id or more
+    heap = _ranks(page, sounds)
+    heapify(heap)  # rather than sort: few of them leave
+    surplus = {heappop(heap)[-1] for _ in range(len(heap) - MAX_TOKENS)}  # each takes an id or more
     page = page.without(surplus)
     length = _Length(page, vocabulary)
     while length.ids > MAX_TOKENS:
-        sound = next(leaving)
+        sound = heappop(heap)[-1]
         length.take_out(sound)
         surplus.add(sound)
     return page.without(surplus), surplus
 
 
-def _ranked(page: _Page, sounds: Sequence[_Sound]) -> list[int]:
-    """The sounds of a page, those first that should be kept."""
+_Rank = tuple[bool, int, float, float, int]  # the last is the sound; the lowest leave first
+
+
+def _ranks(page: _Page, sounds: Sequence[_Sound]) -> list[_Rank]:
+    """The sounds of a page and how much each should be kept."""
     begun = _begun(page.events)
     found = dict.fromkeys(event.sound for event in (*page.held.values(), *page.events))
-    places = {sound: place for place, sound in enumerate(found)}
 
-    def rank(sound: int) -> tuple[bool, int, float, float, int]:
+    def rank(place: int, sound: int) -> _Rank:
         _, _, _, start, end, velocity, _ = sounds[sound]
         # Multiples of the golden ratio, modulo 1, spread any number of equals evenly.
-        spread = places[sound] * GOLDEN_RATIO % 1
-        return sound in begun, -velocity, start - end, spread, sound
+        return sound not in begun, velocity, end - start, -(place * GOLDEN_RATIO % 1), sound
 
-    return sorted(found, key=rank)
+    return [rank(place, sound) for place, sound in enumerate(found)]
 
 
 class _Length:

@@ -71,6 +71,27 @@ def test_note_seq_is_whole_for_others() -> None:
     )
 
 
+def test_no_garbage_is_collected_while_the_model_loads() -> None:
+    """Python would look through everything that torch makes, some hundred times."""
+    code = """
+import gc, json
+from spectro_render.batch import Batch, Encoding
+from spectro_render.report import Reporter
+passes = []
+gc.callbacks.append(lambda phase, info: passes.append(phase))
+batch = Batch({}, {}, Encoding("wav"), Reporter(quiet=True))
+passes.clear()
+batch.renderer
+gc.callbacks.clear()
+print(json.dumps([len(passes), gc.isenabled(), gc.get_freeze_count() > 100_000]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    passes, is_on_again, is_kept_apart = json.loads(done.stdout)
+    assert passes <= 2  # the first of those later on
+    assert is_on_again
+    assert is_kept_apart
+
+
 def test_help_comes_at_once() -> None:
     before = cpu_seconds_of_children()
     subprocess.run([sys.executable, "-m", "spectro_render", "--help"], stdout=subprocess.DEVNULL)

@@ -24,7 +24,7 @@ from spectro_render.tokens import (
     _fit,
     _Length,
     _Page,
-    _ranked,
+    _ranks,
     _Sound,
     _sounds,
     _split,
@@ -301,7 +301,7 @@ def test_length_without_a_sound_is_what_writing_gives(vocabulary: Vocabulary, se
     page, sounds = crowded_page(vocabulary, seed)
     length = _Length(page, vocabulary)
     assert length.ids == len(_write(page, vocabulary))
-    for sound in reversed(_ranked(page, sounds)):
+    for *_, sound in sorted(_ranks(page, sounds)):
         length.take_out(sound)
         page = page.without({sound})
         assert length.ids == len(_write(page, vocabulary))
@@ -324,11 +324,10 @@ def test_as_many_notes_are_kept_as_fit(vocabulary: Vocabulary, count: int) -> No
     events, *_ = _split(_events(sounds), 20.0, vocabulary)
     page = _Page(0, {}, [], events)
     _, surplus = _fit(page, sounds, vocabulary)
-    ranked = _ranked(page, sounds)
-    room = len(ranked) - len(surplus)
-    assert surplus == set(ranked[room:])
+    leaving = [sound for *_, sound in sorted(_ranks(page, sounds))][: len(surplus)]
+    assert surplus == set(leaving)
     assert len(_write(page.without(surplus), vocabulary)) <= MAX_TOKENS
-    assert len(_write(page.without(set(ranked[room + 1 :])), vocabulary)) > MAX_TOKENS
+    assert len(_write(page.without(set(leaving[:-1])), vocabulary)) > MAX_TOKENS
 
 
 def test_overflow_leaves_the_other_notes_as_they_were() -> None:
