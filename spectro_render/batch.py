@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import gc
-import sys
+import os
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from spectro_render.audio import Audio, AudioWriter
 from spectro_render.constants import WINDOW_SECONDS
+from spectro_render.destination import sweep
 from spectro_render.errors import (
     DeviceError,
-    MidiError,
-    OutputError,
+    OutputBusy,
     SpectroRenderError,
     WeightsError,
 )
 from spectro_render.jobs import STREAM, Job
 from spectro_render.midi import Score, read_midi
 from spectro_render.report import Reporter, complain, count, reason_of, times_real_time
+from spectro_render.resume import History, checksum
 
 if TYPE_CHECKING:
     from spectro_render.render import Renderer, RenderOptions
@@ -56,11 +57,28 @@ class Batch:
     force: bool = False  # render again what is complete
     keeps_going: bool = False  # after a bug in this program, too
     batch_size: int | None = None  # songs side by side; None: what suits the model
+    folder: Path | None = None  # that all outputs go to; it remembers how they were made
     _slots: Slots | None = field(default=None, init=False)  # None: no song has been read yet
-    _failures: int = field(default=0, init=False)
+    _counts: Counter[str] = field(default_factory=Counter, init=False)  # of each status
     _bar: ExitStack = field(default_factory=ExitStack, init=False)  # of all songs
     _tell: OnSongs | None = field(default=None, init=False)
     _seconds: float = field(default=0.0, init=False)  # of sound so far
+    _history: History | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Look at what the folder remembers, once that is asked for."""
+        if self.folder is not None:
+            settings = {name: self.model.get(name) for name in ("dtype", "vocoder")}
+            settings |= {**asdict(self.encoding), **self.choices}
+            self._history = History(self.folder, settings, self._fingerprint)
+
+    def _fingerprint(self) -> str:
+        from spectro_render.weights import fingerprint_of
+
+        chosen = {name: self.model.get(name) for name in ("model", "vocoder", "quiet")}
+        return fingerprint_of(
+            **{name: value for name, value in chosen.items() if value is not None}
+        )
 
     @cached_property
     def renderer(self) -> Renderer:
@@ -80,12 +98,15 @@ class Batch:
     def run(self, jobs: Sequence[Job]) -> int:
         """Render all jobs; the number of failures."""
         waiting = deque(jobs)
+        begin = time.monotonic()
         try:
             with self._bar:
                 while waiting or any(self._active):
                     self._fill(waiting, len(jobs))
                     self._advance()
                     self._on_songs(len(jobs) - len(waiting))
+            if len(jobs) > 1:
+                self.reporter.say(self._summary(time.monotonic() - begin))
         except (WeightsError, DeviceError) as error:  # no other song would fare better
             complain(str(error))
             for rendering in self._clear(error):
@@ -95,7 +116,11 @@ class Batch:
         except BaseException as error:
             self._clear(error)
             raise
-        return self._failures + self.reporter.is_cut_off
+        finally:
+            if self._history is not None:
+                self._history.close()
+                sweep(self._history.folder)
+        return self._counts["failed"] + self.reporter.is_cut_off
 
     @property
     def _active(self) -> Iterable[Rendering]:
@@ -167,17 +192,39 @@ class Batch:
 
     def _begin(self, job: Job, jobs: int) -> None:
         """Give the job's song a slot, unless its output is there already."""
-        if job.is_complete and not (job.is_explicit or self.force):
-            self.reporter.say(f"{job.name}: {job.target} is there already; --force renders again")
-            self.reporter.record({"status": "skipped", **_names(job)})
+        was_complete = job.is_complete
+        if was_complete and not (job.is_explicit or self.force or self._is_outdated(job)):
+            self._skip(job, f"{job.target} is there already; --force renders again")
             return
-        score = _read(job)
+        data = job.read()
+        score = read_midi(data)
         windows = self._windows(score)
         if self._slots is None:
             self._slots = self._make_slots(jobs)
-        self._tell_about(job, score, windows)
         song = self.renderer.begin(score, self.options, windows=windows, live=job.is_streamed)
-        self._slots.add(self._open(job, score, song, is_alone=self._slots.size == 1))
+        try:
+            rendering = self._open(job, score, checksum(data), song)
+        except OutputBusy:
+            if job.is_explicit:
+                raise
+            self._skip(job, f"another run is writing {job.target}")
+            return
+        if job.is_complete and not (was_complete or job.is_explicit):  # which was faster
+            rendering.discard(OutputBusy("made by another run"))
+            self._skip(job, f"another run has written {job.target}")
+            return
+        self._tell_about(job, score, windows)
+        self._slots.add(rendering)
+
+    def _is_outdated(self, job: Job) -> bool:
+        """Whether the output was made from another input, or in another way."""
+        if self._history is None or job.target is None:
+            return False
+        return self._history.is_outdated(job.target, lambda: checksum(job.read()))
+
+    def _skip(self, job: Job, why: str) -> None:
+        self.reporter.say(f"{job.name}: {why}")
+        self._record(job, {"status": "skipped", **_names(job)})
 
     def _make_slots(self, jobs: int) -> Slots:
         from spectro_render.slots import Slots
@@ -209,11 +256,11 @@ class Batch:
                     f"{job.name}: too dense at {at:.2f} s: {count(window.dropped, 'note')} left out"
                 )
 
-    def _open(self, job: Job, score: Score, song: Song, *, is_alone: bool) -> Rendering:
+    def _open(self, job: Job, score: Score, sha256: str, song: Song) -> Rendering:
         """Open the job's output, and a progress bar where no other song is rendered beside it."""
         from spectro_render.slots import Rendering
 
-        target = _prepare_target(job) or self.stream
+        target = job.prepare_target() or self.stream
         assert target is not None
         with ExitStack() as opened:
             writer = opened.enter_context(
@@ -225,8 +272,10 @@ class Batch:
                     bit_depth=self.encoding.bit_depth,
                 )
             )
-            bar = opened.enter_context(self.reporter.progress(job.name)) if is_alone else None
-            return Rendering(job, score, song, writer, opened.pop_all(), bar)
+            bar = None
+            if self._slots is not None and self._slots.size == 1:
+                bar = opened.enter_context(self.reporter.progress(job.name))
+            return Rendering(job, score, sha256, song, writer, opened.pop_all(), bar)
 
     def _write(self, rendering: Rendering, part: Audio) -> None:
         assert self._slots is not None
@@ -247,7 +296,8 @@ class Batch:
             f"{job.name} -> {names['output']}: {seconds:.2f} s of sound"
             f" in {wall_seconds:.2f} s ({factor:.2f} times real time){beside}"
         )
-        self.reporter.record(
+        self._record(
+            job,
             {
                 "status": "rendered",
                 **names,
@@ -261,7 +311,8 @@ class Batch:
                 "device": str(self.renderer.device),
                 "format": self.encoding.format,
                 "sample_rate": self.encoding.sample_rate or self.renderer.sample_rate,
-            }
+            },
+            rendering.sha256,
         )
 
     def _fail(self, job: Job, error: BaseException) -> None:
@@ -269,8 +320,35 @@ class Batch:
         self._record_failure(job, error)
 
     def _record_failure(self, job: Job, error: BaseException) -> None:
-        self._failures += 1
-        self.reporter.record({"status": "failed", **_names(job), "error": _reason(error)})
+        self._record(job, {"status": "failed", **_names(job), "error": _reason(error)})
+
+    def _record(self, job: Job, fields: dict[str, Any], sha256: str | None = None) -> None:
+        """One more result: for whoever asked for JSON, and for a later run."""
+        self._counts[fields["status"]] += 1
+        self.reporter.record(fields)
+        if fields["status"] == "skipped" or job.target is None:
+            return
+        if self._history is None or not os.path.isdir(self._history.folder):
+            return
+        try:
+            self._history.add(job.target, sha256, fields)
+        except OSError as error:
+            complain(f"{self._history.path}: cannot write: {reason_of(error)}")
+            self._history.close()
+            self._history = None
+            self._counts["failed"] += 1  # a later run will know too little
+
+    def _summary(self, wall_seconds: float) -> str:
+        """How many songs became what."""
+        results = ("rendered", "skipped", "failed")
+        counts = ", ".join(f"{self._counts[name]} {name}" for name in results if self._counts[name])
+        if not self._seconds:
+            return counts
+        factor = times_real_time(self._seconds, wall_seconds)
+        return (
+            f"{counts}: {self._seconds:.1f} s of sound in {wall_seconds:.1f} s"
+            f" ({factor:.1f} times real time)"
+        )
 
 
 @contextmanager
@@ -300,29 +378,3 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError):
         return reason_of(error)
     return f"{type(error).__name__}: {error}"
-
-
-def _read(job: Job) -> Score:
-    """The notes of the job's input; raises MidiError."""
-    if job.source is None:
-        return read_midi(sys.stdin.buffer)
-    if job.problem:
-        raise MidiError(job.problem)
-    return read_midi(job.source)
-
-
-def _prepare_target(job: Job) -> Path | None:
-    """The file to write; makes the folders of one that the user did not name in full."""
-    if job.target and not job.is_explicit:
-        _make_folder(job.target.parent)
-    return job.target
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        reason = reason_of(error)
-        raise OutputError(
-            f"{folder}: cannot make the folder: {reason}", "choose another"
-        ) from error

@@ -93,9 +93,13 @@ def _print_version(wanted: bool) -> None:
 @rendering.command(epilog=_EPILOG)
 def render(
     inputs: Annotated[
-        list[str],
-        typer.Argument(metavar="INPUT", help="MIDI files, folders of them, or - for stdin."),
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT",
+            help="MIDI files, folders of them, patterns such as 'songs/**/*.mid', @LIST for a list"
+            " of files, or - for stdin.",
+        ),
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option(
@@ -103,6 +107,13 @@ def render(
             "-o",
             metavar="OUT",
             help="A file, a folder, or - for stdout.  [default: song.wav beside song.mid]",
+        ),
+    ] = None,
+    files_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Render the files named in LIST, one a line or ended by null bytes; - for stdin.",
         ),
     ] = None,
     model: Annotated[
@@ -193,24 +204,26 @@ def render(
 ) -> int:
     """Turn MIDI files into audio.
 
-    INPUT is one or more .mid, .midi, .kar or .rmi files; folders, searched in depth; or - for
-    standard input. Outputs that are there already are skipped (--force renders them again); only a
-    single output that -o names in full is replaced.
+    INPUT is one or more .mid, .midi, .kar or .rmi files; folders, searched in depth; patterns;
+    lists of files; or - for standard input. Outputs that are there already are skipped, unless the
+    folder OUT remembers that they were made from another file or in another way; --force renders
+    them again. Only a single output that -o names in full is always replaced.
 
     Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.
     """
     from spectro_render.batch import Batch, Encoding
     from spectro_render.encoders import check_format
-    from spectro_render.jobs import choose_format, is_batch, plan_jobs
+    from spectro_render.jobs import choose_format, common_folder, is_batch, plan_jobs, read_lists
 
     if raw and format:
         raise OptionError("--raw and --format exclude each other", "leave one out")
-    several = is_batch(inputs)
+    names, listed = read_lists(inputs or [], files_from)
+    several = is_batch(names, listed)
     encoding = Encoding(
         choose_format(output, "raw" if raw else format, batch=several), bit_depth, sample_rate
     )
     check_format(encoding.format, bit_depth, sample_rate or SAMPLE_RATE)
-    jobs = plan_jobs(inputs, output, encoding.format)
+    jobs = plan_jobs(names, output, encoding.format, listed)
     choices = {
         "quality": _quality(fast=fast, best=best),
         "steps": steps,
@@ -237,6 +250,7 @@ def render(
             force=force,
             keeps_going=several,
             batch_size=batch_size,
+            folder=common_folder(names, output, listed),
         )
         return 1 if batch.run(jobs) else 0
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
-import secrets
 import stat
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from spectro_render.errors import OutputError
+from spectro_render.errors import OutputBusy, OutputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +28,10 @@ _HINTS = {
     errno.EROFS: "choose a place that you may write to",
     errno.ENAMETOOLONG: "choose a shorter name",
 }
+
+
+_PREFIX, _SUFFIX = ".spectro-render-", ".part"  # of temporary names
+_NEW = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 class Destination(io.RawIOBase):
@@ -115,24 +119,95 @@ class Destination(io.RawIOBase):
 
 
 class _NewFile(Destination):
-    """A file under a temporary name until it is complete."""
+    """A file under a temporary name until it is complete.
+
+    The name hangs on the file's alone, and who writes holds a lock: so no two programs write one
+    file, and what one that was killed left behind is written over.
+    """
 
     def __init__(self, path: Path) -> None:
         # A link stays: what it points at is replaced.
         self._path = Path(os.path.realpath(path))
-        self._temporary = self._path.with_name(f".spectro-render-{secrets.token_hex(6)}.part")
-        super().__init__(_open(self._temporary, "xb", shown=path), str(path))
+        number = hashlib.sha256(os.fsencode(self._path.name)).hexdigest()[:16]
+        self._temporary = self._path.with_name(f"{_PREFIX}{number}{_SUFFIX}")
+        try:
+            file = _open_locked(self._temporary)
+        except OSError as error:
+            raise output_error(str(path), error) from error
+        if file is None:
+            raise OutputBusy(f"{path}: another run is writing it", "wait for that, or end it")
+        super().__init__(file, str(path))
 
     def commit(self) -> None:
         with self.reporting():
-            self._file.close()
+            self._file.flush()
+            if sys.platform == "win32":  # where an open file keeps its name
+                self._file.close()
             os.replace(self._temporary, self._path)
+            self._file.close()  # and so ends the lock
 
     def discard(self) -> None:
         super().discard()
+        if sys.platform != "win32" and not self._file.closed:
+            self._temporary.unlink(missing_ok=True)  # while the lock says that it is ours
         with suppress(OSError):  # a full disk refuses the buffered bytes once more
             self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        if sys.platform == "win32":
+            self._temporary.unlink(missing_ok=True)
+
+
+def _open_locked(path: Path) -> BinaryIO | None:
+    """A new, empty file that is locked until it is closed; None where another program has it."""
+    while True:
+        file = os.fdopen(os.open(path, _NEW, 0o666), "r+b")
+        try:
+            if not _lock(file):
+                file.close()
+                return None
+            if _is_named(file, path):  # whoever had the lock may have renamed or removed it
+                file.truncate()
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock an open file; False where another program has. Where locks are unknown, all may."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
+
+
+def _is_named(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def sweep(folder: Path) -> None:
+    """Remove what programs that were killed left behind in a folder and those below it."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
+                with suppress(OSError):
+                    _remove_if_left(Path(parent, name))
+
+
+def _remove_if_left(path: Path) -> None:
+    with open(path, "rb") as file:
+        if _lock(file) and _is_named(file, path):
+            path.unlink()
 
 
 class _Device(Destination):

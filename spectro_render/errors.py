@@ -59,3 +59,7 @@ class OptionError(SpectroRenderError):
 
 class OutputError(SpectroRenderError):
     """The result cannot be written."""
+
+
+class OutputBusy(OutputError):
+    """Another program is writing the same output."""

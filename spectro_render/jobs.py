@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spectro_render.encoders import FORMATS, format_of
-from spectro_render.errors import OptionError
+from spectro_render.errors import MidiError, OptionError, OutputError
+from spectro_render.midi import read_bytes
+from spectro_render.report import reason_of
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
 STREAM = "-"  # stands for standard input and for standard output
@@ -40,10 +44,76 @@ class Job:
         target = self.target
         return target is not None and os.path.isfile(target) and os.path.getsize(target) > 0
 
+    def read(self) -> bytes:
+        """The MIDI file; raises MidiError."""
+        if self.problem:
+            raise MidiError(self.problem)
+        return read_bytes(self.source or sys.stdin.buffer)
 
-def is_batch(inputs: Sequence[str]) -> bool:
+    def prepare_target(self) -> Path | None:
+        """The file to write; makes the folders of one that the user did not name in full.
+
+        Raises OutputError.
+        """
+        if self.target and not self.is_explicit:
+            try:
+                self.target.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                why = f"cannot make the folder: {reason_of(error)}"
+                raise OutputError(f"{self.target.parent}: {why}", "choose another") from error
+        return self.target
+
+
+def read_lists(inputs: Sequence[str], files_from: str | None) -> tuple[list[str], list[str]]:
+    """Inputs that are no lists, and the names that `files_from` and those called `@LIST` hold.
+
+    Raises OptionError.
+    """
+    is_list = [name.startswith("@") and not os.path.exists(name) for name in inputs]
+    lists = [name[1:] for name, listed in zip(inputs, is_list, strict=True) if listed]
+    plain = [name for name, listed in zip(inputs, is_list, strict=True) if not listed]
+    lists += [] if files_from is None else [files_from]
+    if (*lists, *plain).count(STREAM) > 1:
+        raise OptionError("standard input can be read only once", "give one '-'")
+    return plain, [name for listing in lists for name in _listed(listing)]
+
+
+def _listed(listing: str) -> list[str]:
+    """The names in a list: one a line, or ended by null bytes as `find -print0` does."""
+    try:
+        data = sys.stdin.buffer.read() if listing == STREAM else Path(listing).read_bytes()
+    except OSError as error:
+        message = f"the list {listing} cannot be read: {reason_of(error)}"
+        raise OptionError(message, "check the path") from error
+    names = data.split(b"\0") if b"\0" in data else data.splitlines()
+    if not any(names):
+        raise OptionError(f"the list {listing} is empty", "write a file's name on each line")
+    return [os.fsdecode(name) for name in names if name]
+
+
+def is_batch(inputs: Sequence[str], listed: Sequence[str] = ()) -> bool:
     """Whether there may be several outputs."""
-    return len(inputs) > 1 or any(name != STREAM and os.path.isdir(name) for name in inputs)
+    return len(inputs) > 1 or bool(listed) or any(map(_is_several, inputs))
+
+
+def _is_several(name: str) -> bool:
+    return name != STREAM and (os.path.isdir(name) or _is_pattern(name))
+
+
+def _is_pattern(name: str) -> bool:
+    """Whether an input stands for all files whose names are like it."""
+    return glob.has_magic(name) and not os.path.lexists(name)
+
+
+def common_folder(
+    inputs: Sequence[str], output: str | None, listed: Sequence[str] = ()
+) -> Path | None:
+    """The folder that all outputs go to, however deep; None where they have none in common."""
+    if output is not None and output != STREAM and (is_batch(inputs, listed) or _is_folder(output)):
+        return Path(output)
+    if output is None and not listed and len(inputs) == 1 and os.path.isdir(inputs[0]):
+        return Path(inputs[0])
+    return None
 
 
 def choose_format(output: str | None, format: str | None, *, batch: bool) -> str:
@@ -61,24 +131,31 @@ def choose_format(output: str | None, format: str | None, *, batch: bool) -> str
     return format
 
 
-def plan_jobs(inputs: Sequence[str], output: str | None, format: str) -> list[Job]:
-    """One job for each MIDI file that `inputs` name, in a stable order.
+def plan_jobs(
+    inputs: Sequence[str], output: str | None, format: str, listed: Sequence[str] = ()
+) -> list[Job]:
+    """One job for each MIDI file that `inputs` name, or that `read_lists` has found; in that order.
 
-    Folders are searched in depth (hidden names are passed over) and their layout is mirrored under
-    `output`. Inputs that would share an output keep their own suffix in its name: `a.mid` and
-    `a.kar` become `a.mid.wav` and `a.kar.wav`. Raises OptionError for what cannot be.
+    Folders are searched in depth (hidden names and links to folders are passed over) and their
+    layout is mirrored under `output`; so is that of files like a pattern (`**` stands for any
+    folders), from its first wildcard on. A listed file keeps the folders it is listed with. Inputs
+    that would share an output keep their own suffix in its name: `a.mid` and `a.kar` become
+    `a.mid.wav` and `a.kar.wav`. Raises OptionError for what cannot be.
     """
-    _check_inputs(inputs)
-    batch = is_batch(inputs)
+    _check_inputs((*inputs, *listed))
+    batch = is_batch(inputs, listed)
     if batch:
         _check_batch_output(output)
-    jobs = dict.fromkeys(job for name in inputs for job in _jobs_of(name, output, format, batch))
-    distinct = _distinct(list(jobs))
+    found = [job for name in inputs for job in _jobs_of(name, output, format, batch)]
+    found += [job for name in listed for job in _listed_jobs(Path(name), output, format)]
+    distinct = _distinct(list(dict.fromkeys(found)))
     _check_no_input_replaced(distinct)
     return distinct
 
 
 def _check_inputs(inputs: Sequence[str]) -> None:
+    if not inputs:
+        raise OptionError("no input", "name a MIDI file, a folder, a list or '-'")
     if "" in inputs:
         raise OptionError("an input has an empty name", "name a file, a folder or '-'")
     if inputs.count(STREAM) > 1:
@@ -102,8 +179,36 @@ def _jobs_of(name: str, output: str | None, format: str, batch: bool) -> Iterato
         yield _stream_job(output, format, batch)
     elif os.path.isdir(name):
         yield from _folder_jobs(Path(name), output, format)
+    elif _is_pattern(name):
+        yield from _pattern_jobs(name, output, format)
     else:
         yield _file_job(Path(name), output, format, batch)
+
+
+def _pattern_jobs(pattern: str, output: str | None, format: str) -> Iterator[Job]:
+    """A job each MIDI file whose name is like the pattern."""
+    names = sorted(name for name in glob.glob(pattern, recursive=True) if _is_midi(name))
+    parts = Path(pattern).parts
+    fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    for source in map(Path, names):
+        below = Path(*source.parts[fixed:]) if output else source
+        yield Job(source, Path(output or "", below).with_suffix(f".{format}"))
+    if not names:
+        yield Job(Path(pattern), None, problem="no MIDI file has a name like that")
+
+
+def _is_midi(name: str) -> bool:
+    return name.lower().endswith(MIDI_SUFFIXES) and not os.path.isdir(name)
+
+
+def _listed_jobs(source: Path, output: str | None, format: str) -> Iterator[Job]:
+    """A job for a listed file, or those of a listed folder."""
+    kept = Path(*(part for part in source.parts if part not in (source.anchor, os.pardir)))
+    if source.is_dir():
+        yield from _folder_jobs(source, output and str(Path(output, kept)), format)
+    else:
+        target = Path(output, kept) if output else source
+        yield Job(source, target.with_suffix(f".{format}"))
 
 
 def _folder_jobs(folder: Path, output: str | None, format: str) -> Iterator[Job]:
@@ -160,7 +265,9 @@ def _distinct(jobs: list[Job]) -> list[Job]:
     longer = [_keep_suffix(job) if job.target in shared else job for job in jobs]
     for target in _shared_targets(longer):
         sources = " and ".join(job.name for job in longer if job.target == target)
-        raise OptionError(f"{sources} would both become {target}", "render them one by one")
+        raise OptionError(
+            f"{sources} would both become {target}", "a list (@FILE) keeps their folders"
+        )
     return longer
 
 

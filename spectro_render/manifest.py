@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
 from spectro_render import layout
@@ -151,6 +151,18 @@ def _check_listed(directory: Path, expected: Mapping[Path, str], files: Set[Path
         if file not in expected:
             raise WeightsCorrupt(f"{directory / CHECKSUMS} does not list {file}", GET_ANEW)
         check(directory / file, expected[file])
+
+
+def fingerprint(directory: Path, files: Iterable[Path]) -> str:
+    """SHA-256 of the checksums of files: those listed, of the Hub's cache, or their own."""
+    listed = _read_checksums(directory) or {}
+
+    def checksum(file: Path) -> str:
+        blob = (directory / file).resolve()
+        return listed.get(file) or (blob.name if is_blob(blob) else sha256(blob))
+
+    lines = (f"{checksum(file)} {file.as_posix()}" for file in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def check(path: Path, checksum: str, name: Path | str | None = None) -> None:

@@ -64,7 +64,7 @@ def read_midi(source: str | os.PathLike[str] | bytes | BinaryIO) -> Score:
 
     Raises MidiError where there is nothing to render: unreadable, no MIDI, no notes.
     """
-    smf = repair(parse_smf(_read_bytes(source)))
+    smf = repair(parse_smf(read_bytes(source)))
     sequence = _note_sequence(smf)
     if not sequence.notes:
         raise MidiError(*_why_no_notes(smf))
@@ -78,7 +78,8 @@ def read_midi(source: str | os.PathLike[str] | bytes | BinaryIO) -> Score:
     )
 
 
-def _read_bytes(source: str | os.PathLike[str] | bytes | BinaryIO) -> bytes:
+def read_bytes(source: str | os.PathLike[str] | bytes | BinaryIO) -> bytes:
+    """What `read_midi` reads; raises MidiError where that is too much, or cannot be had."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
     else:

@@ -24,6 +24,7 @@ class Rendering:
 
     job: Job
     score: Score
+    sha256: str  # of the input
     song: Song
     writer: AudioWriter
     opened: ExitStack  # the writer and, for a song by itself, its progress bar

@@ -21,10 +21,14 @@ from spectro_render.manifest import (
     MELGAN,
     ONNX,
     SCHEDULER,
+    fingerprint,
     has_part,
     has_vocoder,
+    model_files,
+    sha256,
     verify_listed,
     verify_vocoder,
+    vocoder_files,
     write_checksums,
 )
 from spectro_render.registry import get_model, may_be_model, model_name
@@ -220,6 +224,22 @@ def _choose_vocoder(
         raise WeightsError(f"{path} holds no vocoder", "choose another model, or griffin-lim")
     verify_vocoder(path)
     return path, _vocoder_kinds(path)[0]
+
+
+def fingerprint_of(
+    model: str | os.PathLike[str] = "default",
+    vocoder: str | os.PathLike[str] | None = None,
+    *,
+    quiet: bool = False,
+) -> str:
+    """What differs where `load_model` with these arguments would load other files."""
+    path = get_model(model, quiet=quiet)
+    files = fingerprint(path, model_files(path))
+    if vocoder is None or vocoder in VOCODERS:
+        return files
+    place, _ = _choose_vocoder(path, vocoder, quiet)
+    own = fingerprint(place, vocoder_files(place)) if place.is_dir() else sha256(place)
+    return f"{files} {own}"
 
 
 def load_vocoder(path: Path, kind: str) -> Vocoder:

@@ -69,7 +69,8 @@ ALLOWED: dict[str, set[str]] = {
         *("midi", "tokens", "mel", "model", "diffusion", "components", "pipeline_store"),
     },
     # what a task is
-    "jobs": {"encoders"},
+    "jobs": {"encoders", "midi", "report"},
+    "resume": set(),
     "cores": set(),
     "slots": {"audio", "cores", "jobs", "midi", "render", "song"},
     # nothing but the command `train` imports it
@@ -82,7 +83,10 @@ ALLOWED: dict[str, set[str]] = {
         *("midi", "tokens", "mel", "streaming", "audio", "render", "report", "jobs", "training"),
     },
     # the command line
-    "batch": {"audio", "jobs", "midi", "render", "report", "slots"},
+    "batch": {
+        *("audio", "destination", "jobs", "midi", "render", "report", "resume", "slots"),
+        "weights",
+    },
     "manage": {
         *("convert", "manifest", "midi", "registry", "report", "tokens", "training", "weights"),
         "evaluation",

@@ -1,0 +1,107 @@
+"""What the outputs of a folder were made from, so that a second run does only what is missing.
+
+`.spectro-render.jsonl` in that folder gets a line, a JSON object, for every output made and for
+every input that failed; of several about one output the last counts. Lines are only appended, each
+in one write, after the output has its name: so a run that is killed can at worst leave a line
+half written, which the next one passes over.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+NAME = ".spectro-render.jsonl"
+_ORIGIN = ("sha256", "settings", "model_sha256")  # what decides whether an output is still right
+
+
+def checksum(data: bytes) -> str:
+    """SHA-256 of an input, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class History:
+    """The records of one folder, and how this run would make an output."""
+
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], fingerprint: Callable[[], str]
+    ) -> None:
+        """`settings` are plain values; `fingerprint` says which model, and may take its time."""
+        self.folder, self.path = folder, folder / NAME
+        self._settings = settings
+        self._fingerprint = fingerprint
+        self._file = -1
+
+    @cached_property
+    def _model(self) -> str:
+        return self._fingerprint()
+
+    @cached_property
+    def _records(self) -> dict[str, dict[str, Any]]:
+        """The last record of each output."""
+        return {record["output"]: record for record in _read(self.path)}
+
+    def is_outdated(self, output: Path, sha256: Callable[[], str]) -> bool:
+        """Whether an output was made from another input, with other settings or another model.
+
+        Where nothing is known of it, it was not: the user may have put it there.
+        """
+        record = self._records.get(self._name(output))
+        return record is not None and any(
+            record.get(key) != value for key, value in self._origin(sha256()).items()
+        )
+
+    def add(self, output: Path, sha256: str | None, fields: Mapping[str, Any]) -> None:
+        """Append a record; raises OSError."""
+        origin = self._origin(sha256) if sha256 else {}
+        record = {**fields, **origin, "output": self._name(output)}
+        line = (json.dumps(record) + "\n").encode()
+        if self._file < 0:
+            self._file = _open_to_append(self.path)
+        if os.write(self._file, line) < len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def close(self) -> None:
+        """No record will be added."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _origin(self, sha256: str) -> dict[str, Any]:
+        return dict(zip(_ORIGIN, (sha256, self._settings, self._model), strict=True))
+
+    def _name(self, output: Path) -> str:
+        """An output as records call it: seen from the folder, which may be moved as a whole."""
+        return os.path.relpath(output, self.folder).replace(os.sep, "/")
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    """All records of a file that can be read; none where there is no file."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:  # half written
+            continue
+        if isinstance(record, dict) and isinstance(record.get("output"), str):
+            yield record
+
+
+def _open_to_append(path: Path) -> int:
+    """Open for appending, behind a line end."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    size = os.fstat(file).st_size
+    if size:
+        os.lseek(file, size - 1, os.SEEK_SET)
+        if os.read(file, 1) != b"\n":
+            os.write(file, b"\n")
+    return file
