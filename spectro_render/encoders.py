@@ -29,7 +29,11 @@ MIN_RATE, MAX_RATE = 8000, 192_000  # Hz
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz: MPEG-1, 2, 2.5
 
 _SUBTYPES = {"ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}  # libsndfile's names
-_UNKNOWN_LENGTH = 0xFFFFFFFF  # in a WAV header: the samples go on until the data ends
+# Bytes of samples in a WAV header that nobody can complete. SoX takes this very number to mean that
+# the samples go on until the stream ends, and FFmpeg and libsndfile end where it does; 0xFFFFFFFF
+# has the first two warn of a broken file. Who takes it at its word stops after 18 hours at 16 kHz.
+_UNKNOWN_LENGTH = 0x7FFFF000
+_MAX_LENGTH = 0xFFFFFFFF  # what 32 bits can say; with more the samples go on until the file ends
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
@@ -164,15 +168,15 @@ def _pcm_bytes(frames: Frames, depth: str) -> bytes:
 def _wav_header(depth: str, rate: int, channels: int, *, data_size: int | None) -> bytes:
     """RIFF, `fmt ` and the head of `data` (IBM and Microsoft, Multimedia Programming, 1991).
 
-    data_size: bytes of samples; None, or more than 32 bits can say, means that it is not known.
+    data_size: bytes of samples; None where it cannot be known when the header is written.
     """
     width = 4 if depth == "float" else int(depth) // 8  # bytes a sample
     frame = width * channels
     kind = 3 if depth == "float" else 1
     layout = struct.pack("<HHIIHH", kind, channels, rate, rate * frame, frame, 8 * width)
+    if depth == "float":  # what is not PCM says how long its extension is: here empty
+        layout += struct.pack("<H", 0)
     chunks = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + b"data"
-    if data_size is None or data_size + 64 > _UNKNOWN_LENGTH:
-        riff_size = data_size = _UNKNOWN_LENGTH
-    else:
-        riff_size = len(chunks) + 4 + data_size + data_size % 2
-    return b"RIFF" + struct.pack("<I", riff_size) + chunks + struct.pack("<I", data_size)
+    size = _UNKNOWN_LENGTH if data_size is None else min(data_size, _MAX_LENGTH)
+    riff_size = min(len(chunks) + 4 + size + size % 2, _MAX_LENGTH)
+    return b"RIFF" + struct.pack("<I", riff_size) + chunks + struct.pack("<I", size)

@@ -20,7 +20,7 @@ from spectro_render import Renderer
 
 SECONDS = 5
 PROGRAM = [sys.executable, "-m", "spectro_render"]
-WARM = 50  # songs until all threads have their memory
+WARM = 100  # songs until all threads have their memory
 
 
 def write_song(path: Path, number: int) -> None:
