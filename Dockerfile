@@ -5,8 +5,8 @@
 #
 # TORCH_INDEX is the address of PyTorch's own wheels, less the last part; DEVICE is that part: `cpu`,
 # or `cu126` and its like for an image that computes on NVIDIA's GPUs (docker run --gpus all ...).
-# Without an address torch comes from where pip looks by itself: where that is a build with CUDA,
-# the image works on CPUs too, but is gigabytes larger.
+# Without an address torch comes from where pip looks by itself, whatever DEVICE says: where that is
+# a build with CUDA, the image works on CPUs too, but is gigabytes larger.
 
 ARG PYTHON=3.11
 

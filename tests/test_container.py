@@ -112,6 +112,9 @@ def local_copies(steps: list[Step]) -> list[str]:
 # --- what it does -------------------------------------------------------------------------------
 
 
+_AT_HAND = "--no-index --no-build-isolation"  # all that is needed, to build with as well, is there
+
+
 class Image:
     """A folder that stands for the root of an image, and a shell that carries out its steps."""
 
@@ -122,8 +125,6 @@ class Image:
             **os.environ,
             **arguments,
             "PATH": f"{root}/python:{os.environ['PATH']}",
-            "PIP_NO_BUILD_ISOLATION": "1",  # what builds the package is at hand as well
-            "PIP_NO_INDEX": "1",
         }
         (root / "python").mkdir()
         (root / "python/python").symlink_to(sys.executable)
@@ -143,7 +144,7 @@ class Image:
             for name in names:
                 self._copy(name, target)
         elif step.word == "RUN":
-            self.run(rest)
+            self.run(rest.replace("pip install", f"pip install {_AT_HAND}"))
             if "-m venv" in rest:
                 self._lend_packages()
 
@@ -176,7 +177,8 @@ class Image:
         for entry in Path(sysconfig.get_path("purelib")).iterdir():
             if "spectro_render" not in entry.name and entry.suffix != ".pth":
                 (lent / entry.name).symlink_to(entry)
-        (site / "lent.pth").write_text(f"{lent}\n")
+        # In front of what the environment was born with, which may be too old for them.
+        (site / "lent.pth").write_text(f"import sys; sys.path.insert(0, {str(lent)!r})\n")
 
 
 def test_its_steps_give_a_program_that_renders(steps: list[Step], tmp_path: Path) -> None:
