@@ -193,10 +193,11 @@ class Batch:
     def _begin(self, job: Job, jobs: int) -> None:
         """Give the job's song a slot, unless its output is there already."""
         was_complete = job.is_complete
-        if was_complete and not (job.is_explicit or self.force or self._is_outdated(job)):
+        is_kept = was_complete and not (job.is_explicit or self.force)
+        data = self._outdated(job) if is_kept else job.read()
+        if data is None:
             self._skip(job, f"{job.target} is there already; --force renders again")
             return
-        data = job.read()
         score = read_midi(data)
         windows = self._windows(score)
         if self._slots is None:
@@ -216,11 +217,12 @@ class Batch:
         self._tell_about(job, score, windows)
         self._slots.add(rendering)
 
-    def _is_outdated(self, job: Job) -> bool:
-        """Whether the output was made from another input, or in another way."""
-        if self._history is None or job.target is None:
-            return False
-        return self._history.is_outdated(job.target, lambda: checksum(job.read()))
+    def _outdated(self, job: Job) -> bytes | None:
+        """The input, if the output was made from another one or in another way, else None."""
+        if self._history is None or job.target is None or not self._history.knows(job.target):
+            return None
+        data = job.read()
+        return data if self._history.is_outdated(job.target, checksum(data)) else None
 
     def _skip(self, job: Job, why: str) -> None:
         self.reporter.say(f"{job.name}: {why}")

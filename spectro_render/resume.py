@@ -47,15 +47,14 @@ class History:
         """The last record of each output."""
         return {record["output"]: record for record in _read(self.path)}
 
-    def is_outdated(self, output: Path, sha256: Callable[[], str]) -> bool:
-        """Whether an output was made from another input, with other settings or another model.
+    def knows(self, output: Path) -> bool:
+        """Whether something is known of an output; else the user may have put it there."""
+        return self._name(output) in self._records
 
-        Where nothing is known of it, it was not: the user may have put it there.
-        """
-        record = self._records.get(self._name(output))
-        return record is not None and any(
-            record.get(key) != value for key, value in self._origin(sha256()).items()
-        )
+    def is_outdated(self, output: Path, sha256: str) -> bool:
+        """Whether an output was made from another input, with other settings or another model."""
+        record = self._records[self._name(output)]
+        return any(record.get(key) != value for key, value in self._origin(sha256).items())
 
     def add(self, output: Path, sha256: str | None, fields: Mapping[str, Any]) -> None:
         """Append a record; raises OSError."""

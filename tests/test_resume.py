@@ -103,6 +103,17 @@ def test_another_vocoder_renders_again(again: Again) -> None:
     assert again("--vocoder", "griffin-lim") == ALL
 
 
+def test_standard_input_is_read_once(library: Path, tiny_model: Path) -> None:
+    command = [sys.executable, "-m", "spectro_render", "-", "-o", "out/", "--steps", "1"]
+    command += ["--json", "--model", str(tiny_model)]
+    status = []
+    for name in ("a.mid", "a.mid", "b.mid"):
+        data = Path("in", name).read_bytes()
+        done = subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True)
+        status.append(json.loads(done.stdout)["status"])
+    assert status == ["rendered", "skipped", "rendered"]
+
+
 def test_an_output_of_which_nothing_is_known_is_the_users_own(again: Again) -> None:
     Path("out").mkdir()
     Path("out/a.wav").write_bytes(b"mine")
@@ -271,7 +282,8 @@ def test_records_are_read_from_where_they_were_written(tmp_path: Path) -> None:
     one.add(tmp_path / "a.wav", "1" * 64, {"status": "rendered"})
     one.close()
     same, other = (History(tmp_path, {"steps": n}, lambda: "model") for n in (3, 4))
-    assert not same.is_outdated(tmp_path / "a.wav", lambda: "1" * 64)
-    assert same.is_outdated(tmp_path / "a.wav", lambda: "2" * 64)
-    assert other.is_outdated(tmp_path / "a.wav", lambda: "1" * 64)
-    assert not other.is_outdated(tmp_path / "b.wav", lambda: "1" * 64)
+    assert not same.is_outdated(tmp_path / "a.wav", "1" * 64)
+    assert same.is_outdated(tmp_path / "a.wav", "2" * 64)
+    assert other.is_outdated(tmp_path / "a.wav", "1" * 64)
+    assert other.knows(tmp_path / "a.wav")
+    assert not other.knows(tmp_path / "b.wav")
