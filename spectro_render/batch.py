@@ -293,7 +293,7 @@ class Batch:
         wall_seconds = time.monotonic() - rendering.started
         factor = times_real_time(seconds, wall_seconds)
         names = _names(job)
-        beside = f" beside {others} others" if others else ""
+        beside = f" beside {count(others, 'other')}" if others else ""
         self.reporter.say(
             f"{job.name} -> {names['output']}: {seconds:.2f} s of sound"
             f" in {wall_seconds:.2f} s ({factor:.2f} times real time){beside}"

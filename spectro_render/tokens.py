@@ -361,9 +361,7 @@ class _Page(NamedTuple):
     """What one window has to say."""
 
     start: int  # 10 ms step
-    held: dict[
-        int, _Event
-    ]  # onsets of the notes that sound before the first event, by program and pitch
+    held: dict[int, _Event]  # by program and pitch: onsets of notes that sound before all events
     ties: list[_Event]  # the same in the order of writing
     events: list[_Event]
 
