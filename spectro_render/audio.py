@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from spectro_render.constants import SAMPLE_RATE
-from spectro_render.destination import open_destination
+from spectro_render.destination import Destination, open_destination
 from spectro_render.encoders import BIT_DEPTHS, check_format, format_of, make_encoder
 from spectro_render.errors import OutputError
 
@@ -145,7 +145,7 @@ class AudioWriter:
 
     def __init__(
         self,
-        target: str | os.PathLike[str] | BinaryIO,
+        target: str | os.PathLike[str] | BinaryIO | Destination,
         *,
         sample_rate: int = SAMPLE_RATE,
         out_rate: int | None = None,
@@ -174,7 +174,7 @@ class AudioWriter:
         if kind is None:
             self.close()
         else:
-            self._destination.discard()
+            self.discard()
 
     def write(self, samples: Samples) -> None:
         """Append (channels, S) or (S,) float32 in [-1, 1]."""
@@ -189,6 +189,10 @@ class AudioWriter:
         with self._destination.reporting():
             self._encoder.close()
         self._destination.commit()
+
+    def discard(self) -> None:
+        """Leave nothing: the file will not be complete."""
+        self._destination.discard()
 
     def _put(self, frames: Samples, *, last: bool = False) -> None:
         """Resample and encode (S, channels)."""

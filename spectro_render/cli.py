@@ -16,13 +16,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from io import TextIOWrapper
 from types import FrameType
-from typing import Annotated, BinaryIO, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, NoReturn
 
 import typer
 
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.report import PROGRAM, Reporter, abandon, complain, reason_of
+
+if TYPE_CHECKING:
+    from spectro_render.engine import Engine
+    from spectro_render.tasks import Cluster, Settings
 
 SUB_COMMANDS = ("info", "models", "train", "evaluate")
 MAX_SEED = 2**63 - 1
@@ -32,6 +36,7 @@ Sampler = Literal["ddpm", "ddpm-small", "ddim", "dpm++", "diffusers"]
 Format = Literal["wav", "flac", "ogg", "mp3"]
 BitDepth = Literal["16", "24", "float"]
 NumberFormat = Literal["auto", "float32", "bfloat16", "float16"]
+EngineName = Literal["local", "ray"]
 
 rendering = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -190,6 +195,26 @@ def render(
             metavar="N", min=1, help="Songs side by side.  [default: what suits the model]"
         ),
     ] = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="Where to render: here, or on a Ray cluster.")
+    ] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Of the cluster.  [default: RAY_ADDRESS, else one on this machine]",
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Workers.  [default: all that there is room for]"),
+    ] = None,
+    ray_cores: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Cores of a worker without a GPU.  [default: 4 at most]"
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Render what is there already.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what failed.")] = False,
     json: Annotated[
@@ -211,9 +236,17 @@ def render(
 
     Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.
     """
-    from spectro_render.batch import Batch, Encoding
+    from spectro_render.batch import Batch
     from spectro_render.encoders import check_format
-    from spectro_render.jobs import choose_format, common_folder, is_batch, plan_jobs, read_lists
+    from spectro_render.jobs import (
+        choose_format,
+        common_folder,
+        is_batch,
+        longest_first,
+        plan_jobs,
+        read_lists,
+    )
+    from spectro_render.tasks import Cluster, Encoding, Settings
 
     if raw and format:
         raise OptionError("--raw and --format exclude each other", "leave one out")
@@ -234,25 +267,45 @@ def render(
         "start": start,
         "duration": duration,
     }
+    settings = Settings(
+        model={
+            "model": model,
+            "device": device,
+            "dtype": dtype,
+            "vocoder": vocoder,
+            "quiet": quiet,
+        },
+        choices={name: value for name, value in choices.items() if value is not None},
+        encoding=encoding,
+        batch_size=batch_size,
+    )
+    if engine == "local" and (ray_address or ray_workers or ray_cores):
+        raise OptionError("--ray-... means nothing to the local engine", "add --engine ray")
+    cluster = Cluster(ray_address, ray_workers, ray_cores) if engine == "ray" else None
     with _audio_on_stdout() if any(job.is_streamed for job in jobs) else nullcontext() as stream:
+        reporter = Reporter(quiet=quiet, json_stream=sys.stdout if json else None)
         batch = Batch(
-            model={
-                "model": model,
-                "device": device,
-                "dtype": dtype,
-                "vocoder": vocoder,
-                "quiet": quiet,
-            },
-            choices={name: value for name, value in choices.items() if value is not None},
-            encoding=encoding,
-            reporter=Reporter(quiet=quiet, json_stream=sys.stdout if json else None),
+            settings,
+            _make_engine(settings, reporter, cluster, len(jobs)),
+            reporter,
             stream=stream,
             force=force,
             keeps_going=several,
-            batch_size=batch_size,
             folder=common_folder(names, output, listed),
         )
-        return 1 if batch.run(jobs) else 0
+        return 1 if batch.run(longest_first(jobs) if cluster else jobs) else 0
+
+
+def _make_engine(
+    settings: Settings, reporter: Reporter, cluster: Cluster | None, songs: int
+) -> Engine:
+    if cluster is None:
+        from spectro_render.engine import LocalEngine
+
+        return LocalEngine(settings, songs)
+    from spectro_render.cluster import RayEngine
+
+    return RayEngine(settings, reporter, cluster)
 
 
 @contextmanager

@@ -226,8 +226,10 @@ class _Device(Destination):
             self._file.close()
 
 
-def open_destination(target: str | os.PathLike[str] | BinaryIO) -> Destination:
+def open_destination(target: str | os.PathLike[str] | BinaryIO | Destination) -> Destination:
     """Open a path, or take an open binary stream; raises OutputError."""
+    if isinstance(target, Destination):
+        return target
     if not isinstance(target, str | os.PathLike):
         return Destination(target)
     path = Path(target)

@@ -8,6 +8,7 @@ SpectroRenderError          message, and a hint: what to do next
 │   ├── WeightsCorrupt      expected and found
 │   └── DownloadError       why a model cannot be fetched
 ├── DeviceError             a device or number format that this machine lacks
+├── EngineError             machines that were to render and cannot
 ├── OptionError             options that contradict each other or this model
 └── OutputError             not writable, disk full, unknown format
 """
@@ -51,6 +52,10 @@ class DownloadError(WeightsError):
 
 class DeviceError(SpectroRenderError):
     """A device or number format that this machine lacks."""
+
+
+class EngineError(SpectroRenderError):
+    """The machines that were to render cannot, or are not to be had."""
 
 
 class OptionError(SpectroRenderError):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import glob
+import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -151,6 +152,21 @@ def plan_jobs(
     distinct = _distinct(list(dict.fromkeys(found)))
     _check_no_input_replaced(distinct)
     return distinct
+
+
+def longest_first(jobs: Iterable[Job]) -> list[Job]:
+    """Jobs in such an order that no long song is begun when the others are nearly over.
+
+    A file's size stands for the song's length, which only reading it would tell.
+    """
+    return sorted(jobs, key=_size, reverse=True)
+
+
+def _size(job: Job) -> float:
+    try:
+        return os.path.getsize(job.source) if job.source else math.inf
+    except OSError:
+        return math.inf
 
 
 def _check_inputs(inputs: Sequence[str]) -> None:

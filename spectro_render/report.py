@@ -9,21 +9,20 @@ import json
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TextIO
 
 from spectro_render.constants import WINDOW_SECONDS
 
 if TYPE_CHECKING:
     from rich import progress as rich_progress
 
-    from spectro_render.render import Progress
-
 PROGRAM = "spectro-render"
-
-OnSongs: TypeAlias = Callable[[float, float], None]
+MOST_BARS = 8  # of songs at once
 
 
 class Reporter:
@@ -32,6 +31,7 @@ class Reporter:
     def __init__(self, *, quiet: bool = False, json_stream: TextIO | None = None) -> None:
         self._quiet = quiet
         self._json_stream = json_stream
+        self._bars = SongBars()
         self.is_cut_off = False  # records got lost
 
     def say(self, text: str) -> None:
@@ -44,7 +44,8 @@ class Reporter:
         if self._json_stream is None:
             return
         try:
-            print(json.dumps(fields), file=self._json_stream, flush=True)
+            with self._bars.moved_away(for_stream=self._json_stream):
+                print(json.dumps(fields), file=self._json_stream, flush=True)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -53,36 +54,14 @@ class Reporter:
             complain(f"the records are cut off: {reason_of(error)}")
 
     @contextmanager
-    def progress(self, name: str) -> Iterator[Callable[[Progress], None]]:
-        """A bar on a terminal, and nothing elsewhere."""
+    def songs(self, number: int) -> Iterator[SongBars]:
+        """Bars on a terminal, of all songs and of those under way, and nothing elsewhere."""
         if self._quiet or not sys.stderr.isatty():
-            yield lambda _: None
+            yield SongBars()
             return
-        with _make_bar("{task.fields[window]}", "left, {task.fields[speed]}") as bar:
-            task = bar.add_task(one_line(name), total=None, window="", speed="")
-            started = time.monotonic()
-
-            def update(progress: Progress) -> None:
-                _advance(bar, task, progress, time.monotonic() - started)
-
-            yield update
-
-    @contextmanager
-    def songs(self, number: int) -> Iterator[OnSongs]:
-        """The same for songs side by side: called with how many are done, and seconds of sound."""
-        if self._quiet or not sys.stderr.isatty():
-            yield lambda done, seconds: None
-            return
-        with _make_bar("{task.fields[state]}", "left, {task.fields[speed]}") as bar:
-            task = bar.add_task("songs", total=number, state="", speed="")
-            started = time.monotonic()
-
-            def update(done: float, seconds: float) -> None:
-                factor = times_real_time(seconds, time.monotonic() - started)
-                state, speed = f"{int(done)} of {number}", f"{factor:.1f}x real time"
-                bar.update(task, completed=done, state=state, speed=speed)
-
-            yield update
+        with _make_bar("{task.fields[state]}", "left, {task.fields[speed]}") as bars:
+            self._bars = _VisibleBars(bars, number)
+            yield self._bars
 
     @contextmanager
     def download(self, name: str, done: int, size: int) -> Iterator[Callable[[int], None]]:
@@ -93,6 +72,95 @@ class Reporter:
         with _make_bar(f"{{task.fields[done]}} of {as_size(size)}", "left") as bar:
             task = bar.add_task(one_line(name), total=size, completed=done, done=as_size(done))
             yield lambda done: bar.update(task, completed=done, done=as_size(done))
+
+
+class SongBars:
+    """How far songs are, told to nobody."""
+
+    def show(self, song: object, name: str, done: float, windows: int) -> None:
+        """So many windows of a song are done; called from any thread."""
+
+    def hide(self, song: object, seconds: float = 0.0) -> None:
+        """A song is over, as so many seconds of sound, or there was nothing to do."""
+
+    @contextmanager
+    def moved_away(self, for_stream: TextIO) -> Iterator[None]:
+        """Make room for a line, if it goes to the same terminal."""
+        yield
+
+
+class _VisibleBars(SongBars):
+    """The same as bars on a terminal, the one of all songs at the top."""
+
+    def __init__(self, bars: rich_progress.Progress, songs: int) -> None:
+        self._bars = bars
+        self._songs, self._over = songs, 0
+        self._begun = time.monotonic()
+        self._seconds = 0.0  # of sound, in songs that are over
+        self._rows: dict[object, _Row] = {}
+        self._lock = threading.Lock()
+        self._whole = None
+        if songs > 1:
+            self._whole = bars.add_task("songs", total=songs, state=f"0 of {songs}", speed="")
+
+    def show(self, song: object, name: str, done: float, windows: int) -> None:
+        with self._lock:
+            row = self._rows.get(song) or self._add(song, name, windows)
+            row.done = done
+            if row.number is not None:
+                state = f"window {min(int(done) + 1, windows)}/{windows}"
+                speed = _speed(done * WINDOW_SECONDS, row.begun)
+                self._bars.update(row.number, completed=done, state=state, speed=speed)
+            self._show_whole()
+
+    def hide(self, song: object, seconds: float = 0.0) -> None:
+        with self._lock:
+            row = self._rows.pop(song, None)
+            if row is not None and row.number is not None:
+                self._bars.remove_task(row.number)
+            self._over += 1
+            self._seconds += seconds
+            self._show_whole()
+            if self._over == self._songs:
+                self._bars.stop()
+
+    @contextmanager
+    def moved_away(self, for_stream: TextIO) -> Iterator[None]:
+        is_in_the_way = self._over < self._songs and for_stream.isatty()
+        if is_in_the_way:
+            self._bars.stop()
+        yield
+        if is_in_the_way:
+            self._bars.start()
+
+    def _add(self, song: object, name: str, windows: int) -> _Row:
+        row = self._rows[song] = _Row(windows)
+        if sum(other.number is not None for other in self._rows.values()) < MOST_BARS:
+            row.number = self._bars.add_task(one_line(name), total=windows, state="", speed="")
+        return row
+
+    def _show_whole(self) -> None:
+        if self._whole is None:
+            return
+        rows = self._rows.values()
+        done = self._over + sum(row.done / row.windows for row in rows)
+        seconds = self._seconds + sum(row.done for row in rows) * WINDOW_SECONDS
+        state, speed = f"{self._over} of {self._songs}", _speed(seconds, self._begun)
+        self._bars.update(self._whole, completed=done, state=state, speed=speed)
+
+
+@dataclass
+class _Row:
+    """A song under way."""
+
+    windows: int
+    number: rich_progress.TaskID | None = None  # of its bar; None: there are enough
+    done: float = 0.0
+    begun: float = field(default_factory=time.monotonic)
+
+
+def _speed(seconds: float, begun: float) -> str:
+    return f"{times_real_time(seconds, time.monotonic() - begun):.1f}x real time"
 
 
 def complain(text: str) -> None:
@@ -152,18 +220,4 @@ def _make_bar(state: str, end: str) -> rich_progress.Progress:
         TextColumn(end),
         console=Console(stderr=True),
         transient=True,  # the line that says what was made takes its place
-    )
-
-
-def _advance(
-    bar: rich_progress.Progress, task: rich_progress.TaskID, progress: Progress, elapsed: float
-) -> None:
-    done = progress.window - 1 + progress.step / progress.steps  # windows
-    factor = times_real_time(done * WINDOW_SECONDS, elapsed)
-    bar.update(
-        task,
-        total=progress.windows,
-        completed=done,
-        window=f"window {progress.window}/{progress.windows}",
-        speed=f"{factor:.1f}x real time",
     )

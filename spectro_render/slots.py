@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 from spectro_render.audio import Audio, AudioWriter
 from spectro_render.cores import Cores
 from spectro_render.errors import OutputError
-from spectro_render.jobs import Job
-from spectro_render.midi import Score
-from spectro_render.render import OnProgress, Progress, Renderer, RenderOptions
+from spectro_render.render import Progress, Renderer, RenderOptions
 from spectro_render.song import Song
+from spectro_render.tasks import Task
 
 
 @dataclass(eq=False)
 class Rendering:
-    """A job whose song is on its way."""
+    """A task whose song is on its way."""
 
-    job: Job
-    score: Score
-    sha256: str  # of the input
+    task: Task
     song: Song
     writer: AudioWriter
-    opened: ExitStack  # the writer and, for a song by itself, its progress bar
-    on_progress: OnProgress | None
-    started: float = field(default_factory=time.monotonic)
+    begun: float  # time.monotonic()
     seconds: float = 0.0  # of sound so far
 
     def write(self, part: Audio) -> None:
@@ -37,12 +31,12 @@ class Rendering:
         self.writer.write(part.samples)
         self.seconds += part.seconds
         if self.song.is_over:
-            self.opened.close()
+            self.writer.close()
 
-    def discard(self, error: BaseException) -> None:
+    def discard(self) -> None:
         """Leave nothing of an output that is not complete."""
         with suppress(OSError, OutputError):  # what is wrong has been said already
-            self.opened.__exit__(type(error), error, error.__traceback__)
+            self.writer.discard()
 
 
 Parts = list[Audio]  # of the songs of a group: what is now certain of each
@@ -115,11 +109,19 @@ class Slots:
         self._idle = [one for one in self._idle if one not in group]
 
     def _render(self, group: Sequence[Rendering]) -> Parts:
-        tell = group[0].on_progress
-
         def on_progress(progress: Progress) -> None:
             self._cores.check()
-            if tell is not None:
-                tell(progress)
+            if len(group) == 1:
+                _tell(group[0], progress.step / progress.steps)
 
-        return self._renderer.advance([one.song for one in group], self._options, on_progress)
+        parts = self._renderer.advance([one.song for one in group], self._options, on_progress)
+        for one in group:
+            _tell(one)
+        return parts
+
+
+def _tell(rendering: Rendering, share: float = 0.0) -> None:
+    """How far a song is: its windows that are done, and a share of the next one."""
+    reading = rendering.song.reading
+    if not reading.is_over:
+        rendering.task.on_progress(reading.done + share, len(reading))

@@ -351,8 +351,11 @@ def mel_to_magnitude(log_mel: Tensor, iterations: int) -> Tensor:
 
 @cache
 def _mel_inverse() -> Tensor:
-    """The pseudo-inverse of the mel matrix, (128, 513)."""
-    inverse: Tensor = torch.linalg.pinv(mel_matrix())
+    """The pseudo-inverse of the mel matrix, (128, 513).
+
+    In float64, as LAPACK's rounding depends on the number of threads, and phases on rounding.
+    """
+    inverse: Tensor = torch.linalg.pinv(mel_matrix().double()).float()
     return inverse
 
 

@@ -102,9 +102,13 @@ def test_mels_of_token_models_too() -> None:
 
 
 def test_windows_share_a_batch(
-    songs: list[Path], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    songs: list[Path],
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: Callable[[int], None],
 ) -> None:
     """A song that ends hands its slot on: 1, 3, 2 and 2 + 2 windows in three slots."""
+    threads(1)
     from spectro_render import model
 
     sizes: list[int] = []

@@ -555,7 +555,7 @@ def test_a_pipeline_with_a_terminal_to_talk_to(song: Song, here: Path, tiny_mode
     terminal, stderr = pty.openpty()
     with open("song.mid", "rb") as midi, open("out.wav", "wb") as wav:
         process = subprocess.Popen(
-            command("-", "--model", str(tiny_model), "--json"),
+            command("-", "--model", str(tiny_model), "--json", "--steps", "200"),
             stdin=midi,
             stdout=wav,
             stderr=stderr,
@@ -566,10 +566,34 @@ def test_a_pipeline_with_a_terminal_to_talk_to(song: Song, here: Path, tiny_mode
     os.close(terminal)
     assert process.wait() == 0
     assert json.loads(shown[-1])["output"] == "-"  # standard output is taken
-    assert "- -> -: 8.50 s of sound" in shown[-2]
-    assert any("window 2/2" in line and "x real time" in line for line in shown[:-2])
+    bars, _, rest = "\n".join(shown).partition("- -> -: 8.50 s of sound")
+    assert rest and "window 2/2" in bars and "x real time" in bars
     sound, rate = soundfile.read("out.wav")
     assert (rate, sound.size) == (16_000, 8.5 * 16_000)
+
+
+def test_songs_have_bars_of_their_own_below_that_of_all(
+    song: Song, here: Path, tiny_model: Path
+) -> None:
+    for number in range(3):
+        song(f"in/{number}.mid", seconds=6 + 5 * number)
+    terminal, stderr = pty.openpty()
+    process = subprocess.Popen(
+        command("in", "-o", "out", "--model", str(tiny_model), "--json", "--steps", "100"),
+        stdout=stderr,
+        stderr=stderr,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(stderr)
+    shown = read_all(terminal)
+    os.close(terminal)
+    assert process.wait() == 0
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", shown)]
+    assert any(line.startswith("songs ") and "1 of 3" in line for line in lines)
+    for number in range(3):
+        assert any(line.startswith(f"in/{number}.mid ") and "window" in line for line in lines)
+    made = [json.loads(line)["output"] for line in lines if line.startswith("{")]
+    assert sorted(made) == ["out/0.wav", "out/1.wav", "out/2.wav"]
 
 
 def read_all(terminal: int) -> str:

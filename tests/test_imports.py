@@ -75,13 +75,13 @@ def test_no_garbage_is_collected_while_the_model_loads() -> None:
     """Python would look through everything that torch makes, some hundred times."""
     code = """
 import gc, json
-from spectro_render.batch import Batch, Encoding
-from spectro_render.report import Reporter
+from spectro_render.engine import LocalEngine
+from spectro_render.tasks import Encoding, Settings
 passes = []
 gc.callbacks.append(lambda phase, info: passes.append(phase))
-batch = Batch({}, {}, Encoding("wav"), Reporter(quiet=True))
+engine = LocalEngine(Settings({}, {}, Encoding("wav")), 1)
 passes.clear()
-batch.renderer
+engine.renderer
 gc.callbacks.clear()
 print(json.dumps([len(passes), gc.isenabled(), gc.get_freeze_count() > 100_000]))
 """

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "spectro_render"
 
 BASE = {"constants", "errors"}  # for everybody, and not repeated below
 ALLOWED: dict[str, set[str]] = {
+    "__init__": set(),
     "constants": set(),
     "errors": set(),
     # MIDI -> notes -> ids
@@ -71,8 +72,10 @@ ALLOWED: dict[str, set[str]] = {
     # what a task is
     "jobs": {"encoders", "midi", "report"},
     "resume": set(),
+    "tasks": {"destination", "jobs", "weights"},
     "cores": set(),
-    "slots": {"audio", "cores", "jobs", "midi", "render", "song"},
+    "slots": {"audio", "cores", "render", "song", "tasks"},
+    "engine": {"audio", "midi", "render", "slots", "tasks"},
     # nothing but the command `train` imports it
     "training": {
         *("midi", "tokens", "mel", "conditioning", "model", "autoregressive", "presets"),
@@ -83,16 +86,17 @@ ALLOWED: dict[str, set[str]] = {
         *("midi", "tokens", "mel", "streaming", "audio", "render", "report", "jobs", "training"),
     },
     # the command line
-    "batch": {
-        *("audio", "destination", "jobs", "midi", "render", "report", "resume", "slots"),
-        "weights",
-    },
+    "worker": {"__init__", "destination", "engine", "jobs", "tasks"},
+    "cluster": {"__init__", "registry", "report", "tasks", "worker"},
+    "batch": {"destination", "engine", "jobs", "report", "resume", "tasks"},
     "manage": {
         *("convert", "manifest", "midi", "registry", "report", "tokens", "training", "weights"),
         "evaluation",
     },
-    "__init__": set(),
-    "cli": {"__init__", "batch", "encoders", "jobs", "manage", "report", "weights"},
+    "cli": {
+        *("__init__", "batch", "cluster", "encoders", "engine", "jobs", "manage", "report"),
+        *("tasks", "weights"),
+    },
     "__main__": {"cli"},
 }
 

@@ -16,11 +16,13 @@ from pathlib import Path
 import pretty_midi
 import torch
 
-from spectro_render.batch import Batch, Encoding
+from spectro_render.batch import Batch
+from spectro_render.engine import LocalEngine
 from spectro_render.jobs import plan_jobs
 from spectro_render.midi import read_midi
 from spectro_render.render import section
 from spectro_render.report import Reporter
+from spectro_render.tasks import Encoding, Settings
 
 DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
 SONGS = 16
@@ -53,8 +55,8 @@ def main() -> None:
     parser.add_argument("--model", default="default")
     chosen = parser.parse_args()
     choices = {"steps": chosen.steps} if chosen.steps else {}
-    whole = Batch({"model": chosen.model}, choices, Encoding("wav"), Reporter(quiet=True))
-    renderer = whole.renderer
+    whole = Settings({"model": chosen.model}, choices, Encoding("wav"))
+    renderer = LocalEngine(whole, SONGS).renderer
     print(f"{torch.get_num_threads()} threads, {SONGS} songs")
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         os.mkdir("in")
@@ -62,8 +64,10 @@ def main() -> None:
         fastest: dict[int, float] = {}
         for run in range(3):  # interleaved, as other work comes and goes; the first warms up
             for size in SIZES:
-                batch = replace(whole, batch_size=size, force=True)
-                batch.__dict__["renderer"] = renderer
+                settings = replace(whole, batch_size=size)
+                engine = LocalEngine(settings, SONGS)
+                engine.__dict__["renderer"] = renderer
+                batch = Batch(settings, engine, Reporter(quiet=True), force=True)
                 begin = time.perf_counter()
                 assert batch.run(plan_jobs(["in"], "out", "wav")) == 0
                 seconds = time.perf_counter() - begin

@@ -1,0 +1,416 @@
+"""Renders tasks on the machines of a Ray cluster, each by a `Worker`.
+
+A worker has a GPU, or some cores, and a model of its own. This process alone touches the user's
+files: it reads songs, takes their outputs, hands them out and writes what comes back. The songs of
+a worker that is lost go to others.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import logging
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from contextlib import ExitStack, redirect_stdout, suppress
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from spectro_render import __version__
+from spectro_render.errors import EngineError, OptionError, OutputError, SpectroRenderError
+from spectro_render.registry import available_models
+from spectro_render.report import Reporter, count
+from spectro_render.tasks import Begun, Cluster, Event, Settings, Task
+from spectro_render.worker import MakeEngine, Report, Sound, Told, Welcome, Worker, make_engine
+
+if TYPE_CHECKING:
+    import ray
+
+    from spectro_render.destination import Destination
+
+CORES = 4  # of a worker without a GPU, where machines have as many
+SONGS = 8  # of a worker, until one has said
+MOST_LOSSES = 3  # of workers: with the same song, or in a row before they were ready
+TELLING_SECONDS = 1.0  # after which a worker says how far it is
+LOOKING_SECONDS = 2.0  # between looks at which machines there are
+STARTING_SECONDS = 60.0  # for which a share of the songs is kept for a worker
+WAITING_SECONDS = 300.0  # for a machine that is large enough
+BLOCK = 2**24  # bytes
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What a worker takes of a machine."""
+
+    cores: int
+    gpus: int
+
+    def __str__(self) -> str:
+        return "a GPU" if self.gpus else count(self.cores, "core")
+
+    def room_in(self, machine: dict[str, Any]) -> int:
+        """How many workers a machine, as `ray.nodes` tells of it, has room for."""
+        has = machine["Resources"] if machine["Alive"] else {}
+        return int(has.get("GPU", 0)) if self.gpus else int(has.get("CPU", 0)) // self.cores
+
+
+def _choose_share(device: str, cores: int | None, machines: list[dict[str, Any]]) -> _Share:
+    """GPUs are taken where there are any, unless the device is another."""
+    alive = [machine["Resources"] for machine in machines if machine["Alive"]]
+    if device == "cuda" or (device == "auto" and any(has.get("GPU", 0) for has in alive)):
+        return _Share(1, gpus=1)
+    most = max((int(has.get("CPU", 0)) for has in alive), default=0)
+    return _Share(cores or min(CORES, most or CORES), gpus=0)
+
+
+@dataclass(eq=False)
+class _Song:
+    """A task that is not over."""
+
+    task: Task
+    output: Destination
+    number: int
+    losses: int = 0  # of workers that had it
+    is_told: bool = False  # that it has begun
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it may be what its workers died of: it then gets the last one for itself."""
+        return self.losses == MOST_LOSSES - 1
+
+
+@dataclass(eq=False)
+class _Member:
+    """A worker as seen from here."""
+
+    actor: Any
+    call: ray.ObjectRef[Any] | None  # that it is at
+    hired: float  # time.monotonic()
+    welcome: Welcome | None = None
+    songs: dict[int, _Song] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"a worker on {self.welcome.host}" if self.welcome else "a worker"
+
+    def has_room(self, share: int) -> bool:
+        """Whether it may get one more song now, if it is to have no more than a share of them."""
+        if self.welcome is None or self.call is not None:
+            return False
+        is_alone = any(song.is_suspect for song in self.songs.values())
+        return not is_alone and len(self.songs) < min(self.welcome.size, share)
+
+
+class RayEngine:
+    """An Engine that is a Ray cluster."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        reporter: Reporter,
+        cluster: Cluster,
+        make_engine: MakeEngine = make_engine,
+    ) -> None:
+        """The first task connects. Raises EngineError, OptionError for what a worker cannot do."""
+        if importlib.util.find_spec("ray") is None:
+            raise EngineError("Ray is not installed", "pip install 'spectro-render[ray]'")
+        if ":" in settings.model["device"]:
+            raise OptionError("which GPU a worker gets is for Ray to say", "take --device cuda")
+        self._settings, self._reporter, self._cluster = settings, reporter, cluster
+        self._make_engine = make_engine
+        self._numbers = itertools.count()
+        self._queue: deque[_Song] = deque()
+        self._suspects: deque[_Song] = deque()
+        self._members: list[_Member] = []
+        self._events: list[tuple[Task, Event]] = []
+        self._share: _Share | None = None  # None: not connected
+        self._room = 1  # for workers
+        self._most_songs = 0  # at once: their outputs are open files
+        self._look_at = 0.0  # time.monotonic() of the next look at the machines
+        self._waiting_since = 0.0
+        self._has_said_waiting = False
+        self._stillborn = 0  # workers lost in a row before they were ready
+        self._undo = ExitStack()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether there is room, or will be once all workers are ready."""
+        if self._share is None:
+            return True
+        sizes = [member.welcome.size for member in self._members if member.welcome]
+        size = max(sizes, default=self._settings.batch_size or SONGS)
+        return self._unfinished < min(max(1, self._room) * size, self._most_songs)
+
+    @property
+    def _unfinished(self) -> int:
+        held = sum(len(member.songs) for member in self._members)
+        return len(self._queue) + len(self._suspects) + held
+
+    def begin(self, task: Task) -> None:
+        """Take a task and its output. Raises EngineError, OutputError, WeightsError."""
+        if self._share is None:
+            self._connect()
+        self._queue.append(_Song(task, task.open(), next(self._numbers)))
+
+    def advance(self) -> list[tuple[Task, Event]]:
+        """Hand out songs, and wait for news. Raises EngineError."""
+        import ray
+
+        self._hire()
+        self._hand_out()
+        calls = {member.call: member for member in self._members if member.call is not None}
+        if not calls:
+            time.sleep(0.1)  # until it is time to hire again
+        elif not self._events:
+            done, _ = ray.wait(list(calls), timeout=LOOKING_SECONDS)
+            for call in done:
+                self._listen(calls[call])
+        events, self._events = self._events, []
+        return events
+
+    def stop(self) -> None:
+        """Give up all tasks that are not over, and leave the cluster."""
+        held = [song for member in self._members for song in member.songs.values()]
+        for song in (*self._queue, *self._suspects, *held):
+            _discard(song.output)
+        for songs in (self._queue, self._suspects, self._members):
+            songs.clear()
+        self._undo.close()
+        self._share = None
+
+    # --- workers ------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """Join the cluster."""
+        model = {name: _from_anywhere(value) for name, value in self._settings.model.items()}
+        self._fingerprint = self._settings.fingerprint()
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # where a cluster begins here
+        import ray
+
+        # Ray prints what it hears of lost machines to standard output, whosever that is.
+        silence = self._undo.enter_context(open(os.devnull, "w"))
+        self._undo.enter_context(redirect_stdout(silence))
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            ray.init(self._cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, RuntimeError, ValueError, ImportError, ray.exceptions.RayError) as error:
+            hint = "check --ray-address, or start one with 'ray start --head'"
+            raise EngineError(f"no Ray cluster: {_first_line(error)}", hint) from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
+        self._undo.callback(ray.shutdown)
+        device = model["device"]
+        self._share = _choose_share(device, self._cluster.cores, _machines())
+        device = ("cuda" if self._share.gpus else "cpu") if device == "auto" else device
+        self._settings = replace(self._settings, model={**model, "device": device, "quiet": True})
+        self._most_songs = _allow_open_files() // 2
+        self._waiting_since = time.monotonic()
+
+    def _hire(self) -> None:
+        """Have as many workers as there is room and work for."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        assert self._share is not None
+        self._look_at = now + min(LOOKING_SECONDS * 2**self._stillborn, STARTING_SECONDS)
+        machines = sum(self._share.room_in(machine) for machine in _machines())
+        self._room = self._cluster.workers or machines
+        wanted = min(max(1, self._room), self._unfinished)
+        without_songs = [member for member in self._members if not member.songs]
+        for member in without_songs[: max(0, len(self._members) - wanted)]:
+            self._dismiss(member)
+        while len(self._members) < wanted:
+            self._members.append(self._new_member(self._share, now))
+        if machines or any(member.welcome for member in self._members):
+            self._waiting_since = now
+        elif not self._has_said_waiting:
+            self._has_said_waiting = True
+            self._reporter.say(f"no machine of the cluster has {self._share} yet; waiting for one")
+        if now - self._waiting_since > WAITING_SECONDS:
+            message = f"no machine of the cluster has {self._share}"
+            raise EngineError(message, "add one, or ask for less with --ray-cores or --device cpu")
+
+    def _new_member(self, share: _Share, now: float) -> _Member:
+        import ray
+
+        make: Any = ray.remote(num_cpus=share.cores, num_gpus=share.gpus)(Worker)
+        actor = make.remote(self._settings, share.cores, self._make_engine)
+        return _Member(actor, actor.hello.remote(), now)
+
+    def _dismiss(self, member: _Member) -> None:
+        import ray
+
+        self._members.remove(member)
+        with suppress(ray.exceptions.RayError):
+            ray.kill(member.actor)
+
+    def _admit(self, member: _Member, welcome: Welcome) -> None:
+        """Make sure that a worker that is ready would give what this machine would."""
+        if welcome.version != __version__:
+            message = f"{welcome.host} has version {welcome.version} of spectro-render, not "
+            raise EngineError(message + __version__, "install the same everywhere")
+        if welcome.fingerprint != self._fingerprint:
+            message = f"{welcome.host} has another model {self._settings.model['model']} than we do"
+            raise EngineError(message, "install the same everywhere, or give OWNER/REPO@REVISION")
+        member.welcome = welcome
+        self._stillborn = 0
+
+    def _lose(self, member: _Member, error: Exception) -> None:
+        """Give the songs of a worker that is no more to others, if they are not to blame."""
+        self._dismiss(member)
+        songs = list(member.songs.values())
+        to_others = f"; {count(len(songs), 'song')} for others" if songs else ""
+        self._reporter.say(f"{member.name} is lost ({_first_line(error)}){to_others}")
+        self._stillborn += member.welcome is None
+        if self._stillborn >= MOST_LOSSES and not any(member.welcome for member in self._members):
+            message = f"no worker gets ready: {_first_line(error)}"
+            raise EngineError(message, "is spectro-render installed there? see Ray's logs")
+        for song in reversed(songs):
+            song.losses += 1
+            if song.losses == MOST_LOSSES:
+                message = f"{MOST_LOSSES} workers were lost with it, the last with nothing else"
+                lost = SpectroRenderError(message, "give them more memory; see Ray's logs")
+                _discard(song.output)
+                self._events.append((song.task, lost))
+            elif song.is_suspect:
+                self._suspects.append(song)
+            else:
+                self._queue.appendleft(song)
+
+    # --- songs --------------------------------------------------------------------------------
+
+    def _hand_out(self) -> None:
+        """Give songs to workers that are not at a call, evenly, and let them go on."""
+        now = time.monotonic()
+        ready = [member for member in self._members if member.welcome]
+        coming = [
+            member
+            for member in self._members
+            if not member.welcome and now - member.hired < STARTING_SECONDS
+        ]
+        share = math.ceil(self._unfinished / max(1, len(ready) + len(coming)))
+        free = sorted((member for member in ready if not member.call), key=_load)
+        given: dict[_Member, list[_Song]] = {member: [] for member in free}
+        if self._suspects and free:
+            first = free.pop(0)  # gets nothing else until it has nothing else
+            if not first.songs:
+                self._give(first, self._suspects.popleft(), given)
+        while self._queue:
+            able = [member for member in free if member.has_room(share)]
+            if not able:
+                break
+            self._give(min(able, key=_load), self._queue.popleft(), given)
+        for member, new in given.items():
+            if member.songs:
+                songs = [(song.number, song.task.job, song.task.data) for song in new]
+                member.call = member.actor.render.remote(songs, TELLING_SECONDS)
+
+    @staticmethod
+    def _give(member: _Member, song: _Song, given: dict[_Member, list[_Song]]) -> None:
+        member.songs[song.number] = song
+        given[member].append(song)
+
+    def _listen(self, member: _Member) -> None:
+        """Take what a worker says at the end of a call."""
+        import ray
+
+        assert member.call is not None
+        call, member.call = member.call, None
+        try:
+            news = ray.get(call)
+            if isinstance(news, Welcome):
+                self._admit(member, news)
+            else:
+                self._take(member, news)
+        except ray.exceptions.RayTaskError as error:  # a model that cannot be loaded, or a bug
+            if isinstance(error.cause, SpectroRenderError):
+                raise error.cause from None
+            raise
+        except ray.exceptions.RayError as error:
+            self._lose(member, error)
+
+    def _take(self, member: _Member, report: Report) -> None:
+        for number, told in report.events:
+            self._hear(member, member.songs[number], told)
+        for number, progress in report.progress.items():
+            if number in member.songs:
+                member.songs[number].task.on_progress(*progress)
+
+    def _hear(self, member: _Member, song: _Song, told: Told) -> None:
+        """Make what a worker tells of a song an event; raises RayError if its sound is lost."""
+        import ray
+
+        if isinstance(told, Begun):
+            if not song.is_told:  # by a worker that had it before
+                self._events.append((song.task, told))
+            song.is_told = True
+            return
+        event: Event
+        if isinstance(told, Sound):
+            data = memoryview(ray.get(told.data))
+            event = _write(data, song.output) or told.finished
+        else:
+            _discard(song.output)
+            event = told
+        del member.songs[song.number]
+        self._events.append((song.task, event))
+
+
+def _machines() -> list[dict[str, Any]]:
+    """What Ray knows of each."""
+    import ray
+
+    nodes: Any = ray.nodes
+    return list(nodes())
+
+
+def _load(member: _Member) -> int:
+    return len(member.songs)
+
+
+def _write(data: memoryview, output: Destination) -> Exception | None:
+    """Write the bytes of an output; what went wrong, if anything."""
+    try:
+        for start in range(0, len(data), BLOCK):
+            output.write(data[start : start + BLOCK])
+        output.commit()
+    except (OSError, OutputError) as error:
+        _discard(output)
+        return error
+    return None
+
+
+def _discard(output: Destination) -> None:
+    with suppress(OSError):  # what is wrong has been said already
+        output.discard()
+
+
+def _from_anywhere(value: Any) -> Any:
+    """A setting of this process, with the path of a file or directory made absolute."""
+    if isinstance(value, str) and value not in available_models() and os.path.exists(value):
+        return os.path.abspath(value)
+    return value
+
+
+def _allow_open_files() -> int:
+    """Have the system allow as many open files as it will; how many."""
+    if sys.platform == "win32":
+        return 512
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return allowed if allowed != resource.RLIM_INFINITY else 2**20
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next(filter(None, lines), type(error).__name__).rstrip(".")
