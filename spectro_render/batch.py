@@ -66,10 +66,11 @@ class Batch:
         begin = time.monotonic()
         try:
             with self.reporter.songs(len(jobs)) as self._bars:
-                while waiting or self._tasks:
-                    self._fill(waiting)
+                self._fill(waiting)
+                while self._tasks:
                     for task, event in self.engine.advance():
                         self._hear(task, event)
+                    self._fill(waiting)
             if len(jobs) > 1:
                 self.reporter.say(self._summary(time.monotonic() - begin))
         except _FATAL as error:

@@ -212,7 +212,9 @@ def render(
     ray_cores: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Cores of a worker without a GPU.  [default: 4 at most]"
+            metavar="N",
+            min=1,
+            help="Cores of a worker without a GPU.  [default: 1, for large models 4]",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Render what is there already.")] = False,
@@ -330,7 +332,15 @@ def main() -> NoReturn:
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _exit_on_signal)
-    sys.exit(run(sys.argv[1:]))
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except SystemExit:
+        if _signals:  # a code of its own is what Ray makes of an exit inside its calls
+            sys.exit(128 + _signals[0])
+        raise
+
+
+_signals: list[int] = []  # that have come
 
 
 def _let_idle_threads_sleep() -> None:
@@ -359,6 +369,7 @@ def _replace_closed_streams() -> None:
 
 def _exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
     """End by an exception, so that half-written files are removed on the way out."""
+    _signals.append(number)
     sys.exit(128 + number)
 
 

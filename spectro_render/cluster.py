@@ -13,7 +13,9 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
+import textwrap
 import threading
 import time
 from collections import deque
@@ -33,13 +35,15 @@ if TYPE_CHECKING:
 
     from spectro_render.destination import Destination
 
-CORES = 4  # of a worker without a GPU, where machines have as many
+CORES = 4  # of a worker without a GPU, where machines have as many and the model is not
+SMALL = 150_000_000  # bytes: one core a worker wastes least (bench_cluster), and memory has room
 SONGS = 8  # of a worker, until one has said
 MOST_LOSSES = 3  # of workers: with the same song, or in a row before they were ready
 TELLING_SECONDS = 1.0  # after which a worker says how far it is
 LOOKING_SECONDS = 2.0  # between looks at which machines there are
 STARTING_SECONDS = 60.0  # for which a share of the songs is kept for a worker
 WAITING_SECONDS = 300.0  # for a machine that is large enough
+KNOCKING_SECONDS = 10.0
 BLOCK = 2**24  # bytes
 
 
@@ -59,13 +63,16 @@ class _Share:
         return int(has.get("GPU", 0)) if self.gpus else int(has.get("CPU", 0)) // self.cores
 
 
-def _choose_share(device: str, cores: int | None, machines: list[dict[str, Any]]) -> _Share:
+def _choose_share(settings: Settings, cores: int | None, machines: list[dict[str, Any]]) -> _Share:
     """GPUs are taken where there are any, unless the device is another."""
+    device = settings.model["device"]
     alive = [machine["Resources"] for machine in machines if machine["Alive"]]
     if device == "cuda" or (device == "auto" and any(has.get("GPU", 0) for has in alive)):
         return _Share(1, gpus=1)
-    most = max((int(has.get("CPU", 0)) for has in alive), default=0)
-    return _Share(cores or min(CORES, most or CORES), gpus=0)
+    if cores is None:
+        most = max((int(has.get("CPU", 0)) for has in alive), default=0)
+        cores = 1 if settings.size() < SMALL else min(CORES, most or CORES)
+    return _Share(cores, gpus=0)
 
 
 @dataclass(eq=False)
@@ -195,18 +202,21 @@ class RayEngine:
         # Ray prints what it hears of lost machines to standard output, whosever that is.
         silence = self._undo.enter_context(open(os.devnull, "w"))
         self._undo.enter_context(redirect_stdout(silence))
+        address = self._cluster.address or os.environ.get("RAY_ADDRESS")
         handler = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(self._cluster.address, log_to_driver=False, logging_level=logging.ERROR)
+            _knock(address)
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError, ImportError, ray.exceptions.RayError) as error:
+            where = f" at {address}" if address else ""
             hint = "check --ray-address, or start one with 'ray start --head'"
-            raise EngineError(f"no Ray cluster: {_first_line(error)}", hint) from error
+            raise EngineError(f"no Ray cluster{where}: {_first_line(error)}", hint) from error
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
         self._undo.callback(ray.shutdown)
         device = model["device"]
-        self._share = _choose_share(device, self._cluster.cores, _machines())
+        self._share = _choose_share(self._settings, self._cluster.cores, _machines())
         device = ("cuda" if self._share.gpus else "cpu") if device == "auto" else device
         self._settings = replace(self._settings, model={**model, "device": device, "quiet": True})
         self._most_songs = _allow_open_files() // 2
@@ -362,6 +372,13 @@ class RayEngine:
         self._events.append((song.task, event))
 
 
+def _knock(address: str | None) -> None:
+    """Raise OSError at once where nobody answers; Ray would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCKING_SECONDS).close()
+
+
 def _machines() -> list[dict[str, Any]]:
     """What Ray knows of each."""
     import ray
@@ -412,5 +429,8 @@ def _allow_open_files() -> int:
 
 
 def _first_line(error: Exception) -> str:
+    """What an error of Ray's, which may fill a screen, says at first."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
     lines = [line.strip() for line in str(error).splitlines()]
-    return next(filter(None, lines), type(error).__name__).rstrip(".")
+    return textwrap.shorten(next(filter(None, lines), type(error).__name__), 120).rstrip(".")

@@ -32,7 +32,7 @@ class Engine(Protocol):
         """Take a task; raises what is wrong with it, or what no other would survive either."""
 
     def advance(self) -> list[tuple[Task, Event]]:
-        """Work until there is something to tell of some tasks that have begun."""
+        """Work on the tasks that have begun, for a while or until there is something to tell."""
 
     def stop(self) -> None:
         """Give up all tasks that are not over; nothing can begin then."""

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -43,22 +44,21 @@ class History:
         return self._fingerprint()
 
     @cached_property
-    def _records(self) -> dict[str, dict[str, Any]]:
-        """The last record of each output."""
-        return {record["output"]: record for record in _read(self.path)}
+    def _origins(self) -> dict[str, tuple[Any, ...]]:
+        """What each output was made from, last."""
+        return {record["output"]: _origin(record) for record in _read(self.path)}
 
     def knows(self, output: Path) -> bool:
         """Whether something is known of an output; else the user may have put it there."""
-        return self._name(output) in self._records
+        return self._name(output) in self._origins
 
     def is_outdated(self, output: Path, sha256: str) -> bool:
         """Whether an output was made from another input, with other settings or another model."""
-        record = self._records[self._name(output)]
-        return any(record.get(key) != value for key, value in self._origin(sha256).items())
+        return self._origins[self._name(output)] != _origin(self._now(sha256))
 
     def add(self, output: Path, sha256: str | None, fields: Mapping[str, Any]) -> None:
         """Append a record; raises OSError."""
-        origin = self._origin(sha256) if sha256 else {}
+        origin = self._now(sha256) if sha256 else {}
         record = {**fields, **origin, "output": self._name(output)}
         line = (json.dumps(record) + "\n").encode()
         if self._file < 0:
@@ -72,12 +72,19 @@ class History:
             os.close(self._file)
             self._file = -1
 
-    def _origin(self, sha256: str) -> dict[str, Any]:
+    def _now(self, sha256: str) -> dict[str, Any]:
+        """How an output would be made."""
         return dict(zip(_ORIGIN, (sha256, self._settings, self._model), strict=True))
 
     def _name(self, output: Path) -> str:
         """An output as records call it: seen from the folder, which may be moved as a whole."""
         return os.path.relpath(output, self.folder).replace(os.sep, "/")
+
+
+def _origin(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The part of a record that counts, in little memory: of a million, most settings are equal."""
+    sha256, settings, model = map(record.get, _ORIGIN)
+    return sha256, sys.intern(json.dumps(settings, sort_keys=True)), sys.intern(str(model))
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:

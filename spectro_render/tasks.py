@@ -38,10 +38,16 @@ class Settings:
         """Which model this is, wherever it lies. Raises WeightsError."""
         from spectro_render.weights import fingerprint_of
 
-        chosen = {name: self.model.get(name) for name in ("model", "vocoder", "quiet")}
-        return fingerprint_of(
-            **{name: value for name, value in chosen.items() if value is not None}
-        )
+        return fingerprint_of(**self._chosen("model", "vocoder", "quiet"))
+
+    def size(self) -> int:
+        """Bytes of the model's files. Raises WeightsError."""
+        from spectro_render.weights import bytes_of
+
+        return bytes_of(**self._chosen("model", "quiet"))
+
+    def _chosen(self, *names: str) -> dict[str, Any]:
+        return {name: self.model[name] for name in names if self.model.get(name) is not None}
 
 
 @dataclass(frozen=True)

@@ -242,6 +242,12 @@ def fingerprint_of(
     return f"{files} {own}"
 
 
+def bytes_of(model: str | os.PathLike[str] = "default", *, quiet: bool = False) -> int:
+    """The size of the files that loading may read. Raises WeightsError."""
+    path = get_model(model, quiet=quiet)
+    return sum(os.path.getsize(path / file) for file in model_files(path))
+
+
 def load_vocoder(path: Path, kind: str) -> Vocoder:
     """The vocoder of this kind in a model directory, or in an ONNX file; 'griffin-lim' needs none.
 

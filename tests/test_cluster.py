@@ -1,0 +1,373 @@
+"""Songs on the machines of a Ray cluster: a real one, of three nodes on this machine."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from spectro_render.cli import run
+from spectro_render.jobs import Job, longest_first
+from spectro_render.resume import NAME
+from tests.test_render import STEPS_OF_16_BIT
+
+MakeSong = Callable[..., Path]
+HEAD = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8}
+NODE = {"num_cpus": 1, "object_store_memory": 10**8}
+SECONDS = (9.0, 1.0, 6.0, 3.0, 1.5, 2.0)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=HEAD)
+    for _ in range(2):
+        cluster.add_node(**NODE)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def library(song: MakeSong, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for number, seconds in enumerate(SECONDS):
+        song(f"in/{number}.mid", seconds=seconds)
+    return tmp_path
+
+
+@pytest.fixture
+def command(cluster: Any, tiny_model: Path) -> Callable[..., list[str]]:
+    """Renders the library on the cluster."""
+
+    def command(*options: str, program: tuple[str, ...] = ("-m", "spectro_render")) -> list[str]:
+        arguments = ["in", "-o", "out", "--model", str(tiny_model), "--json"]
+        engine = ["--engine", "ray", "--ray-address", cluster.address]
+        return [sys.executable, *program, *arguments, *engine, *options]
+
+    return command
+
+
+def finish(command: list[str], code: int = 0) -> tuple[list[dict[str, Any]], str]:
+    """What a run puts out as JSON, and what it says."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+def render_here(model: Path, *options: str) -> dict[str, bytes]:
+    assert run(["in", "-o", "here", "-q", "--model", str(model), *options]) == 0
+    return contents("here")
+
+
+def contents(folder: str) -> dict[str, bytes]:
+    """All files, but for what the folder remembers."""
+    return {p.name: p.read_bytes() for p in Path(folder).iterdir() if p.name != NAME}
+
+
+def workers() -> int:
+    """How many workers of any cluster there are on this machine."""
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    return sum(line.startswith("ray::Worker") for line in listed.splitlines())
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_one_by_one_the_bytes_are_those_of_this_machine(
+    library: Path, tiny_model: Path, command: Callable[..., list[str]]
+) -> None:
+    Path("in/bad.mid").write_bytes(b"no MIDI at all")
+    assert run(["in", "-o", "here", "-q", "--model", str(tiny_model), "--batch-size", "1"]) == 1
+    made, said = finish(command("--batch-size", "1", "--ray-cores", "1"), code=1)
+    assert contents("out") == contents("here")
+    status = {Path(record["input"]).stem: record["status"] for record in made}
+    assert status == {**dict.fromkeys("012345", "rendered"), "bad": "failed"}
+    assert all(record["host"] for record in made if record["status"] == "rendered")
+    assert "spectro-render: in/bad.mid: not a MIDI file" in said
+    assert "6 rendered, 1 failed" in said
+
+
+def test_side_by_side_they_sound_the_same(
+    library: Path, tiny_model: Path, command: Callable[..., list[str]]
+) -> None:
+    render_here(tiny_model, "--batch-size", "1")
+    finish(command("--batch-size", "3"))
+    for path in Path("here").glob("*.wav"):
+        samples, expected = (
+            soundfile.read(f"{folder}/{path.name}")[0] for folder in ("out", "here")
+        )
+        np.testing.assert_allclose(samples, expected, rtol=0, atol=STEPS_OF_16_BIT)
+
+
+def test_what_is_there_needs_no_cluster(
+    library: Path, tiny_model: Path, command: Callable[..., list[str]]
+) -> None:
+    assert run(["in", "-o", "out", "-q", "--model", str(tiny_model)]) == 0
+    nowhere = command("--ray-address", "127.0.0.1:1")  # which the last one given overrides
+    made, _ = finish(nowhere)
+    assert [record["status"] for record in made] == ["skipped"] * len(SECONDS)
+
+
+def test_a_stream_is_whole(
+    library: Path, tiny_model: Path, command: Callable[..., list[str]]
+) -> None:
+    program, options = command()[:3], command()[6:]
+    data = Path("in/2.mid").read_bytes()
+    done = subprocess.run([*program, "-", "-o", "-", *options], input=data, capture_output=True)
+    assert done.returncode == 0
+    assert json.loads(done.stderr.splitlines()[-1])["status"] == "rendered"
+    assert run(["in/2.mid", "-o", "here.wav", "-q", "--model", str(tiny_model)]) == 0
+    samples, expected = (soundfile.read(file)[0] for file in (BytesIO(done.stdout), "here.wav"))
+    np.testing.assert_allclose(samples, expected, rtol=0, atol=STEPS_OF_16_BIT)
+
+
+class TestLost:
+    """A node dies in the middle."""
+
+    def test_nothing_else_is(
+        self,
+        library: Path,
+        song: MakeSong,
+        tiny_model: Path,
+        command: Callable[..., list[str]],
+        cluster: Any,
+    ) -> None:
+        for number in range(6, 24):
+            song(f"in/{number}.mid", seconds=12)
+        options = ("--batch-size", "1", "--steps", "30")
+        expected = render_here(tiny_model, *options)
+        node = cluster.add_node(**NODE)
+        process = subprocess.Popen(
+            command(*options, "--ray-cores", "1"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        with process:
+            assert process.stdout is not None
+            made = [json.loads(process.stdout.readline())]
+            wait_for(lambda: workers() == 4)
+            time.sleep(2)
+            cluster.remove_node(node, allow_graceful=False)
+            rest, said = process.communicate(timeout=200)
+        assert process.returncode == 0
+        made += [json.loads(line) for line in rest.splitlines()]  # nothing of Ray's among them
+        assert sorted(record["status"] for record in made) == ["rendered"] * len(expected)
+        assert len({record["input"] for record in made}) == len(expected)
+        assert contents("out") == expected
+        assert said.count(" is lost (") == 1 and "Traceback" not in said
+
+    def test_machines_that_join_are_used(
+        self, library: Path, song: MakeSong, command: Callable[..., list[str]], cluster: Any
+    ) -> None:
+        for number in range(6, 24):
+            song(f"in/{number}.mid", seconds=12)
+        with subprocess.Popen(
+            command("--steps", "300", "--batch-size", "1"), stdout=subprocess.PIPE
+        ) as process:
+            wait_for(lambda: workers() == 3)
+            node = cluster.add_node(**NODE)
+            try:
+                wait_for(lambda: workers() == 4)
+            finally:
+                process.terminate()
+                process.wait(60)
+                cluster.remove_node(node)
+        assert process.returncode == 128 + signal.SIGTERM
+        assert all(name.endswith(".wav") for name in contents("out"))
+        wait_for(lambda: workers() == 0)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_an_interrupt_leaves_only_what_is_complete(
+    library: Path, command: Callable[..., list[str]], number: int, code: int
+) -> None:
+    process = subprocess.Popen(
+        command("--steps", "80", "--batch-size", "1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline())
+        process.send_signal(number)
+        rest, said = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in said) == (code, False)
+    made = {
+        Path(first["output"]).name,
+        *(Path(json.loads(x)["output"]).name for x in rest.splitlines()),
+    }
+    assert contents("out").keys() == made
+    again, _ = finish(command("--steps", "80"))
+    rendered = {Path(r["output"]).name for r in again if r["status"] == "rendered"}
+    assert rendered == {f"{k}.wav" for k in range(len(SECONDS))} - made
+
+
+def program(path: Path, changes: str) -> tuple[str, ...]:
+    """The program with something changed on this side of the cluster, or on the other."""
+    path.write_text(
+        "import os, sys\n"
+        "from spectro_render import cli, cluster, tasks, worker\n"
+        "from spectro_render.engine import LocalEngine\n"
+        "from spectro_render.errors import WeightsError\n"
+        f"{changes}\n"
+        "sys.exit(cli.run(sys.argv[1:]))\n"
+    )
+    return (str(path),)
+
+
+POISON = """
+class Engine(LocalEngine):
+    def begin(self, task):
+        if task.job.source.name == "3.mid":
+            os._exit(1)
+        super().begin(task)
+
+def make_engine(settings, cores):
+    engine = worker.make_engine(settings, cores)
+    engine.__class__ = Engine
+    return engine
+
+cluster.RayEngine.__init__.__defaults__ = (make_engine,)
+"""
+
+
+def test_a_song_that_kills_its_worker_is_given_up_and_the_others_are_not(
+    library: Path, command: Callable[..., list[str]]
+) -> None:
+    made, said = finish(command(program=program(library / "poison.py", POISON)), code=1)
+    status = {Path(record["input"]).stem: record["status"] for record in made}
+    assert status == {**dict.fromkeys("01245", "rendered"), "3": "failed"}
+    assert "in/3.mid: 3 workers were lost with it, the last with nothing else; " in said
+    assert sorted(contents("out")) == [f"{k}.wav" for k in (0, 1, 2, 4, 5)]
+
+
+BUG = """
+class Engine(LocalEngine):
+    def begin(self, task):
+        if task.job.source.name == "3.mid":
+            raise ZeroDivisionError("a bug")
+        super().begin(task)
+
+def make_engine(settings, cores):
+    engine = worker.make_engine(settings, cores)
+    engine.__class__ = Engine
+    return engine
+
+cluster.RayEngine.__init__.__defaults__ = (make_engine,)
+"""
+
+
+def test_a_bug_on_a_worker_is_shown_with_its_trace(
+    library: Path, command: Callable[..., list[str]]
+) -> None:
+    done = subprocess.run(
+        command(program=program(library / "bug.py", BUG)), capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    status = {r["input"]: r["status"] for r in map(json.loads, done.stdout.splitlines())}
+    assert list(status.values()).count("failed") == 1 and status["in/3.mid"] == "failed"
+    assert "spectro-render: in/3.mid: ZeroDivisionError: a bug\n" in done.stderr
+    if sys.version_info >= (3, 11):
+        assert "in _begin\n" in done.stderr  # of the worker
+
+
+NO_MODEL = """
+def make_engine(settings, cores):
+    raise WeightsError("no model here", "fetch it")
+
+cluster.RayEngine.__init__.__defaults__ = (make_engine,)
+"""
+OTHER_MODEL = "tasks.Settings.fingerprint = lambda settings: 'another'"
+OTHER_VERSION = "cluster.__version__ = '0.0.0'"
+NO_ENGINE = """
+def make_engine(settings, cores):
+    os._exit(1)
+
+cluster.RayEngine.__init__.__defaults__ = (make_engine,)
+cluster.LOOKING_SECONDS = 0.5
+"""
+NO_PATIENCE = "cluster.WAITING_SECONDS = 1.0; cluster.CORES = 64"
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "words"),
+    [
+        (NO_MODEL, (), ": no model here; fetch it\n"),
+        (OTHER_MODEL, (), " than we do; install the same everywhere"),
+        (OTHER_VERSION, (), "of spectro-render, not 0.0.0; install the same everywhere\n"),
+        (NO_ENGINE, (), "no worker gets ready: "),
+        (NO_PATIENCE, ("--ray-cores", "64"), "no machine of the cluster has 64 cores; add one"),
+    ],
+    ids=["no model", "other model", "other version", "no engine", "no machine"],
+)
+def test_what_keeps_all_workers_from_rendering_ends_the_run(
+    library: Path,
+    command: Callable[..., list[str]],
+    changes: str,
+    options: tuple[str, ...],
+    words: str,
+) -> None:
+    made, said = finish(command(*options, program=program(library / "changed.py", changes)), code=1)
+    assert [record["status"] for record in made] == ["failed"] * len(SECONDS)
+    assert words in said
+    assert contents("out") == {}
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [("127.0.0.1:1", "connection refused"), ("nonsense", "Invalid address format: nonsense")],
+)
+def test_no_cluster(
+    library: Path, command: Callable[..., list[str]], address: str, reason: str
+) -> None:
+    _, said = finish(command("--ray-address", address), code=1)
+    assert said.startswith(f"spectro-render: no Ray cluster at {address}: {reason}; ")
+    assert said.count("\n") == 1
+
+
+def test_no_ray(
+    library: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    hidden = lambda name, *rest: None if name == "ray" else find(name, *rest)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", hidden)
+    assert run(["in", "-o", "out", "--engine", "ray"]) == 1
+    assert capsys.readouterr().err == (
+        "spectro-render: Ray is not installed; pip install 'spectro-render[ray]'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [("--ray-cores", "2"), ("--engine", "ray", "--device", "cuda:1")]
+)
+def test_options_that_cannot_be(library: Path, options: tuple[str, ...]) -> None:
+    assert run(["in", "-o", "out", *options]) == 2
+    assert not Path("out").exists()
+
+
+def test_the_longest_comes_first(tmp_path: Path) -> None:
+    sizes = {"a": 10, "b": 30, "c": 20, "d": 30}
+    for name, size in sizes.items():
+        (tmp_path / name).write_bytes(bytes(size))
+    jobs = [Job(tmp_path / name, None) for name in (*sizes, "gone")]
+    order = [job.source.name for job in longest_first([*jobs, Job(None, None)]) if job.source]
+    assert order == ["gone", "b", "d", "c", "a"]
