@@ -33,6 +33,7 @@ from spectro_render.report import (
 from spectro_render.resume import History, checksum
 from spectro_render.tasks import Begun, Event, Finished, Settings, Task
 
+MOST_SHOWN = 10  # failures, at the end
 _FATAL = (WeightsError, DeviceError, EngineError)  # no other song would fare better
 
 
@@ -49,6 +50,7 @@ class Batch:
     folder: Path | None = None  # that all outputs go to; it remembers how they were made
     _tasks: dict[Task, Begun | None] = field(default_factory=dict, init=False)  # under way
     _counts: Counter[str] = field(default_factory=Counter, init=False)  # of each status
+    _failures: list[tuple[str, str]] = field(default_factory=list, init=False)  # the first
     _seconds: float = field(default=0.0, init=False)  # of sound so far
     _bars: SongBars = field(default_factory=SongBars, init=False)
     _history: History | None = field(default=None, init=False)
@@ -72,7 +74,8 @@ class Batch:
                         self._hear(task, event)
                     self._fill(waiting)
             if len(jobs) > 1:
-                self.reporter.say(self._summary(time.monotonic() - begin))
+                text = self._summary(time.monotonic() - begin)
+                self.reporter.summary(self._results, self._failures, text)
         except _FATAL as error:
             complain(str(error))
             for job in (*(task.job for task in self._tasks), *waiting):
@@ -210,6 +213,8 @@ class Batch:
         self._record_failure(job, error)
 
     def _record_failure(self, job: Job, error: Exception) -> None:
+        if len(self._failures) < MOST_SHOWN:
+            self._failures.append((job.name, _reason(error)))
         self._record(job, {"status": "failed", **_names(job), "error": _reason(error)})
 
     def _record(self, job: Job, fields: dict[str, Any], sha256: str | None = None) -> None:
@@ -228,17 +233,23 @@ class Batch:
             self._history = None
             self._counts["failed"] += 1  # a later run will know too little
 
+    @property
+    def _results(self) -> dict[str, int]:
+        names = ("rendered", "skipped", "failed")
+        return {name: self._counts[name] for name in names if self._counts[name]}
+
     def _summary(self, wall_seconds: float) -> str:
-        """How many songs became what."""
-        results = ("rendered", "skipped", "failed")
-        counts = ", ".join(f"{self._counts[name]} {name}" for name in results if self._counts[name])
-        if not self._seconds:
-            return counts
-        factor = times_real_time(self._seconds, wall_seconds)
-        return (
-            f"{counts}: {self._seconds:.1f} s of sound in {wall_seconds:.1f} s"
-            f" ({factor:.1f} times real time)"
-        )
+        """How many songs became what, in a line."""
+        text = ", ".join(f"{number} {name}" for name, number in self._results.items())
+        if self._seconds:
+            factor = times_real_time(self._seconds, wall_seconds)
+            text += (
+                f": {self._seconds:.1f} s of sound in {wall_seconds:.1f} s"
+                f" ({factor:.1f} times real time)"
+            )
+        if self._counts["failed"] and self._history is not None:
+            text += f"; why is in {self._history.path}"
+        return text
 
 
 def _names(job: Job) -> dict[str, str | None]:

@@ -214,7 +214,7 @@ def render(
         typer.Option(
             metavar="N",
             min=1,
-            help="Cores of a worker without a GPU.  [default: 1, for large models 4]",
+            help="Cores of a worker without a GPU.  [default: 1; large models: 4]",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Render what is there already.")] = False,

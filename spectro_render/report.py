@@ -11,7 +11,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,6 +20,7 @@ from spectro_render.constants import WINDOW_SECONDS
 
 if TYPE_CHECKING:
     from rich import progress as rich_progress
+    from rich.table import Table
 
 PROGRAM = "spectro-render"
 MOST_BARS = 8  # of songs at once
@@ -62,6 +63,16 @@ class Reporter:
         with _make_bar("{task.fields[state]}", "left, {task.fields[speed]}") as bars:
             self._bars = _VisibleBars(bars, number)
             yield self._bars
+
+    def summary(
+        self, results: Mapping[str, int], failures: Sequence[tuple[str, str]], text: str
+    ) -> None:
+        """How many songs became what: a line and, on a terminal, a table with some failures."""
+        if len(results) > 1 and not self._quiet and sys.stderr.isatty():
+            from rich.console import Console
+
+            Console(stderr=True, highlight=False).print(_table(results, failures))
+        self.say(text)
 
     @contextmanager
     def download(self, name: str, done: int, size: int) -> Iterator[Callable[[int], None]]:
@@ -206,6 +217,24 @@ def one_line(text: str) -> str:
 def times_real_time(audio_seconds: float, wall_seconds: float) -> float:
     """The real-time factor: seconds of sound a second of work."""
     return audio_seconds / max(wall_seconds, 1e-9)
+
+
+def _table(results: Mapping[str, int], failures: Sequence[tuple[str, str]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column(no_wrap=True, overflow="ellipsis")
+    for result, number in results.items():
+        table.add_row(result, str(number))
+    for name, reason in failures:
+        table.add_row("", "", Text(one_line(f"{name}: {reason}")))
+    hidden = results.get("failed", 0) - len(failures)
+    if hidden:
+        table.add_row("", "", f"and {hidden} more")
+    return table
 
 
 def _make_bar(state: str, end: str) -> rich_progress.Progress:

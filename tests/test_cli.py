@@ -596,6 +596,27 @@ def test_songs_have_bars_of_their_own_below_that_of_all(
     assert sorted(made) == ["out/0.wav", "out/1.wav", "out/2.wav"]
 
 
+def test_a_terminal_gets_a_table_of_what_failed(song: Song, here: Path, tiny_model: Path) -> None:
+    song("in/good.mid")
+    for number in range(12):
+        (here / f"in/{number:02d}.mid").write_bytes(b"no MIDI at all")
+    terminal, stderr = pty.openpty()
+    process = subprocess.Popen(
+        command("in", "-o", "out", "--model", str(tiny_model)),
+        stderr=stderr,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(stderr)
+    lines = [line.rstrip() for line in read_all(terminal).splitlines()]
+    os.close(terminal)
+    assert process.wait() == 1
+    assert lines[-1].startswith("spectro-render: 1 rendered, 12 failed: 4.5 s of sound in ")
+    assert lines[-1].endswith("; why is in out/.spectro-render.jsonl")
+    assert lines[-14].endswith("rendered   1") and lines[-13] == "failed    12"
+    assert [line.split()[0] for line in lines[-12:-2]] == [f"in/{k:02d}.mid:" for k in range(10)]
+    assert lines[-2].strip() == "and 2 more"
+
+
 def read_all(terminal: int) -> str:
     """All that a process says to a terminal."""
     shown = b""

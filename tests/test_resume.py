@@ -1,5 +1,6 @@
 """A folder's second run: only what is missing, changed or was made in another way."""
 
+import errno
 import json
 import os
 import random
@@ -181,6 +182,66 @@ def test_a_history_that_cannot_be_written_fails_the_run_once(
     (line,) = capsys.readouterr().err.splitlines()
     assert line == f"spectro-render: out/{NAME}: cannot write: is a directory"
     assert len(contents("out")) == 3
+
+
+class TestMeanwhile:
+    """The files are not the program's alone."""
+
+    def test_an_input_that_is_gone_when_its_turn_comes(
+        self, again: Again, monkeypatch: pytest.MonkeyPatch, song: MakeSong
+    ) -> None:
+        read = jobs.Job.read
+
+        def late(job: jobs.Job) -> bytes:
+            if job.source == Path("in/b.mid"):
+                job.source.unlink()
+            return read(job)
+
+        monkeypatch.setattr(jobs.Job, "read", late)
+        assert again(code=1) == {**ALL, "b": "f"}
+        assert sorted(contents("out")) == ["a.wav", "deep/c.wav"]
+        monkeypatch.setattr(jobs.Job, "read", read)
+        song("in/b.mid")
+        assert again() == {**NONE, "b": "r"}
+
+    def test_an_input_replaced_while_it_is_rendered(
+        self, again: Again, monkeypatch: pytest.MonkeyPatch, song: MakeSong
+    ) -> None:
+        """What was read is what counts: the next run knows that it is another song now."""
+        read = jobs.Job.read
+
+        def early(job: jobs.Job) -> bytes:
+            data = read(job)
+            if job.source == Path("in/b.mid"):
+                song("in/b.mid", seconds=4.0)
+            return data
+
+        monkeypatch.setattr(jobs.Job, "read", early)
+        assert again() == ALL
+        before = contents("out")
+        monkeypatch.setattr(jobs.Job, "read", read)
+        assert again() == {**NONE, "b": "r"}
+        assert len(contents("out")["b.wav"]) > len(before["b.wav"])
+
+    def test_a_folder_that_has_become_read_only(
+        self, again: Again, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        open_file = os.open
+
+        def refusing(path: Any, flags: int, *rest: Any, **options: Any) -> int:
+            if flags & os.O_CREAT and Path(path).parent == Path("out/deep").resolve():
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+            return open_file(path, flags, *rest, **options)
+
+        monkeypatch.setattr(os, "open", refusing)
+        assert again(code=1) == {**ALL, "c": "f"}
+        (failure,) = [record for record in records() if record["status"] == "failed"]
+        assert failure["error"] == (
+            "out/deep/c.wav: cannot write: read-only file system; choose a place that you may"
+            " write to"
+        )
+        monkeypatch.setattr(os, "open", open_file)
+        assert again() == {**NONE, "c": "r"}
 
 
 class TestTwoRuns:

@@ -1,6 +1,9 @@
 """The vocoder: lengths, locality, streaming, Griffin-Lim's accuracy, and its training."""
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -353,3 +356,26 @@ def test_missing_shards_and_missing_weights_say_so(tmp_path: Path) -> None:
         train_vocoder(tmp_path, tmp_path, TINY_TRAINING, torch.device("cpu"))
     with pytest.raises(SpectroRenderError, match=r"vocoder\.json"):
         load_trained_vocoder(tmp_path)
+
+
+def test_sound_does_not_depend_on_the_number_of_threads() -> None:
+    """Whose phases take any rounding for a reason to jump."""
+    code = """
+import hashlib, torch
+from spectro_render.weights import load_model
+vocoder = load_model("default").vocoder
+torch.manual_seed(0)
+with torch.inference_mode():
+    samples = vocoder(torch.randn(1, 60, 128).cumsum(1).clamp(-11, 2))
+print(hashlib.sha256(samples.numpy().tobytes()).hexdigest())
+"""
+    sounds = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            stdout=subprocess.PIPE,
+            check=True,
+        ).stdout
+        for threads in (1, 2, 3)
+    }
+    assert len(sounds) == 1
