@@ -39,7 +39,8 @@ CORES = 4  # of a worker without a GPU, where machines have as many and the mode
 SMALL = 150_000_000  # bytes: one core a worker wastes least (bench_cluster), and memory has room
 SONGS = 8  # of a worker, until one has said
 MOST_LOSSES = 3  # of workers: with the same song, or in a row before they were ready
-TELLING_SECONDS = 1.0  # after which a worker says how far it is
+TELLING_SECONDS = 1.0  # after which a worker says how far it is, or later:
+MOST_REPORTS = 50  # a second, of all workers
 LOOKING_SECONDS = 2.0  # between looks at which machines there are
 STARTING_SECONDS = 60.0  # for which a share of the songs is kept for a worker
 WAITING_SECONDS = 300.0  # for a machine that is large enough
@@ -163,6 +164,7 @@ class RayEngine:
         if self._share is None:
             self._connect()
         self._queue.append(_Song(task, task.open(), next(self._numbers)))
+        self._hire()  # as workers take their time to be ready
 
     def advance(self) -> list[tuple[Task, Event]]:
         """Hand out songs, and wait for news. Raises EngineError."""
@@ -174,7 +176,8 @@ class RayEngine:
         if not calls:
             time.sleep(0.1)  # until it is time to hire again
         elif not self._events:
-            done, _ = ray.wait(list(calls), timeout=LOOKING_SECONDS)
+            ray.wait(list(calls), timeout=LOOKING_SECONDS)
+            done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
             for call in done:
                 self._listen(calls[call])
         events, self._events = self._events, []
@@ -232,8 +235,9 @@ class RayEngine:
         machines = sum(self._share.room_in(machine) for machine in _machines())
         self._room = self._cluster.workers or machines
         wanted = min(max(1, self._room), self._unfinished)
-        without_songs = [member for member in self._members if not member.songs]
-        for member in without_songs[: max(0, len(self._members) - wanted)]:
+        idle = [member for member in self._members if not member.songs]
+        idle.sort(key=lambda member: member.welcome is not None)  # those that are not ready first
+        for member in idle[: max(0, len(self._members) - wanted)]:
             self._dismiss(member)
         while len(self._members) < wanted:
             self._members.append(self._new_member(self._share, now))
@@ -305,21 +309,23 @@ class RayEngine:
             if not member.welcome and now - member.hired < STARTING_SECONDS
         ]
         share = math.ceil(self._unfinished / max(1, len(ready) + len(coming)))
-        free = sorted((member for member in ready if not member.call), key=_load)
+        free = [member for member in ready if member.call is None]
         given: dict[_Member, list[_Song]] = {member: [] for member in free}
-        if self._suspects and free:
-            first = free.pop(0)  # gets nothing else until it has nothing else
-            if not first.songs:
+        if self._suspects and ready:
+            first = min(ready, key=_load)  # gets no more until it has no other
+            if first in free and not first.songs:
                 self._give(first, self._suspects.popleft(), given)
+            free = [member for member in free if member is not first]
         while self._queue:
             able = [member for member in free if member.has_room(share)]
             if not able:
                 break
             self._give(min(able, key=_load), self._queue.popleft(), given)
+        seconds = max(TELLING_SECONDS, len(self._members) / MOST_REPORTS)
         for member, new in given.items():
             if member.songs:
                 songs = [(song.number, song.task.job, song.task.data) for song in new]
-                member.call = member.actor.render.remote(songs, TELLING_SECONDS)
+                member.call = member.actor.render.remote(songs, seconds)
 
     @staticmethod
     def _give(member: _Member, song: _Song, given: dict[_Member, list[_Song]]) -> None:

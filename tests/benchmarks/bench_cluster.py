@@ -30,7 +30,7 @@ from spectro_render.worker import MakeEngine, make_engine
 from tests.benchmarks.bench_batch import write_songs
 
 SECONDS = 0.5  # of simulated rendering
-SILENCE = bytes(44 + 30 * 32_000)  # half a minute
+SILENCE = bytes(44 + 180 * 32_000)  # three minutes
 NODES = (1, 2, 4, 8)
 NODE = {"num_cpus": 1, "object_store_memory": 2 * 10**8}
 MODEL = {"model": "default", "device": "cpu", "quiet": True}
@@ -59,7 +59,7 @@ class Sleeper:
         output = task.open()
         output.write(SILENCE)
         output.commit()
-        made = Finished(30.0, self.seconds, 0, "default", "cpu", 16_000)
+        made = Finished(180.0, self.seconds, 0, "default", "cpu", 16_000)
         return [(task, Begun(0, [], [], [])), (task, made)]
 
 
