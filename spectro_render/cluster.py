@@ -45,7 +45,7 @@ LOOKING_SECONDS = 2.0  # between looks at which machines there are
 STARTING_SECONDS = 60.0  # for which a share of the songs is kept for a worker
 WAITING_SECONDS = 300.0  # for a machine that is large enough
 KNOCKING_SECONDS = 10.0
-BLOCK = 2**24  # bytes
+BLOCK = 2**20  # bytes: so many stay in the processor's cache
 
 
 @dataclass(frozen=True)
