@@ -164,7 +164,8 @@ class RayEngine:
         if self._share is None:
             self._connect()
         self._queue.append(_Song(task, task.open(), next(self._numbers)))
-        self._hire()  # as workers take their time to be ready
+        if self._unfinished == self._room:  # all workers can be of use, and take time to be ready
+            self._hire()
 
     def advance(self) -> list[tuple[Task, Event]]:
         """Hand out songs, and wait for news. Raises EngineError."""
@@ -218,8 +219,9 @@ class RayEngine:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
         self._undo.callback(ray.shutdown)
-        device = model["device"]
-        self._share = _choose_share(self._settings, self._cluster.cores, _machines())
+        device, machines = model["device"], _machines()
+        self._share = _choose_share(self._settings, self._cluster.cores, machines)
+        self._room = self._cluster.workers or sum(map(self._share.room_in, machines))
         device = ("cuda" if self._share.gpus else "cpu") if device == "auto" else device
         self._settings = replace(self._settings, model={**model, "device": device, "quiet": True})
         self._most_songs = _allow_open_files() // 2
