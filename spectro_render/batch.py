@@ -140,11 +140,11 @@ class Batch:
             self._tasks[task] = event
             self._tell_about(task.job, event)
             return
-        begun = self._tasks.pop(task)
         if isinstance(event, Finished):
-            self._finish(task, begun, event)
+            self._finish(task, self._tasks.pop(task), event)
         else:
             self._give_up(event)
+            del self._tasks[task]
             self._fail(task.job, event)
 
     def _give_up(self, error: Exception) -> None:

@@ -24,10 +24,17 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spectro_render import __version__
-from spectro_render.errors import EngineError, OptionError, OutputError, SpectroRenderError
+from spectro_render.errors import (
+    EngineError,
+    MidiError,
+    OptionError,
+    OutputError,
+    SpectroRenderError,
+)
 from spectro_render.registry import available_models
 from spectro_render.report import Reporter, count
 from spectro_render.tasks import Begun, Cluster, Event, Settings, Task
+from spectro_render.weights import VOCODERS
 from spectro_render.worker import MakeEngine, Report, Sound, Told, Welcome, Worker, make_engine
 
 if TYPE_CHECKING:
@@ -84,6 +91,7 @@ class _Song:
     output: Destination
     number: int
     losses: int = 0  # of workers that had it
+    nodes: set[str] = field(default_factory=set)  # where it was lost, or failed
     is_told: bool = False  # that it has begun
 
     @property
@@ -101,6 +109,10 @@ class _Member:
     hired: float  # time.monotonic()
     welcome: Welcome | None = None
     songs: dict[int, _Song] = field(default_factory=dict)
+
+    @property
+    def node(self) -> str:
+        return self.welcome.node if self.welcome else ""
 
     @property
     def name(self) -> str:
@@ -143,6 +155,7 @@ class RayEngine:
         self._waiting_since = 0.0
         self._has_said_waiting = False
         self._stillborn = 0  # workers lost in a row before they were ready
+        self._fatal: SpectroRenderError | None = None  # to be raised when all else is told
         self._undo = ExitStack()
 
     @property
@@ -163,14 +176,22 @@ class RayEngine:
         """Take a task and its output. Raises EngineError, OutputError, WeightsError."""
         if self._share is None:
             self._connect()
-        self._queue.append(_Song(task, task.open(), next(self._numbers)))
-        if self._unfinished == self._room:  # all workers can be of use, and take time to be ready
-            self._hire()
+        song = _Song(task, task.open(), next(self._numbers))
+        self._queue.append(song)
+        try:
+            if self._unfinished == self._room:  # as all workers have work, and take time to begin
+                self._hire()
+        except BaseException:
+            self._queue.remove(song)
+            _discard(song.output)
+            raise
 
     def advance(self) -> list[tuple[Task, Event]]:
         """Hand out songs, and wait for news. Raises EngineError."""
         import ray
 
+        if self._fatal is not None:
+            raise self._fatal
         self._hire()
         self._hand_out()
         calls = {member.call: member for member in self._members if member.call is not None}
@@ -181,6 +202,8 @@ class RayEngine:
             done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=0)
             for call in done:
                 self._listen(calls[call])
+                if self._events or self._fatal:
+                    break  # what is written is told of before anything else can happen
         events, self._events = self._events, []
         return events
 
@@ -198,7 +221,9 @@ class RayEngine:
 
     def _connect(self) -> None:
         """Join the cluster."""
-        model = {name: _from_anywhere(value) for name, value in self._settings.model.items()}
+        model = dict(self._settings.model)
+        for name in ("model", "vocoder"):
+            model[name] = _from_anywhere(model[name])
         self._fingerprint = self._settings.fingerprint()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # where a cluster begins here
         import ray
@@ -233,7 +258,7 @@ class RayEngine:
         if now < self._look_at:
             return
         assert self._share is not None
-        self._look_at = now + min(LOOKING_SECONDS * 2**self._stillborn, STARTING_SECONDS)
+        self._look_at = now + min(LOOKING_SECONDS * 2 ** min(self._stillborn, 5), STARTING_SECONDS)
         machines = sum(self._share.room_in(machine) for machine in _machines())
         self._room = self._cluster.workers or machines
         wanted = min(max(1, self._room), self._unfinished)
@@ -243,12 +268,19 @@ class RayEngine:
             self._dismiss(member)
         while len(self._members) < wanted:
             self._members.append(self._new_member(self._share, now))
-        if machines or any(member.welcome for member in self._members):
+        self._check_patience(now, machines)
+
+    def _check_patience(self, now: float, machines: int) -> None:
+        """Say once that nothing goes on; raises EngineError where that will not change."""
+        waited = now - self._waiting_since
+        is_ready = any(member.welcome for member in self._members)
+        if is_ready:
             self._waiting_since = now
-        elif not self._has_said_waiting:
+        elif not self._has_said_waiting and (not machines or waited > STARTING_SECONDS):
             self._has_said_waiting = True
-            self._reporter.say(f"no machine of the cluster has {self._share} yet; waiting for one")
-        if now - self._waiting_since > WAITING_SECONDS:
+            lack = f"{self._share} free" if machines else str(self._share)
+            self._reporter.say(f"no machine of the cluster has {lack} yet; waiting for one")
+        if not is_ready and not machines and waited > WAITING_SECONDS:
             message = f"no machine of the cluster has {self._share}"
             raise EngineError(message, "add one, or ask for less with --ray-cores or --device cpu")
 
@@ -283,21 +315,34 @@ class RayEngine:
         songs = list(member.songs.values())
         to_others = f"; {count(len(songs), 'song')} for others" if songs else ""
         self._reporter.say(f"{member.name} is lost ({_first_line(error)}){to_others}")
-        self._stillborn += member.welcome is None
-        if self._stillborn >= MOST_LOSSES and not any(member.welcome for member in self._members):
-            message = f"no worker gets ready: {_first_line(error)}"
-            raise EngineError(message, "is spectro-render installed there? see Ray's logs")
         for song in reversed(songs):
-            song.losses += 1
-            if song.losses == MOST_LOSSES:
-                message = f"{MOST_LOSSES} workers were lost with it, the last with nothing else"
-                lost = SpectroRenderError(message, "give them more memory; see Ray's logs")
-                _discard(song.output)
-                self._events.append((song.task, lost))
-            elif song.is_suspect:
-                self._suspects.append(song)
-            else:
-                self._queue.appendleft(song)
+            self._lose_song(song, member.node)
+        if member.welcome is None:
+            self._stillborn += 1
+            if self._stillborn >= MOST_LOSSES and not self._members:
+                message = f"no worker gets ready: {_first_line(error)}"
+                raise EngineError(message, "is spectro-render installed there? see Ray's logs")
+
+    def _lose_song(self, song: _Song, node: str) -> None:
+        """Put a song back that a worker was lost with."""
+        song.losses += 1
+        song.nodes.add(node)
+        if song.losses == MOST_LOSSES:
+            message = f"{MOST_LOSSES} workers were lost with it, the last with nothing else"
+            lost = SpectroRenderError(message, "give them more memory; see Ray's logs")
+            _discard(song.output)
+            self._events.append((song.task, lost))
+        elif song.is_suspect:
+            self._suspects.append(song)
+        else:
+            self._queue.appendleft(song)
+
+    def _refuse(self, member: _Member, error: Exception) -> None:
+        """Do without a worker that cannot render; where there is no other, nothing can be done."""
+        others = [other for other in self._members if other is not member and other.welcome]
+        if isinstance(error, SpectroRenderError) and not others:
+            raise error
+        self._lose(member, error)
 
     # --- songs --------------------------------------------------------------------------------
 
@@ -311,18 +356,22 @@ class RayEngine:
             if not member.welcome and now - member.hired < STARTING_SECONDS
         ]
         share = math.ceil(self._unfinished / max(1, len(ready) + len(coming)))
-        free = [member for member in ready if member.call is None]
+        free = {member for member in ready if member.call is None}
         given: dict[_Member, list[_Song]] = {member: [] for member in free}
         if self._suspects and ready:
-            first = min(ready, key=_load)  # gets no more until it has no other
+            first = min(_elsewhere(ready, self._suspects[0]), key=_load)
             if first in free and not first.songs:
                 self._give(first, self._suspects.popleft(), given)
-            free = [member for member in free if member is not first]
-        while self._queue:
-            able = [member for member in free if member.has_room(share)]
-            if not able:
-                break
-            self._give(min(able, key=_load), self._queue.popleft(), given)
+            free.discard(first)  # until it has no other
+        passed_over: list[_Song] = []  # that wait for another machine than those with room
+        while self._queue and any(member.has_room(share) for member in free):
+            song = self._queue.popleft()
+            able = [m for m in _elsewhere(ready, song) if m in free and m.has_room(share)]
+            if able:
+                self._give(min(able, key=_load), song, given)
+            else:
+                passed_over.append(song)
+        self._queue.extendleft(reversed(passed_over))
         seconds = max(TELLING_SECONDS, len(self._members) / MOST_REPORTS)
         for member, new in given.items():
             if member.songs:
@@ -346,12 +395,15 @@ class RayEngine:
                 self._admit(member, news)
             else:
                 self._take(member, news)
+            return
         except ray.exceptions.RayTaskError as error:  # a model that cannot be loaded, or a bug
-            if isinstance(error.cause, SpectroRenderError):
-                raise error.cause from None
-            raise
-        except ray.exceptions.RayError as error:
-            self._lose(member, error)
+            trouble = error.cause or error
+        except (ray.exceptions.RayError, EngineError) as error:
+            trouble = error
+        try:
+            self._refuse(member, trouble)
+        except SpectroRenderError as error:
+            self._fatal = error
 
     def _take(self, member: _Member, report: Report) -> None:
         for number, told in report.events:
@@ -373,11 +425,21 @@ class RayEngine:
         if isinstance(told, Sound):
             data = memoryview(ray.get(told.data))
             event = _write(data, song.output) or told.finished
+        elif self._may_be_the_machines(told, song, member):
+            del member.songs[song.number]
+            self._lose_song(song, member.node)
+            return
         else:
             _discard(song.output)
             event = told
         del member.songs[song.number]
         self._events.append((song.task, event))
+
+    def _may_be_the_machines(self, error: Exception, song: _Song, member: _Member) -> bool:
+        """Whether a song that failed is to be tried on another machine: a full disk, a bad GPU."""
+        if isinstance(error, (MidiError, OptionError)) or song.nodes:
+            return False
+        return any(other.node not in ("", member.node) for other in self._members)
 
 
 def _knock(address: str | None) -> None:
@@ -393,6 +455,11 @@ def _machines() -> list[dict[str, Any]]:
 
     nodes: Any = ray.nodes
     return list(nodes())
+
+
+def _elsewhere(members: list[_Member], song: _Song) -> list[_Member]:
+    """Workers on machines that a song was not lost on; any, where there are no others."""
+    return [member for member in members if member.node not in song.nodes] or members
 
 
 def _load(member: _Member) -> int:
@@ -418,7 +485,8 @@ def _discard(output: Destination) -> None:
 
 def _from_anywhere(value: Any) -> Any:
     """A setting of this process, with the path of a file or directory made absolute."""
-    if isinstance(value, str) and value not in available_models() and os.path.exists(value):
+    is_path = isinstance(value, str) and value not in (*VOCODERS, *available_models())
+    if is_path and os.path.exists(value):
         return os.path.abspath(value)
     return value
 

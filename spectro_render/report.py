@@ -60,9 +60,13 @@ class Reporter:
         if self._quiet or not sys.stderr.isatty():
             yield SongBars()
             return
-        with _make_bar("{task.fields[state]}", "left, {task.fields[speed]}") as bars:
-            self._bars = _VisibleBars(bars, number)
+        bars = _make_bar("{task.fields[state]}", "left, {task.fields[speed]}")
+        self._bars = _VisibleBars(bars, number)
+        try:
             yield self._bars
+        finally:
+            self._bars = SongBars()
+            bars.stop()
 
     def summary(
         self, results: Mapping[str, int], failures: Sequence[tuple[str, str]], text: str
@@ -116,6 +120,7 @@ class _VisibleBars(SongBars):
 
     def show(self, song: object, name: str, done: float, windows: int) -> None:
         with self._lock:
+            self._bars.start()  # not before: a download may have had a bar of its own
             row = self._rows.get(song) or self._add(song, name, windows)
             row.done = done
             if row.number is not None:
@@ -137,7 +142,7 @@ class _VisibleBars(SongBars):
 
     @contextmanager
     def moved_away(self, for_stream: TextIO) -> Iterator[None]:
-        is_in_the_way = self._over < self._songs and for_stream.isatty()
+        is_in_the_way = self._bars.live.is_started and for_stream.isatty()
         if is_in_the_way:
             self._bars.stop()
         yield
@@ -248,5 +253,6 @@ def _make_bar(state: str, end: str) -> rich_progress.Progress:
         TimeRemainingColumn(),
         TextColumn(end),
         console=Console(stderr=True),
+        redirect_stdout=False,  # which is not ours to show
         transient=True,  # the line that says what was made takes its place
     )

@@ -31,6 +31,7 @@ class Welcome:
     """A worker that is ready."""
 
     host: str
+    node: str  # Ray's name of the machine
     version: str  # of this program
     fingerprint: str  # of the model
     size: int  # songs side by side
@@ -83,7 +84,10 @@ class Worker:
             self._engine = self._make_engine(self._settings, self._cores)
         except (WeightsError, DeviceError) as error:
             raise EngineError(f"{self._host}: {error.message}", error.hint) from None
-        return Welcome(self._host, __version__, fingerprint, self._engine.size)
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        return Welcome(self._host, node, __version__, fingerprint, self._engine.size)
 
     def render(self, songs: Sequence[tuple[int, Job, bytes]], seconds: float) -> Report:
         """Begin songs, and go on with all until some are over, or so many seconds have passed."""
@@ -99,7 +103,10 @@ class Worker:
 
     def _begin(self, number: int, job: Job, data: bytes) -> tuple[int, Exception] | None:
         """What is wrong with a song, if anything."""
-        file: Any = tempfile.TemporaryFile()
+        try:
+            file: Any = tempfile.TemporaryFile()
+        except OSError as error:
+            return number, error
         task = Task(job, data, partial(Destination, file, job.name, can_seek=True))
         task.on_progress = partial(self._on_progress, number)
         try:
@@ -121,9 +128,12 @@ class Worker:
         del self._numbers[task]
         self._progress.pop(number, None)
         with self._outputs.pop(task) as file:
-            if isinstance(event, Finished):
+            if isinstance(event, Exception):
+                return number, _explained(event)
+            try:
                 return number, _kept(replace(event, host=self._host), file)
-            return number, _explained(event)
+            except Exception as error:  # no memory, no room in the object store
+                return number, _explained(error)
 
 
 def _kept(finished: Finished, file: BinaryIO) -> Sound:

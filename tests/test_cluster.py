@@ -290,6 +290,55 @@ def test_a_bug_on_a_worker_is_shown_with_its_trace(
         assert "in _begin\n" in done.stderr  # of the worker
 
 
+BAD_MACHINE = """
+class Engine(LocalEngine):
+    def begin(self, task):
+        raise OSError(28, "No space left on device")
+
+def make_engine(settings, cores):
+    import ray
+    engine = worker.make_engine(settings, cores)
+    if ray.get_runtime_context().get_node_id() == BAD_NODE:
+        engine.__class__ = Engine
+    return engine
+
+cluster.RayEngine.__init__.__defaults__ = (make_engine,)
+"""
+KILLING_MACHINE = """
+class Engine(LocalEngine):
+    def begin(self, task):
+        os._exit(1)
+
+def make_engine(settings, cores):
+    import ray
+    engine = worker.make_engine(settings, cores)
+    if ray.get_runtime_context().get_node_id() == BAD_NODE:
+        engine.__class__ = Engine
+    return engine
+
+cluster.RayEngine.__init__.__defaults__ = (make_engine,)
+"""
+
+
+@pytest.mark.parametrize("changes", [BAD_MACHINE, KILLING_MACHINE], ids=["failing", "killing"])
+def test_a_bad_machine_fails_no_song(
+    library: Path,
+    command: Callable[..., list[str]],
+    cluster: Any,
+    changes: str,
+    song: MakeSong,
+) -> None:
+    """One node in three, which is always idle: whatever it gets it fails at once."""
+    for number in range(6, 12):
+        song(f"in/{number}.mid", seconds=12)
+    bad = cluster.list_all_nodes()[1].node_id
+    changes = changes.replace("BAD_NODE", repr(bad))
+    options = ("--batch-size", "1", "--steps", "30")
+    made, _ = finish(command(*options, program=program(library / "bad.py", changes)))
+    assert [record["status"] for record in made] == ["rendered"] * 12
+    assert sorted(contents("out")) == sorted(f"{k}.wav" for k in range(12))
+
+
 NO_MODEL = """
 def make_engine(settings, cores):
     raise WeightsError("no model here", "fetch it")

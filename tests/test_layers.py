@@ -87,7 +87,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     # the command line
     "worker": {"__init__", "destination", "engine", "jobs", "tasks"},
-    "cluster": {"__init__", "registry", "report", "tasks", "worker"},
+    "cluster": {"__init__", "registry", "report", "tasks", "weights", "worker"},
     "batch": {"destination", "engine", "jobs", "report", "resume", "tasks"},
     "manage": {
         *("convert", "manifest", "midi", "registry", "report", "tokens", "training", "weights"),
