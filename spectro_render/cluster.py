@@ -344,18 +344,21 @@ class RayEngine:
             raise error
         self._lose(member, error)
 
+    @property
+    def _coming(self) -> list[_Member]:
+        """Workers that will soon be ready."""
+        if self._stillborn >= MOST_LOSSES:
+            return []
+        since = time.monotonic() - STARTING_SECONDS
+        return [other for other in self._members if not other.welcome and other.hired > since]
+
     # --- songs --------------------------------------------------------------------------------
 
     def _hand_out(self) -> None:
         """Give songs to workers that are not at a call, evenly, and let them go on."""
-        now = time.monotonic()
         ready = [member for member in self._members if member.welcome]
-        coming = [
-            member
-            for member in self._members
-            if not member.welcome and now - member.hired < STARTING_SECONDS
-        ]
-        share = math.ceil(self._unfinished / max(1, len(ready) + len(coming)))
+        expected = [*ready, *self._coming]
+        share = math.ceil(self._unfinished / max(1, len(expected)))
         free = {member for member in ready if member.call is None}
         given: dict[_Member, list[_Song]] = {member: [] for member in free}
         if self._suspects and ready:
@@ -366,7 +369,7 @@ class RayEngine:
         passed_over: list[_Song] = []  # that wait for another machine than those with room
         while self._queue and any(member.has_room(share) for member in free):
             song = self._queue.popleft()
-            able = [m for m in _elsewhere(ready, song) if m in free and m.has_room(share)]
+            able = [m for m in _elsewhere(expected, song) if m in free and m.has_room(share)]
             if able:
                 self._give(min(able, key=_load), song, given)
             else:
@@ -439,7 +442,8 @@ class RayEngine:
         """Whether a song that failed is to be tried on another machine: a full disk, a bad GPU."""
         if isinstance(error, (MidiError, OptionError)) or song.nodes:
             return False
-        return any(other.node not in ("", member.node) for other in self._members)
+        ready = [other for other in self._members if other.welcome]
+        return any(other.node != member.node for other in [*ready, *self._coming])
 
 
 def _knock(address: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import hashlib
 import io
@@ -10,7 +11,7 @@ import stat
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from spectro_render.errors import OutputBusy, OutputError
 
@@ -40,6 +41,8 @@ class Destination(io.RawIOBase):
     A stream that cannot seek is written front to back: an encoder that goes back to complete its
     header is let believe that it did.
     """
+
+    _discarded = True  # until there is a file
 
     def __init__(
         self, file: BinaryIO, name: str = "the output stream", can_seek: bool | None = None
@@ -87,7 +90,7 @@ class Destination(io.RawIOBase):
 
     def flush(self) -> None:
         """Pass on what is buffered."""
-        if not self.closed and self._failure is None:
+        if not (self.closed or self._discarded or self._failure or self._file.closed):
             self._file.flush()
 
     @contextmanager
@@ -123,20 +126,43 @@ class _NewFile(Destination):
 
     The name hangs on the file's alone, and who writes holds a lock: so no two programs write one
     file, and what one that was killed left behind is written over.
+
+    Ctrl-C and other signals become exceptions between any two steps, also before whoever asked for
+    the file has it, to discard it; so what is left at the end of the program is removed then.
     """
+
+    _unfinished: ClassVar[set[_NewFile]] = set()  # whose temporary files may exist
 
     def __init__(self, path: Path) -> None:
         # A link stays: what it points at is replaced.
         self._path = Path(os.path.realpath(path))
         number = hashlib.sha256(os.fsencode(self._path.name)).hexdigest()[:16]
         self._temporary = self._path.with_name(f"{_PREFIX}{number}{_SUFFIX}")
+        self._unfinished.add(self)
         try:
-            file = _open_locked(self._temporary)
-        except OSError as error:
-            raise output_error(str(path), error) from error
-        if file is None:
-            raise OutputBusy(f"{path}: another run is writing it", "wait for that, or end it")
-        super().__init__(file, str(path))
+            self._open_locked()
+        except BlockingIOError:
+            self._unfinished.discard(self)
+            hint = "wait for that, or end it"
+            raise OutputBusy(f"{path}: another run is writing it", hint) from None
+        except BaseException as error:
+            self._abandon()
+            if isinstance(error, OSError):
+                raise output_error(str(path), error) from error
+            raise
+        super().__init__(self._file, str(path))
+
+    def _open_locked(self) -> None:
+        """Have a new, empty file that is locked until it is closed; raises OSError."""
+        while True:
+            self._file = os.fdopen(os.open(self._temporary, _NEW, 0o666), "r+b")
+            if not _lock(self._file):
+                self._file.close()
+                raise BlockingIOError
+            if _is_named(self._file, self._temporary):
+                self._file.truncate()
+                return
+            self._file.close()  # whoever had the lock has renamed or removed it
 
     def commit(self) -> None:
         with self.reporting():
@@ -145,6 +171,7 @@ class _NewFile(Destination):
                 self._file.close()
             os.replace(self._temporary, self._path)
             self._file.close()  # and so ends the lock
+        self._unfinished.discard(self)
 
     def discard(self) -> None:
         super().discard()
@@ -154,23 +181,27 @@ class _NewFile(Destination):
             self._file.close()
         if sys.platform == "win32":
             self._temporary.unlink(missing_ok=True)
+        self._unfinished.discard(self)
 
-
-def _open_locked(path: Path) -> BinaryIO | None:
-    """A new, empty file that is locked until it is closed; None where another program has it."""
-    while True:
-        file = os.fdopen(os.open(path, _NEW, 0o666), "r+b")
-        try:
-            if not _lock(file):
+    def _abandon(self) -> None:
+        """Discard it at whatever step it is: opened, locked or neither."""
+        self._discarded = True
+        file = getattr(self, "_file", None)
+        with suppress(OSError):
+            if file is not None:
                 file.close()
-                return None
-            if _is_named(file, path):  # whoever had the lock may have renamed or removed it
-                file.truncate()
-                return file
-        except BaseException:
-            file.close()
-            raise
-        file.close()
+        with suppress(OSError):
+            _remove_if_left(self._temporary)
+        self._unfinished.discard(self)
+
+    @classmethod
+    def abandon_all(cls) -> None:
+        """Discard what nobody has committed or discarded."""
+        for unfinished in list(cls._unfinished):
+            unfinished._abandon()
+
+
+atexit.register(_NewFile.abandon_all)
 
 
 def _lock(file: BinaryIO) -> bool:

@@ -1,15 +1,23 @@
 """Levels, formats, streams, and what a failed write leaves behind."""
 
 import io
+import itertools
 import os
 import resource
 import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
+from spectro_render import destination
 from spectro_render.audio import CEILING, LOOK_AHEAD, Audio, AudioWriter, Limiter
 from spectro_render.encoders import BIT_DEPTHS, FORMATS, check_format, format_of
 from spectro_render.errors import OptionError, OutputError
@@ -261,6 +269,52 @@ def test_an_exception_leaves_what_was_there(tmp_path: Path, sound: np.ndarray) -
         raise KeyboardInterrupt
     assert path.read_bytes() == b"before"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.wav"]
+
+
+@contextmanager
+def interrupted_at(step: int) -> Iterator[None]:
+    """Press Ctrl-C at a bytecode instruction of `destination`, counted as they are executed."""
+    steps = itertools.count()
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        if frame.f_code.co_filename != destination.__file__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and next(steps) == step:
+            raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # what nobody had yet, Python closes
+def test_an_interruption_at_any_step_leaves_no_half_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    for step in itertools.count():
+        path.write_bytes(b"older")
+        try:
+            with interrupted_at(step):
+                output = destination.open_destination(path)
+                output.write(b"sound")
+                output.commit()
+            break
+        except KeyboardInterrupt:
+            destination._NewFile.abandon_all()
+        assert list(tmp_path.iterdir()) == [path]
+        assert path.read_bytes() in (b"older", b"sound")
+    assert step > 200
+    assert path.read_bytes() == b"sound" and not destination._NewFile._unfinished
+
+
+def test_the_end_of_the_program_leaves_no_half_file(tmp_path: Path) -> None:
+    begin = "from spectro_render.destination import open_destination; open_destination('a.wav')"
+    subprocess.run([sys.executable, "-c", begin], cwd=tmp_path, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_link_stays_a_link(tmp_path: Path, sound: np.ndarray) -> None:

@@ -224,7 +224,7 @@ def test_an_interrupt_leaves_only_what_is_complete(
 def program(path: Path, changes: str) -> tuple[str, ...]:
     """The program with something changed on this side of the cluster, or on the other."""
     path.write_text(
-        "import os, sys\n"
+        "import os, sys, time\n"
         "from spectro_render import cli, cluster, tasks, worker\n"
         "from spectro_render.engine import LocalEngine\n"
         "from spectro_render.errors import WeightsError\n"
@@ -300,6 +300,8 @@ def make_engine(settings, cores):
     engine = worker.make_engine(settings, cores)
     if ray.get_runtime_context().get_node_id() == BAD_NODE:
         engine.__class__ = Engine
+    else:
+        time.sleep(5)
     return engine
 
 cluster.RayEngine.__init__.__defaults__ = (make_engine,)
@@ -328,7 +330,7 @@ def test_a_bad_machine_fails_no_song(
     changes: str,
     song: MakeSong,
 ) -> None:
-    """One node in three, which is always idle: whatever it gets it fails at once."""
+    """One node in three, the first that is ready: whatever it gets it fails at once."""
     for number in range(6, 12):
         song(f"in/{number}.mid", seconds=12)
     bad = cluster.list_all_nodes()[1].node_id
