@@ -1,4 +1,4 @@
-"""A thousand short songs in one run: do memory, open files and speed stay as they are?
+"""Two thousand short songs in one run: do memory, open files and speed stay as they are?
 
 Run from the checkout's top level: python -m tests.benchmarks.bench_many [--songs N]. Linux only.
 """
@@ -66,7 +66,7 @@ def run_all(folder: Path) -> list[tuple[float, float, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--songs", type=int, default=1000)
+    parser.add_argument("--songs", type=int, default=2000)
     number = parser.parse_args().songs
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
