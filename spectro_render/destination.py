@@ -146,7 +146,7 @@ class _NewFile(Destination):
             hint = "wait for that, or end it"
             raise OutputBusy(f"{path}: another run is writing it", hint) from None
         except BaseException as error:
-            self._abandon()
+            self.discard()
             if isinstance(error, OSError):
                 raise output_error(str(path), error) from error
             raise
@@ -174,34 +174,24 @@ class _NewFile(Destination):
         self._unfinished.discard(self)
 
     def discard(self) -> None:
+        """Leave nothing, at whatever step it is: not opened yet, opened, locked or committed."""
         super().discard()
-        if sys.platform != "win32" and not self._file.closed:
-            self._temporary.unlink(missing_ok=True)  # while the lock says that it is ours
-        with suppress(OSError):  # a full disk refuses the buffered bytes once more
+        # There may be none yet, and a full disk refuses the buffered bytes once more.
+        with suppress(AttributeError, OSError):
             self._file.close()
-        if sys.platform == "win32":
-            self._temporary.unlink(missing_ok=True)
-        self._unfinished.discard(self)
-
-    def _abandon(self) -> None:
-        """Discard it at whatever step it is: opened, locked or neither."""
-        self._discarded = True
-        file = getattr(self, "_file", None)
-        with suppress(OSError):
-            if file is not None:
-                file.close()
-        with suppress(OSError):
-            _remove_if_left(self._temporary)
+        if self in self._unfinished:
+            with suppress(OSError):
+                _remove_if_left(self._temporary)
         self._unfinished.discard(self)
 
     @classmethod
-    def abandon_all(cls) -> None:
+    def discard_all(cls) -> None:
         """Discard what nobody has committed or discarded."""
         for unfinished in list(cls._unfinished):
-            unfinished._abandon()
+            unfinished.discard()
 
 
-atexit.register(_NewFile.abandon_all)
+atexit.register(_NewFile.discard_all)
 
 
 def _lock(file: BinaryIO) -> bool:
@@ -236,9 +226,13 @@ def sweep(folder: Path) -> None:
 
 
 def _remove_if_left(path: Path) -> None:
-    with open(path, "rb") as file:
-        if _lock(file) and _is_named(file, path):
-            path.unlink()
+    """Remove a temporary file unless a program is writing it; raises OSError."""
+    if sys.platform != "win32":
+        with open(path, "r+b") as file:  # NFS locks only what is open for writing
+            if _lock(file) and _is_named(file, path):
+                path.unlink()
+    else:
+        path.unlink()  # refused where a program has it open
 
 
 class _Device(Destination):

@@ -304,7 +304,7 @@ def test_an_interruption_at_any_step_leaves_no_half_file(tmp_path: Path) -> None
                 output.commit()
             break
         except KeyboardInterrupt:
-            destination._NewFile.abandon_all()
+            destination._NewFile.discard_all()
         assert list(tmp_path.iterdir()) == [path]
         assert path.read_bytes() in (b"older", b"sound")
     assert step > 200

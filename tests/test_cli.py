@@ -662,7 +662,13 @@ def wait_for_a_half_file(folder: Path) -> None:
 @pytest.mark.parametrize(
     "number, expected",
     [
-        (signal.SIGTERM, (128 + signal.SIGTERM, "")),
+        (signal.SIGTERM, (143, "")),
+        pytest.param(
+            *(signal.SIGHUP, (129, "")),
+            marks=pytest.mark.skipif(
+                signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="runs under nohup"
+            ),
+        ),
         (signal.SIGINT, (130, "spectro-render: interrupted\n")),
     ],
 )

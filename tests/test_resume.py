@@ -1,6 +1,7 @@
 """A folder's second run: only what is missing, changed or was made in another way."""
 
 import errno
+import fcntl
 import json
 import os
 import random
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -336,6 +337,25 @@ def test_what_others_left_behind_is_swept_away(again: Again) -> None:
     other.write(b"whole")
     other.commit()  # whose file was not taken for such a one
     assert Path("out/deep/other.wav").read_bytes() == b"whole"
+
+
+def test_a_file_that_is_being_written_stays_on_nfs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, flock(2) says, an exclusive lock needs a file that is open for writing."""
+    flock = fcntl.flock
+
+    def nfs_flock(file: IO[bytes], operation: int) -> None:
+        if not file.writable():
+            raise OSError(errno.EBADF, "bad file descriptor")
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", nfs_flock)
+    output = destination.open_destination(tmp_path / "a.wav")
+    destination.sweep(tmp_path)
+    output.write(b"sound")
+    output.commit()
+    assert (tmp_path / "a.wav").read_bytes() == b"sound"
 
 
 def test_records_are_read_from_where_they_were_written(tmp_path: Path) -> None:
