@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from spectro_render.midi import Note as Note
     from spectro_render.midi import Score as Score
     from spectro_render.midi import read_midi as read_midi
+    from spectro_render.options import RenderOptions as RenderOptions
     from spectro_render.pipeline import AudioPipelineOutput as AudioPipelineOutput
     from spectro_render.pipeline import MidiProcessor as MidiProcessor
     from spectro_render.pipeline import (
         SpectrogramDiffusionPipeline as SpectrogramDiffusionPipeline,
     )
     from spectro_render.render import Renderer as Renderer
-    from spectro_render.render import RenderOptions as RenderOptions
     from spectro_render.tokens import TokenWindow as TokenWindow
     from spectro_render.tokens import Vocabulary as Vocabulary
     from spectro_render.tokens import detokenize as detokenize
@@ -42,7 +42,7 @@ _HOMES = {  # public name -> the module that is imported when the name is first 
     "Limiter": "audio",
     "MidiProcessor": "pipeline",
     "Note": "midi",
-    "RenderOptions": "render",
+    "RenderOptions": "options",
     "Renderer": "render",
     "Score": "midi",
     "SpectroRenderError": "errors",

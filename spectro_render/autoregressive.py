@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spectro_render.config import ModelConfig
 from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.layers import MLP, Attention, RMSNorm
-from spectro_render.model import MelDecoder, MelModel, Memory, ModelConfig, SpectrogramModel
+from spectro_render.model import MelDecoder, MelModel, Memory
 
 # --- what a frame is made of ------------------------------------------------------------------
 
@@ -48,10 +49,6 @@ class Deterministic:
     dither: float = 0.0
     width: int = N_MELS
 
-    def __post_init__(self) -> None:
-        if self.dither < 0:
-            raise ValueError(f"a dither of {self.dither} is less than none")
-
     def centred(self, outputs: Tensor, draft: Tensor) -> Tensor:
         return outputs + draft
 
@@ -73,11 +70,6 @@ class GaussianMixture:
     components: int
     min_sigma: float
     max_sigma: float
-
-    def __post_init__(self) -> None:
-        if self.components < 1 or not 0 < self.min_sigma <= self.max_sigma:
-            deviations = f"{self.min_sigma} to {self.max_sigma}"
-            raise ValueError(f"no mixture has {self.components} components of {deviations}")
 
     @property
     def width(self) -> int:
@@ -117,7 +109,7 @@ class GaussianMixture:
 
 
 def output_function_of(config: ModelConfig) -> OutputFunction:
-    """The one that a configuration names. Raises ValueError for impossible numbers."""
+    """The output function that a configuration names."""
     if config.output_function == "deterministic":
         return Deterministic(config.dither)
     return GaussianMixture(config.components, config.min_sigma, config.max_sigma)
@@ -250,10 +242,3 @@ class AutoregressiveModel(MelModel):
             return outputs
         draft = memory.draft[:, start : start + outputs.shape[1]]
         return self.output_function.centred(outputs, draft)
-
-
-def make_model(config: ModelConfig) -> MelModel:
-    """A network of random weights with the decoder that its configuration names."""
-    if config.decoder == "autoregressive":
-        return AutoregressiveModel(config)
-    return SpectrogramModel(config)

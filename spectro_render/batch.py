@@ -20,16 +20,10 @@ from spectro_render.errors import (
     OutputBusy,
     SpectroRenderError,
     WeightsError,
+    reason_of,
 )
 from spectro_render.jobs import STREAM, Job
-from spectro_render.report import (
-    Reporter,
-    SongBars,
-    complain,
-    count,
-    reason_of,
-    times_real_time,
-)
+from spectro_render.report import Reporter, SongBars, complain, count, times_real_time
 from spectro_render.resume import History, checksum
 from spectro_render.tasks import Begun, Event, Finished, Settings, Task
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, NoReturn
 import typer
 
 from spectro_render.constants import SAMPLE_RATE
-from spectro_render.errors import OptionError, SpectroRenderError
-from spectro_render.report import PROGRAM, Reporter, abandon, complain, reason_of
+from spectro_render.errors import OptionError, SpectroRenderError, reason_of
+from spectro_render.report import PROGRAM, Reporter, abandon, complain
 
 if TYPE_CHECKING:
     from spectro_render.engine import Engine
@@ -248,7 +248,8 @@ def render(
         plan_jobs,
         read_lists,
     )
-    from spectro_render.tasks import Cluster, Encoding, Settings
+    from spectro_render.options import Encoding
+    from spectro_render.tasks import Cluster, Settings
 
     if raw and format:
         raise OptionError("--raw and --format exclude each other", "leave one out")

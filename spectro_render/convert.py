@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectro_render import layout
-from spectro_render.destination import output_error
-from spectro_render.errors import OptionError, OutputError, WeightsNotFound
+from spectro_render.errors import OptionError, OutputError, WeightsNotFound, output_error
 from spectro_render.manifest import INDEX, MELGAN, ONNX, SCHEDULER, has_vocoder, write_checksums
 from spectro_render.report import as_size, complain
 from spectro_render.store import (
@@ -96,7 +95,7 @@ def _convert_vocoder(source: Path, folder: Path, dtype: str) -> None:
 
 
 def _convert_t5x(source: Path, folder: Path, dtype: str) -> None:
-    from spectro_render.autoregressive import make_model
+    from spectro_render.build import make_model
     from spectro_render.weights import PUBLISHED_DEFAULTS, save_model
 
     config, tensors = read_t5x(source)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import errno
 import hashlib
 import io
 import os
@@ -13,22 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
-from spectro_render.errors import OutputBusy, OutputError
+from spectro_render.errors import OutputBusy, OutputError, output_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_HINTS = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some of your quota",
-    errno.EFBIG: "raise the limit on file sizes, or use a compressed format",
-    errno.ENOENT: "make the folder first",
-    errno.ENOTDIR: "its parent is a file; choose another place",
-    errno.EACCES: "choose a place that you may write to",
-    errno.EPERM: "choose a place that you may write to",
-    errno.EROFS: "choose a place that you may write to",
-    errno.ENAMETOOLONG: "choose a shorter name",
-}
 
 
 _PREFIX, _SUFFIX = ".spectro-render-", ".part"  # of temporary names
@@ -302,12 +289,3 @@ def _appends(file: BinaryIO) -> bool:
         return bool(fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_APPEND)
     except OSError:  # lives in memory
         return False
-
-
-def output_error(name: str, error: OSError | RuntimeError) -> OutputError | BrokenPipeError:
-    """The error to raise in place of `error`."""
-    if isinstance(error, BrokenPipeError):
-        return error
-    number = error.errno if isinstance(error, OSError) else None
-    reason = os.strerror(number).lower() if number else str(error)
-    return OutputError(f"{name}: cannot write: {reason}", _HINTS.get(number or 0, ""))

@@ -16,7 +16,8 @@ from spectro_render.tasks import Begun, Event, Finished, Settings, Task
 
 if TYPE_CHECKING:
     from spectro_render.midi import Score
-    from spectro_render.render import Renderer, RenderOptions
+    from spectro_render.options import RenderOptions
+    from spectro_render.render import Renderer
     from spectro_render.slots import Rendering, Slots
     from spectro_render.tokens import TokenWindow
 
@@ -59,7 +60,7 @@ class LocalEngine:
     @cached_property
     def options(self) -> RenderOptions:
         """How to render; what the user left open is the model's to say."""
-        from spectro_render.render import RenderOptions
+        from spectro_render.options import RenderOptions
 
         return RenderOptions(**self.settings.choices)
 
@@ -112,7 +113,7 @@ class LocalEngine:
 
     def _windows(self, score: Score) -> list[TokenWindow]:
         """What the model will read."""
-        from spectro_render.render import section
+        from spectro_render.midi import section
 
         options = self.renderer.resolve(self.options)
         return self.renderer.windows(section(score, options.start, options.duration), options)

@@ -13,6 +13,23 @@ SpectroRenderError          message, and a hint: what to do next
 └── OutputError             not writable, disk full, unknown format
 """
 
+from __future__ import annotations
+
+import errno
+import os
+
+_HINTS = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota",
+    errno.EFBIG: "raise the limit on file sizes, or use a compressed format",
+    errno.ENOENT: "make the folder first",
+    errno.ENOTDIR: "its parent is a file; choose another place",
+    errno.EACCES: "choose a place that you may write to",
+    errno.EPERM: "choose a place that you may write to",
+    errno.EROFS: "choose a place that you may write to",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
 
 class SpectroRenderError(Exception):
     """Something the user can act on; `hint` says how."""
@@ -68,3 +85,21 @@ class OutputError(SpectroRenderError):
 
 class OutputBusy(OutputError):
     """Another program is writing the same output."""
+
+
+def reason_of(error: OSError) -> str:
+    """What the operating system says about an error, in lower case: 'no such file or directory'."""
+    return os.strerror(error.errno).lower() if error.errno else str(error)
+
+
+def output_error(name: str, error: OSError | RuntimeError) -> OutputError | BrokenPipeError:
+    """The error to raise where writing the output `name` failed, with what to do about it.
+
+    A reader that closed its end of a pipe stays the BrokenPipeError that it is.
+    """
+    if isinstance(error, BrokenPipeError):
+        return error
+    number, reason = None, str(error)
+    if isinstance(error, OSError):
+        number, reason = error.errno, reason_of(error)
+    return OutputError(f"{name}: cannot write: {reason}", _HINTS.get(number or 0, ""))

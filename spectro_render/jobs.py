@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from spectro_render.encoders import FORMATS, format_of
-from spectro_render.errors import MidiError, OptionError, OutputError
+from spectro_render.errors import MidiError, OptionError, OutputError, reason_of
 from spectro_render.midi import read_bytes
-from spectro_render.report import reason_of
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
 STREAM = "-"  # stands for standard input and for standard output
@@ -235,8 +234,8 @@ def _folder_jobs(folder: Path, output: str | None, format: str) -> Iterator[Job]
         below = source.relative_to(folder) if output else source
         yield Job(source, Path(output or "", below).with_suffix(f".{format}"))
     for error in errors:
-        reason = os.strerror(error.errno or 0).lower()
-        yield Job(Path(error.filename), None, problem=f"cannot read the folder: {reason}")
+        problem = f"cannot read the folder: {reason_of(error)}"
+        yield Job(Path(error.filename), None, problem=problem)
     if not found and not errors:
         suffixes = ", ".join(MIDI_SUFFIXES)
         yield Job(folder, None, problem=f"no MIDI file in this folder; looked for {suffixes}")

@@ -15,8 +15,8 @@ from spectro_render.constants import MAX_TOKENS, N_MELS, WINDOW_FRAMES
 from spectro_render.errors import WeightsError
 
 if TYPE_CHECKING:
+    from spectro_render.config import ModelConfig
     from spectro_render.diffusion import DiscreteSchedule
-    from spectro_render.model import ModelConfig
 
 Config = dict[str, Any]  # a JSON object
 UNSUPPORTED = "choose another model, or a newer version of this program"  # what to do
@@ -152,8 +152,7 @@ def read_config(parts: Mapping[str, Config], scheduler: Config) -> ModelConfig:
 
     Raises WeightsError for a setting that is missing, contradicts another or is not supported.
     """
-    from spectro_render.autoregressive import output_function_of
-    from spectro_render.model import ModelConfig
+    from spectro_render.config import ModelConfig
 
     known = {field.name: field for field in fields(ModelConfig)}
     values: Config = {"target": _read_target(scheduler)}
@@ -168,11 +167,9 @@ def read_config(parts: Mapping[str, Config], scheduler: Config) -> ModelConfig:
     values.setdefault("context_layers", 0)  # no such part
     values.setdefault("level_width", 4 * values["width"])  # as published
     try:
-        network = ModelConfig(**values)
-        output_function_of(network)
+        return ModelConfig(**values)
     except ValueError as error:
         raise WeightsError(f"{_place(str(error))}: {error}", UNSUPPORTED) from error
-    return network
 
 
 def _place(error: str) -> str:

@@ -11,7 +11,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
@@ -228,3 +228,25 @@ def _repairs(counts: Counter[str]) -> tuple[str, ...]:
         f"{phrase} ({count} times)" if count > 1 else phrase
         for phrase, count in counts.most_common()
     )
+
+
+def section(score: Score, start: float, duration: float | None) -> Score:
+    """The notes that sound from `start` for `duration` seconds; those cut by an edge are shortened.
+
+    Raises MidiError where nothing sounds.
+    """
+    if start == 0 and duration is None:
+        return score
+    end = float("inf") if duration is None else start + duration
+    notes = tuple(
+        replace(note, start=max(0.0, note.start - start), end=min(note.end, end) - start)
+        for note in score.notes
+        if note.end > start and note.start < end and not (note.is_drum and note.start < start)
+    )
+    if not notes:
+        until = "the end" if duration is None else f"{end:g} s"
+        raise MidiError(
+            f"no note sounds from {start:g} s to {until}",
+            f"the music lasts {score.duration:.1f} s: choose an earlier start or a longer duration",
+        )
+    return replace(score, notes=notes, duration=min(score.duration, end) - start)

@@ -6,53 +6,16 @@ it. B windows, L tokens, N notes, T = 256 frames, M = 128 mel bands, D = width, 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spectro_render.conditioning import NoteFrames, Tail
+from spectro_render.config import ModelConfig
 from spectro_render.constants import MAX_TOKENS, N_MELS, WINDOW_FRAMES
 from spectro_render.layers import MLP, Attention, Encoder, RMSNorm
 from spectro_render.levels import FiLM, Film, LayerFilms, LevelCache, NoiseLevel, modulate
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Everything that fixes the network's shape and meaning. Defaults: the published base model."""
-
-    width: int = 768
-    heads: int = 12
-    head_width: int = 64
-    mlp_width: int = 2048
-    note_layers: int = 12
-    context_layers: int = 12  # 0: no context encoder
-    decoder_layers: int = 12
-    level_width: int = 4 * 768  # of the embedded noise level that drives FiLM
-    dropout: float = 0.1
-    conditioning: Literal["cross_attention", "frame_aligned"] = "cross_attention"
-    target: Literal["epsilon", "v", "x0"] = "epsilon"  # what the decoder predicts
-    num_embeddings: int = 1536  # rows of the token table (cross_attention)
-    note_width: int = 0  # of a note's embedding (frame_aligned)
-    tail_frames: int = 0  # of the context, laid over the first frames (frame_aligned)
-    memory_steps: int = 0  # of 10 ms: how long ended notes are known; 0: tied ones not even
-    velocity_bins: int = 1
-    programs: Literal["slakh34", "full"] = "slakh34"
-    decoder: Literal["diffusion", "autoregressive"] = "diffusion"
-
-    # Of autoregressive models only, under the names that the paper's code has for them.
-    output_function: Literal["deterministic", "gaussian_mixture"] = "deterministic"
-    components: int = 8  # of the mixture; the paper's code names no number
-    min_sigma: float = 0.1  # of a component, on the model's scale
-    max_sigma: float = 1.0
-    dither: float = 0.0  # deviation of the noise on deterministic frames
-
-    def __post_init__(self) -> None:
-        if self.memory_steps and self.conditioning != "frame_aligned":
-            raise ValueError(f"memory_steps is {self.memory_steps}, but notes are not on frames")
-        joins = self.conditioning == "frame_aligned" and self.context_layers > 0
-        if self.tail_frames and not (joins and self.tail_frames <= WINDOW_FRAMES):
-            raise ValueError(f"tail_frames is {self.tail_frames}, but none can be laid over notes")
 
 
 @dataclass(frozen=True, eq=False)

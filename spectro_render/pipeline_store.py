@@ -15,8 +15,7 @@ from spectro_render.components import (
     SpectrogramScheduler,
     T5FilmDecoder,
 )
-from spectro_render.destination import output_error
-from spectro_render.errors import OptionError, WeightsError
+from spectro_render.errors import OptionError, WeightsError, output_error
 from spectro_render.manifest import INDEX, MELGAN, ONNX, write_checksums
 from spectro_render.model import SpectrogramModel, TokenEncoder
 from spectro_render.store import without_numbers, write_json

@@ -107,3 +107,15 @@ def narrow(model: MelModel, dtype: torch.dtype) -> None:
     for layer in model.modules():
         if isinstance(layer, nn.Linear) and id(layer) not in kept:
             layer.to(dtype)
+
+
+def find_device(name: str) -> torch.device:
+    """'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' -> a device, or DeviceError if there is none."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise DeviceError(f"device {name!r} cannot be used here", "take 'auto' or 'cpu'") from error
+    return device

@@ -3,9 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from spectro_render.autoregressive import output_function_of
+from spectro_render.config import ModelConfig
 from spectro_render.errors import OptionError
-from spectro_render.model import ModelConfig
 
 # The paper's, section 3: T5 1.1 in two sizes, with and without the context encoder.
 _BASE = ModelConfig()
@@ -78,15 +77,14 @@ def choose_network(preset: str, decoder: str | None = None, **choices: Any) -> M
     """
     config = _with_decoder(preset, decoder)
     chosen = {name: value for name, value in choices.items() if value is not None}
-    config = replace(config, **{name: chosen[name] for name in chosen if name != "loss"})
+    try:
+        config = replace(config, **{name: chosen[name] for name in chosen if name != "loss"})
+    except ValueError as error:
+        raise OptionError(str(error), "choose other numbers") from error
     for name in chosen:
         if _MEANT_FOR[name] not in (config.decoder, _output_function(config)):
             option = f"--{name.replace('_', '-')}"
             raise OptionError(f"{option} is for {_MEANT_FOR[name]} models only", "leave it out")
-    try:
-        output_function_of(config)
-    except ValueError as error:
-        raise OptionError(str(error), "choose other numbers") from error
     return config
 
 

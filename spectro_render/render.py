@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import BinaryIO, TypeAlias
 
 import numpy as np
@@ -16,11 +16,12 @@ from spectro_render.autoregressive import AutoregressiveModel
 from spectro_render.conditioning import note_table
 from spectro_render.constants import SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS
 from spectro_render.diffusion import check_sampling, guide, noise_source, sample
-from spectro_render.errors import DeviceError, MidiError, OptionError
+from spectro_render.errors import OptionError
 from spectro_render.mel import from_model, to_model
-from spectro_render.midi import Score, read_midi
+from spectro_render.midi import Score, read_midi, section
 from spectro_render.model import EncodedNotes, MelModel, Memory, SpectrogramModel
-from spectro_render.precision import check_dtype, choose_dtype, narrow
+from spectro_render.options import OnProgress, Progress, RenderOptions
+from spectro_render.precision import check_dtype, choose_dtype, find_device, narrow
 from spectro_render.song import Reading, Song, Voice
 from spectro_render.tokens import PAD, TokenWindow, song_windows, sounding_seconds
 from spectro_render.weights import Checkpoint, load_model
@@ -30,36 +31,6 @@ NOTE_ROWS = 64  # a multiple: products of fewer rows round otherwise, and depend
 MOST_WEIGHTS = 50_000_000  # of a network whose products, on a CPU, one song is too small for
 
 Source: TypeAlias = Score | str | os.PathLike[str] | bytes | BinaryIO
-
-
-@dataclass(frozen=True)
-class RenderOptions:
-    """How to render; None stands for the model's own default.
-
-    An autoregressive model takes no sampler, steps or guidance.
-    """
-
-    quality: str | None = None  # "fast" or "best": the model's presets of sampler and steps
-    sampler: str | None = None  # one of diffusion.SAMPLERS
-    steps: int | None = None
-    guidance: float | None = None  # 1: none
-    seed: int = 0
-    gain: float | None = None  # dB
-    start: float = 0.0  # seconds of the score to skip
-    duration: float | None = None  # seconds to render; None: to the end and until it has rung out
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a rendering is: step (or frame) 1..steps of window 1..windows."""
-
-    window: int
-    windows: int
-    step: int
-    steps: int
-
-
-OnProgress = Callable[[Progress], None]
 
 
 class Renderer:
@@ -331,40 +302,6 @@ class Renderer:
 def as_score(source: Source) -> Score:
     """A score as it is, anything else read as MIDI. Raises MidiError."""
     return source if isinstance(source, Score) else read_midi(source)
-
-
-def section(score: Score, start: float, duration: float | None) -> Score:
-    """The notes that sound from `start` for `duration` seconds; those cut by an edge are shortened.
-
-    Raises MidiError where nothing sounds.
-    """
-    if start == 0 and duration is None:
-        return score
-    end = float("inf") if duration is None else start + duration
-    notes = tuple(
-        replace(note, start=max(0.0, note.start - start), end=min(note.end, end) - start)
-        for note in score.notes
-        if note.end > start and note.start < end and not (note.is_drum and note.start < start)
-    )
-    if not notes:
-        until = "the end" if duration is None else f"{end:g} s"
-        raise MidiError(
-            f"no note sounds from {start:g} s to {until}",
-            f"the music lasts {score.duration:.1f} s: choose an earlier start or a longer duration",
-        )
-    return replace(score, notes=notes, duration=min(score.duration, end) - start)
-
-
-def find_device(name: str) -> torch.device:
-    """'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' -> a device, or DeviceError if there is none."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise DeviceError(f"device {name!r} cannot be used here", "take 'auto' or 'cpu'") from error
-    return device
 
 
 def _refuse_diffusion_options(model: str, options: RenderOptions) -> None:

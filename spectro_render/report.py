@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
 from spectro_render.constants import WINDOW_SECONDS
+from spectro_render.errors import reason_of
 
 if TYPE_CHECKING:
     from rich import progress as rich_progress
@@ -193,11 +194,6 @@ def abandon(stream: TextIO) -> None:
     Python would try once more at its end.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def reason_of(error: OSError) -> str:
-    """What the system says, in small letters."""
-    return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
 def count(number: int, noun: str) -> str:

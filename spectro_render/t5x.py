@@ -19,7 +19,7 @@ from spectro_render.tokens import Vocabulary
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from spectro_render.model import ModelConfig
+    from spectro_render.config import ModelConfig
 
 HEAD_WIDTH = 64  # of all published sizes
 VELOCITY_BINS = (1, 127)  # what the authors trained with
@@ -146,7 +146,7 @@ class _Sizes:
         self._shapes, self._modules, self._place = shapes, modules, place
 
     def config(self, head_width: int) -> ModelConfig:
-        from spectro_render.model import ModelConfig
+        from spectro_render.config import ModelConfig
 
         rows, width = self._shape("notes.embedding")
         _, inner = self._shape("notes.encoder.layers.0.attention.query")

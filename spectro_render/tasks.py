@@ -8,15 +8,7 @@ from typing import Any, TypeAlias
 
 from spectro_render.destination import Destination
 from spectro_render.jobs import Job
-
-
-@dataclass(frozen=True)
-class Encoding:
-    """How the sound is written."""
-
-    format: str
-    bit_depth: str | None = None  # None: the format's own
-    sample_rate: int | None = None  # Hz; None: the model's
+from spectro_render.options import Encoding
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,16 @@ from spectro_render.autoregressive import (
 )
 from spectro_render.cli import run
 from spectro_render.conditioning import note_table
+from spectro_render.config import ModelConfig
 from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.diffusion import noise_source
 from spectro_render.errors import OptionError, WeightsError
 from spectro_render.layers import attend
 from spectro_render.midi import Note, Score
-from spectro_render.model import Memory, ModelConfig
+from spectro_render.model import Memory
+from spectro_render.options import Progress
 from spectro_render.presets import autoregressive
-from spectro_render.render import Progress, Renderer
+from spectro_render.render import Renderer
 from spectro_render.tokens import WindowNote
 from spectro_render.vocoder import MelGAN, VocoderConfig
 from spectro_render.weights import load_model, save_model
@@ -237,9 +239,18 @@ def test_a_draft_moves_the_means(function: OutputFunction) -> None:
 )
 def test_impossible_mixtures(components: int, lowest: float, highest: float) -> None:
     with pytest.raises(ValueError, match="no mixture has"):
-        GaussianMixture(components, lowest, highest)
+        toy_config(
+            decoder="autoregressive",
+            output_function="gaussian_mixture",
+            components=components,
+            min_sigma=lowest,
+            max_sigma=highest,
+        )
+
+
+def test_an_impossible_dither() -> None:
     with pytest.raises(ValueError, match="less than none"):
-        Deterministic(-1.0)
+        toy_config(decoder="autoregressive", dither=-1.0)
 
 
 # --- as a model -------------------------------------------------------------------------------

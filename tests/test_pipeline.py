@@ -22,8 +22,9 @@ from toys import toy_config
 
 import spectro_render as sr
 from spectro_render import cli
-from spectro_render.autoregressive import make_model
+from spectro_render.build import make_model
 from spectro_render.components import SpectrogramScheduler
+from spectro_render.config import ModelConfig
 from spectro_render.constants import LOG_MEL_MAX, LOG_MEL_MIN, MAX_TOKENS
 from spectro_render.errors import (
     MidiError,
@@ -34,7 +35,7 @@ from spectro_render.errors import (
     WeightsNotFound,
 )
 from spectro_render.mel import from_model, to_model
-from spectro_render.model import ModelConfig, SpectrogramModel
+from spectro_render.model import SpectrogramModel
 from spectro_render.store import TENSORS
 from spectro_render.tokens import EOS
 from spectro_render.vocoder import MelGAN, VocoderConfig

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from spectro_render.autoregressive import make_model
+from spectro_render.build import make_model
+from spectro_render.config import ModelConfig
 from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.errors import OptionError
 from spectro_render.midi import Note, Score
-from spectro_render.model import ModelConfig
 from spectro_render.presets import PRESETS, choose_network
 from spectro_render.render import Renderer
 from spectro_render.tokens import Vocabulary, tokenize

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from toys import toy_config
 
-from spectro_render.autoregressive import make_model
+from spectro_render.build import make_model
 from spectro_render.cli import run
 from spectro_render.conditioning import note_table
 from spectro_render.constants import N_MELS, WINDOW_FRAMES, WINDOW_SAMPLES, WINDOW_SECONDS

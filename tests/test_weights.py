@@ -16,6 +16,7 @@ from torch import Tensor
 from toys import toy_config
 
 from spectro_render import registry
+from spectro_render.config import ModelConfig
 from spectro_render.errors import (
     OptionError,
     WeightsCorrupt,
@@ -24,7 +25,7 @@ from spectro_render.errors import (
 )
 from spectro_render.layout import stored_name
 from spectro_render.manifest import CHECKSUMS, INDEX, ONNX, verify, write_checksums
-from spectro_render.model import ModelConfig, SpectrogramModel
+from spectro_render.model import SpectrogramModel
 from spectro_render.registry import available_models, find_model
 from spectro_render.store import TENSORS
 from spectro_render.tokens import Vocabulary

@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from spectro_render.model import ModelConfig
-    from spectro_render.render import Renderer, RenderOptions
+    from spectro_render.config import ModelConfig
+    from spectro_render.options import RenderOptions
+    from spectro_render.render import Renderer
     from spectro_render.tokens import TokenWindow
 
 
 def toy_config(**changes: object) -> "ModelConfig":
     """The smallest network that has every part."""
-    from spectro_render.model import ModelConfig
+    from spectro_render.config import ModelConfig
 
     shape = {
         "width": 32,

@@ -18,7 +18,8 @@ from spectro_render.evaluation.subject import (
 )
 from spectro_render.evaluation.tables import print_tables
 from spectro_render.jobs import MIDI_SUFFIXES
-from spectro_render.render import Renderer, RenderOptions
+from spectro_render.options import RenderOptions
+from spectro_render.render import Renderer
 from spectro_render.report import Reporter
 from spectro_render.training.data import midi_files
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from spectro_render.audio import Audio
 from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
-from spectro_render.errors import SpectroRenderError
+from spectro_render.errors import SpectroRenderError, reason_of
 from spectro_render.evaluation.files import Listener
 from spectro_render.evaluation.probes import Play, follow_velocity, identify
 from spectro_render.evaluation.scores import Scores, Values, pool, values_of
 from spectro_render.evaluation.subject import Samples
 from spectro_render.midi import Score
-from spectro_render.report import Reporter, complain, reason_of
+from spectro_render.report import Reporter, complain
 
 OF_FILES = ("files", "vocoder", "frechet")  # parts that listen to MIDI files
 OF_PROBES = ("instruments", "velocity")  # parts that listen to phrases of their own

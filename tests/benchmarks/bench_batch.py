@@ -19,10 +19,10 @@ import torch
 from spectro_render.batch import Batch
 from spectro_render.engine import LocalEngine
 from spectro_render.jobs import plan_jobs
-from spectro_render.midi import read_midi
-from spectro_render.render import section
+from spectro_render.midi import read_midi, section
+from spectro_render.options import Encoding
 from spectro_render.report import Reporter
-from spectro_render.tasks import Encoding, Settings
+from spectro_render.tasks import Settings
 
 DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
 SONGS = 16

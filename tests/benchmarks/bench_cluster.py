@@ -23,9 +23,10 @@ from spectro_render.batch import Batch
 from spectro_render.cluster import RayEngine
 from spectro_render.engine import LocalEngine
 from spectro_render.jobs import Job, plan_jobs
+from spectro_render.options import Encoding
 from spectro_render.report import Reporter
 from spectro_render.resume import History
-from spectro_render.tasks import Begun, Encoding, Finished, Settings, Task
+from spectro_render.tasks import Begun, Finished, Settings, Task
 from spectro_render.worker import MakeEngine, make_engine
 from tests.benchmarks.bench_batch import write_songs
 

@@ -11,7 +11,8 @@ import torch
 
 from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.midi import read_midi
-from spectro_render.render import Renderer, RenderOptions
+from spectro_render.options import RenderOptions
+from spectro_render.render import Renderer
 from spectro_render.vocoder import griffin_lim
 
 DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from spectro_render.evaluation.transcription import note_f1, played_notes
-from spectro_render.midi import Score, read_midi
-from spectro_render.render import Renderer, RenderOptions, section
+from spectro_render.midi import Score, read_midi, section
+from spectro_render.options import RenderOptions
+from spectro_render.render import Renderer
 
 DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
 SAMPLERS = ("ddpm", "ddim", "dpm++")

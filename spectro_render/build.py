@@ -1,0 +1,12 @@
+"""Build the network that a configuration describes."""
+
+from spectro_render.autoregressive import AutoregressiveModel
+from spectro_render.config import ModelConfig
+from spectro_render.model import MelModel, SpectrogramModel
+
+
+def make_model(config: ModelConfig) -> MelModel:
+    """A network of random weights with the decoder that its configuration names."""
+    if config.decoder == "autoregressive":
+        return AutoregressiveModel(config)
+    return SpectrogramModel(config)

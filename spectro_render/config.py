@@ -1,0 +1,55 @@
+"""What fixes a network's shape and meaning, without torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from spectro_render.constants import WINDOW_FRAMES
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that fixes the network's shape and meaning. Defaults: the published base model."""
+
+    width: int = 768
+    heads: int = 12
+    head_width: int = 64
+    mlp_width: int = 2048
+    note_layers: int = 12
+    context_layers: int = 12  # 0: no context encoder
+    decoder_layers: int = 12
+    level_width: int = 4 * 768  # of the embedded noise level that drives FiLM
+    dropout: float = 0.1
+    conditioning: Literal["cross_attention", "frame_aligned"] = "cross_attention"
+    target: Literal["epsilon", "v", "x0"] = "epsilon"  # what the decoder predicts
+    num_embeddings: int = 1536  # rows of the token table (cross_attention)
+    note_width: int = 0  # of a note's embedding (frame_aligned)
+    tail_frames: int = 0  # of the context, laid over the first frames (frame_aligned)
+    memory_steps: int = 0  # of 10 ms: how long ended notes are known; 0: tied ones not even
+    velocity_bins: int = 1
+    programs: Literal["slakh34", "full"] = "slakh34"
+    decoder: Literal["diffusion", "autoregressive"] = "diffusion"
+
+    # Of autoregressive models only, under the names that the paper's code has for them.
+    output_function: Literal["deterministic", "gaussian_mixture"] = "deterministic"
+    components: int = 8  # of the mixture; the paper's code names no number
+    min_sigma: float = 0.1  # of a component, on the model's scale
+    max_sigma: float = 1.0
+    dither: float = 0.0  # deviation of the noise on deterministic frames
+
+    def __post_init__(self) -> None:
+        if self.memory_steps and self.conditioning != "frame_aligned":
+            raise ValueError(f"memory_steps is {self.memory_steps}, but notes are not on frames")
+        joins = self.conditioning == "frame_aligned" and self.context_layers > 0
+        if self.tail_frames and not (joins and self.tail_frames <= WINDOW_FRAMES):
+            raise ValueError(f"tail_frames is {self.tail_frames}, but none can be laid over notes")
+        if self.decoder == "autoregressive":
+            self._check_output_function()
+
+    def _check_output_function(self) -> None:
+        """Raise ValueError for numbers that the autoregressive decoder's output cannot have."""
+        if self.output_function == "deterministic" and self.dither < 0:
+            raise ValueError(f"a dither of {self.dither} is less than none")
+        has_range = 0 < self.min_sigma <= self.max_sigma
+        if self.output_function == "gaussian_mixture" and (self.components < 1 or not has_range):
+            deviations = f"{self.min_sigma} to {self.max_sigma}"
+            raise ValueError(f"no mixture has {self.components} components of {deviations}")

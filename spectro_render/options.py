@@ -1,0 +1,45 @@
+"""What a user chooses for a rendering, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """How to render; None stands for the model's own default.
+
+    An autoregressive model takes no sampler, steps or guidance.
+    """
+
+    quality: str | None = None  # "fast" or "best": the model's presets of sampler and steps
+    sampler: str | None = None  # one of diffusion.SAMPLERS
+    steps: int | None = None
+    guidance: float | None = None  # 1: none
+    seed: int = 0
+    gain: float | None = None  # dB
+    start: float = 0.0  # seconds of the score to skip
+    duration: float | None = None  # seconds to render; None: to the end and until it has rung out
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a rendering is: step (or frame) 1..steps of window 1..windows."""
+
+    window: int
+    windows: int
+    step: int
+    steps: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the sound is written."""
+
+    format: str
+    bit_depth: str | None = None  # None: the format's own
+    sample_rate: int | None = None  # Hz; None: the model's
