@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from spectro_render.components import T5FilmDecoder as T5FilmDecoder
     from spectro_render.errors import SpectroRenderError as SpectroRenderError
     from spectro_render.mel import log_mel as log_mel
-    from spectro_render.midi import Note as Note
-    from spectro_render.midi import Score as Score
-    from spectro_render.midi import read_midi as read_midi
+    from spectro_render.midi.read import read_midi as read_midi
+    from spectro_render.midi.score import Note as Note
+    from spectro_render.midi.score import Score as Score
     from spectro_render.options import RenderOptions as RenderOptions
     from spectro_render.pipeline import AudioPipelineOutput as AudioPipelineOutput
     from spectro_render.pipeline import MidiProcessor as MidiProcessor
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
         SpectrogramDiffusionPipeline as SpectrogramDiffusionPipeline,
     )
     from spectro_render.render import Renderer as Renderer
-    from spectro_render.tokens import TokenWindow as TokenWindow
-    from spectro_render.tokens import Vocabulary as Vocabulary
-    from spectro_render.tokens import detokenize as detokenize
-    from spectro_render.tokens import tokenize as tokenize
+    from spectro_render.tokens.read import detokenize as detokenize
+    from spectro_render.tokens.vocabulary import TokenWindow as TokenWindow
+    from spectro_render.tokens.vocabulary import Vocabulary as Vocabulary
+    from spectro_render.tokens.write import tokenize as tokenize
 
 __version__ = "0.1.0"
 

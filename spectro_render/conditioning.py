@@ -22,7 +22,7 @@ from spectro_render.constants import (
     STEPS_PER_WINDOW,
     WINDOW_FRAMES,
 )
-from spectro_render.tokens import WindowNote
+from spectro_render.tokens.vocabulary import WindowNote
 
 DRUM_KIT = 128  # the program number after the last of General MIDI
 NOTE_FIELDS = 6  # pitch, program, velocity bin, tied, onset step, offset step

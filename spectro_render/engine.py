@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from spectro_render.audio import AudioWriter
 from spectro_render.constants import WINDOW_SECONDS
-from spectro_render.midi import read_midi
+from spectro_render.midi.read import read_midi
 from spectro_render.tasks import Begun, Event, Finished, Settings, Task
 
 if TYPE_CHECKING:
-    from spectro_render.midi import Score
+    from spectro_render.midi.score import Score
     from spectro_render.options import RenderOptions
     from spectro_render.render import Renderer
     from spectro_render.slots import Rendering, Slots
-    from spectro_render.tokens import TokenWindow
+    from spectro_render.tokens.vocabulary import TokenWindow
 
 
 class Engine(Protocol):
@@ -113,7 +113,7 @@ class LocalEngine:
 
     def _windows(self, score: Score) -> list[TokenWindow]:
         """What the model will read."""
-        from spectro_render.midi import section
+        from spectro_render.midi.score import section
 
         options = self.renderer.resolve(self.options)
         return self.renderer.windows(section(score, options.start, options.duration), options)

@@ -79,12 +79,16 @@ class Listing:
 
 
 def pull(
-    name: str, *, revision: str | None = None, quiet: bool = False, vocoder_only: bool = False
+    name: str,
+    reporter: Reporter | None = None,
+    *,
+    revision: str | None = None,
+    vocoder_only: bool = False,
 ) -> Path:
     """Fetch a model of the Hub, or only what its vocoder needs; the directory it then lies in.
 
-    What is in the cache already is not fetched again, and offline the cache alone answers. Unless
-    `quiet`, a line on standard error says how much is fetched, and a terminal sees a bar. Raises
+    What is in the cache already is not fetched again, and offline the cache alone answers. The
+    reporter, by default one on standard error, says how much is fetched and shows a bar. Raises
     WeightsNotFound for what the Hub does not have, DownloadError for what keeps it from coming,
     WeightsCorrupt for what came but is not what the Hub promises.
     """
@@ -92,7 +96,7 @@ def pull(
     if wanted is None:
         raise WeightsNotFound(f"{name!r} is no name of the Hub", "OWNER/REPO or OWNER/REPO@COMMIT")
     _require_client(wanted)
-    reporter = Reporter(quiet=quiet)
+    reporter = reporter or Reporter()
     with _explained(wanted), _terse_client() as endpoint:
         if _is_offline():
             return _from_cache(wanted, vocoder_only)

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from spectro_render.encoders import FORMATS, format_of
 from spectro_render.errors import MidiError, OptionError, OutputError, reason_of
-from spectro_render.midi import read_bytes
+from spectro_render.midi.read import MIDI_SUFFIXES, read_bytes
 
-MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
 STREAM = "-"  # stands for standard input and for standard output
 
 

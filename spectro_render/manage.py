@@ -16,8 +16,8 @@ from spectro_render.errors import SpectroRenderError, WeightsNotFound
 from spectro_render.report import as_size, complain, count, one_line
 
 if TYPE_CHECKING:
-    from spectro_render.midi import Score, Track
-    from spectro_render.tokens import Vocabulary
+    from spectro_render.midi.score import Score, Track
+    from spectro_render.tokens.vocabulary import Vocabulary
 
 StoredFormat = Literal["float32", "float16", "bfloat16"]
 
@@ -62,7 +62,7 @@ def info(
     json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
 ) -> int:
     """Say what is in MIDI files, and what of it the model cannot render."""
-    from spectro_render.midi import read_midi
+    from spectro_render.midi.read import read_midi
 
     vocabulary = _vocabulary_of(model)
     failures = 0
@@ -81,7 +81,7 @@ def info(
 def _vocabulary_of(model: str | None) -> Vocabulary:
     """That of the model; where there is no default one, the published."""
     from spectro_render.registry import find_model
-    from spectro_render.tokens import Vocabulary
+    from spectro_render.tokens.vocabulary import Vocabulary
     from spectro_render.weights import read_vocabulary
 
     try:
@@ -94,7 +94,7 @@ def _vocabulary_of(model: str | None) -> Vocabulary:
 
 
 def _facts(name: str, score: Score, vocabulary: Vocabulary) -> dict[str, Any]:
-    from spectro_render.tokens import song_windows
+    from spectro_render.tokens.write import song_windows
 
     windows = song_windows(score, vocabulary)
     return {

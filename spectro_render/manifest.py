@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
 from pathlib import Path
 
 from spectro_render import layout
@@ -37,11 +38,22 @@ from spectro_render.store import (
 )
 
 INDEX = "model_index.json"
+VOCODERS = ("melgan", "onnx", "griffin-lim")  # the kinds
 SCHEDULER = Path("scheduler", "scheduler_config.json")
 MELGAN = "melgan"  # the folder of any vocoder
 ONNX = Path(MELGAN, "model.onnx")
 _VOCODER_FILES = (Path(MELGAN, CONFIG), Path(MELGAN, TENSORS), ONNX)
 CHECKSUMS = "SHA256SUMS"
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where a model lies that has been found, and which vocoder goes with it."""
+
+    name: str
+    directory: Path
+    vocoder: Path  # a model directory, or an ONNX file
+    vocoder_kind: str  # one of VOCODERS; "griffin-lim" where the directory holds none
 
 
 # --- which files ------------------------------------------------------------------------------
@@ -85,6 +97,17 @@ def is_whole(directory: Path) -> bool:
         return False
     is_there = all(os.path.isfile(directory / file) for file in files)
     return is_there and (has_vocoder(directory) or not needs_vocoder)
+
+
+def is_onnx(name: str | os.PathLike[str]) -> bool:
+    """Whether this is the name of an ONNX file."""
+    return Path(name).suffix == ONNX.suffix
+
+
+def vocoder_kinds(directory: Path) -> list[str]:
+    """The kinds of vocoder that work with a model directory, the best first."""
+    files = {"melgan": directory / MELGAN / TENSORS, "onnx": directory / ONNX}
+    return [*(kind for kind, file in files.items() if os.path.exists(file)), "griffin-lim"]
 
 
 def has_vocoder(directory: Path) -> bool:

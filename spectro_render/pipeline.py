@@ -32,10 +32,11 @@ from spectro_render.constants import MAX_TOKENS, N_MELS, WINDOW_FRAMES
 from spectro_render.diffusion import Predict, guide
 from spectro_render.errors import TokenError
 from spectro_render.mel import from_model, to_model
-from spectro_render.midi import read_midi
+from spectro_render.midi.read import read_midi
 from spectro_render.model import Memory
 from spectro_render.pipeline_store import load_components, save_components
-from spectro_render.tokens import PAD, Vocabulary, tokenize
+from spectro_render.tokens.vocabulary import PAD, Vocabulary
+from spectro_render.tokens.write import tokenize
 
 Callback: TypeAlias = Callable[[int, Any, Tensor], object]  # step, timestep, mel on [-1, 1]
 Melgan: TypeAlias = Callable[..., Sequence[Samples]]  # input_features (1, T, 128) -> [(1, 320 T)]

@@ -1,4 +1,7 @@
-"""Finds models by name: those that come with the program, directories, and those of the Hub."""
+"""Finds models by name: those that come with the program, directories, and those of the Hub.
+
+Nothing is loaded here. A model of the Hub that is not on this machine yet is fetched.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectro_render.errors import WeightsNotFound
+from spectro_render.errors import WeightsError, WeightsNotFound
 from spectro_render.hub import KNOWN_MODELS, pull
 from spectro_render.hub_cache import (
     HubName,
@@ -18,7 +21,20 @@ from spectro_render.hub_cache import (
     is_hub_name,
     size_of,
 )
-from spectro_render.manifest import INDEX
+from spectro_render.manifest import (
+    INDEX,
+    VOCODERS,
+    ModelFiles,
+    fingerprint,
+    has_vocoder,
+    is_onnx,
+    model_files,
+    sha256,
+    verify_vocoder,
+    vocoder_files,
+    vocoder_kinds,
+)
+from spectro_render.report import Reporter
 
 PACKAGE = Path(__file__).resolve().parent
 MODEL_FOLDERS = (PACKAGE.parent / "weights", PACKAGE / "_weights")  # of a checkout, of a wheel
@@ -72,24 +88,90 @@ def find_model(name: str | os.PathLike[str]) -> Path:
 
 
 def get_model(
-    name: str | os.PathLike[str], *, quiet: bool = False, vocoder_only: bool = False
+    name: str | os.PathLike[str], reporter: Reporter, *, vocoder_only: bool = False
 ) -> Path:
-    """The same, but a model of the Hub that is not here yet is fetched, as `hub.pull` does.
+    """The directory of a model given by name or by path; one of the Hub is fetched if need be.
 
-    With `vocoder_only` it need not be there but for its vocoder.
+    `vocoder_only` fetches no more than the vocoder. Raises as `find_model` and `hub.pull` do.
     """
     path = _find(name, vocoder_only=vocoder_only)
     if path is not None:
         return path
     if is_hub_name(name):
-        return pull(str(name), quiet=quiet, vocoder_only=vocoder_only)
+        return pull(str(name), reporter, vocoder_only=vocoder_only)
     raise _not_found(name)
 
 
-def refresh_model(name: str, *, quiet: bool = False) -> Path:
-    """The same, but a model of the Hub is brought to the newest state that its name stands for."""
+def refresh_model(name: str, reporter: Reporter) -> Path:
+    """The directory of a model; one of the Hub is brought to the newest state of its name.
+
+    Raises as `find_model` and `hub.pull` do.
+    """
     is_local = name in available_models() or os.path.isdir(name) or not is_hub_name(name)
-    return find_model(name) if is_local else pull(name, quiet=quiet)
+    return find_model(name) if is_local else pull(name, reporter)
+
+
+def resolve_model(
+    name: str | os.PathLike[str] = "default",
+    vocoder: str | os.PathLike[str] | None = None,
+    reporter: Reporter | None = None,
+) -> ModelFiles:
+    """Find the files of a model and of the vocoder that goes with it; fetch what is not here.
+
+    `vocoder` insists on one of the model's own, a kind of VOCODERS, or takes that of another model
+    (a name or a directory) or an ONNX file; None takes the best that the model has. Without a
+    `reporter` a download is told of on standard error. Raises WeightsNotFound, DownloadError,
+    WeightsCorrupt, and WeightsError for another model that holds no vocoder.
+    """
+    reporter = reporter or Reporter()
+    path = get_model(name, reporter)
+    place, kind = path, vocoder_kinds(path)[0]
+    if vocoder in VOCODERS:
+        kind = str(vocoder)
+    elif vocoder is not None:
+        place, kind = _find_vocoder(vocoder, reporter)
+    return ModelFiles(model_name(path), path, place, kind)
+
+
+def _find_vocoder(choice: str | os.PathLike[str], reporter: Reporter) -> tuple[Path, str]:
+    """An ONNX file, or the directory of a model that holds a vocoder; and the vocoder's kind."""
+    if is_onnx(choice):
+        if not os.path.isfile(choice):
+            raise WeightsNotFound(f"no ONNX file {str(choice)!r}", "check the path")
+        return Path(choice), "onnx"
+    try:
+        path = get_model(choice, reporter, vocoder_only=True)
+    except WeightsNotFound as error:
+        kinds = ", ".join(VOCODERS)
+        hint = f"one of {kinds}, a model or an ONNX file"
+        raise WeightsNotFound(f"no vocoder {str(choice)!r}: {error.message}", hint) from error
+    if not has_vocoder(path):
+        raise WeightsError(f"{path} holds no vocoder", "choose another model, or griffin-lim")
+    verify_vocoder(path)
+    return path, vocoder_kinds(path)[0]
+
+
+def fingerprint_of(files: ModelFiles) -> str:
+    """A hash of the files that loading this model would read; equal hashes mean equal weights.
+
+    Raises WeightsError, WeightsCorrupt.
+    """
+    own = fingerprint(files.directory, model_files(files.directory))
+    if files.vocoder == files.directory:
+        return own
+    place = files.vocoder
+    other = fingerprint(place, vocoder_files(place)) if place.is_dir() else sha256(place)
+    return f"{own} {other}"
+
+
+def bytes_of(files: ModelFiles) -> int:
+    """The size of the files that loading this model may read. Raises WeightsError."""
+    return sum(os.path.getsize(files.directory / file) for file in model_files(files.directory))
+
+
+def is_vocoder(name: str) -> bool:
+    """Whether this may be asked for: a kind, an ONNX file, a model that is here or on the Hub."""
+    return name in VOCODERS or is_onnx(name) or may_be_model(name)
 
 
 def models_at_hand() -> list[str]:

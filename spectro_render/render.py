@@ -18,12 +18,14 @@ from spectro_render.constants import SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS
 from spectro_render.diffusion import check_sampling, guide, noise_source, sample
 from spectro_render.errors import OptionError
 from spectro_render.mel import from_model, to_model
-from spectro_render.midi import Score, read_midi, section
+from spectro_render.midi.read import read_midi
+from spectro_render.midi.score import Score, section
 from spectro_render.model import EncodedNotes, MelModel, Memory, SpectrogramModel
 from spectro_render.options import OnProgress, Progress, RenderOptions
 from spectro_render.precision import check_dtype, choose_dtype, find_device, narrow
 from spectro_render.song import Reading, Song, Voice
-from spectro_render.tokens import PAD, TokenWindow, song_windows, sounding_seconds
+from spectro_render.tokens.vocabulary import PAD, TokenWindow
+from spectro_render.tokens.write import song_windows, sounding_seconds
 from spectro_render.weights import Checkpoint, load_model
 
 BATCH_SIZE = 8

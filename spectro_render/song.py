@@ -11,7 +11,8 @@ from torch import Tensor
 from spectro_render.audio import Limiter
 from spectro_render.conditioning import NoteMemory
 from spectro_render.streaming import StreamingVocoder
-from spectro_render.tokens import TokenWindow, Vocabulary, WindowNote, window_notes
+from spectro_render.tokens.read import window_notes
+from spectro_render.tokens.vocabulary import TokenWindow, Vocabulary, WindowNote
 from spectro_render.vocoder import Vocoder
 
 Samples: TypeAlias = npt.NDArray[np.float32]

@@ -14,7 +14,7 @@ from spectro_render.errors import WeightsCorrupt, WeightsError
 from spectro_render.layout import MAX_SETTING, UNSUPPORTED
 from spectro_render.store import GET_ANEW, as_weights, some, without_numbers
 from spectro_render.t5x_files import StoredArray, open_checkpoint
-from spectro_render.tokens import Vocabulary
+from spectro_render.tokens.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor

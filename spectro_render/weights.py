@@ -1,6 +1,6 @@
-"""Model directories: load, save.
+"""Loads and saves model directories.
 
-`manifest.py` draws the layout, `registry.py` finds a directory by name. No code in a file of
+`manifest.py` draws the layout, `find.py` finds a directory by its name. No code in a file of
 weights is ever run.
 """
 
@@ -14,24 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from spectro_render import layout
-from spectro_render.errors import OptionError, WeightsError, WeightsNotFound
+from spectro_render.errors import OptionError, WeightsError
 from spectro_render.layout import UNSUPPORTED, Config
 from spectro_render.manifest import (
     INDEX,
     MELGAN,
     ONNX,
     SCHEDULER,
-    fingerprint,
+    VOCODERS,
+    ModelFiles,
     has_part,
-    has_vocoder,
-    model_files,
-    sha256,
+    is_onnx,
     verify_listed,
-    verify_vocoder,
-    vocoder_files,
+    vocoder_kinds,
     write_checksums,
 )
-from spectro_render.registry import get_model, may_be_model, model_name
 from spectro_render.store import (
     CONFIG,
     TENSORS,
@@ -47,11 +44,10 @@ if TYPE_CHECKING:
     from spectro_render.config import ModelConfig
     from spectro_render.diffusion import DiscreteSchedule
     from spectro_render.model import MelModel
-    from spectro_render.tokens import Vocabulary
+    from spectro_render.tokens.vocabulary import Vocabulary
     from spectro_render.vocoder import MelGAN, Vocoder
 
 NOTES_CONFIG = Path(layout.FOLDERS["notes"], CONFIG)
-VOCODERS = ("melgan", "onnx", "griffin-lim")
 QUALITIES = ("fast", "best")
 
 Preset: TypeAlias = tuple[str, int]  # sampler, steps
@@ -102,33 +98,24 @@ class Checkpoint:
 # --- load -------------------------------------------------------------------------------------
 
 
-def load_model(
-    model: str | os.PathLike[str] = "default",
-    *,
-    vocoder: str | os.PathLike[str] | None = None,
-    quiet: bool = False,
-) -> Checkpoint:
-    """Load the model of this name or in this directory onto the CPU, in float32.
+def load_model(files: ModelFiles) -> Checkpoint:
+    """Load a model that has been found onto the CPU, in float32.
 
-    One of the Hub that is not here yet is fetched, unless `quiet` with words on standard error.
-    `vocoder` insists on one of the model's own, or takes that of another model (a name or a
-    directory) or an ONNX file; None takes the best that the model has. Raises WeightsNotFound,
-    DownloadError, WeightsCorrupt for files that are not what they promise to be, WeightsError for
-    what is missing or unsupported.
+    Raises WeightsCorrupt for files that are not what they promise to be, WeightsError for what is
+    missing or unsupported.
     """
-    path = get_model(model, quiet=quiet)
+    path = files.directory
     verify_listed(path)
     index = read_json(path / INDEX)
     config = _read_model_config(path, index)
     schedule = layout.read_schedule(read_json(path / SCHEDULER))
-    place, kind = _choose_vocoder(path, vocoder, quiet)
     return Checkpoint(
-        name=model_name(path),
+        name=files.name,
         path=path,
         config=config,
         model=_load_network(path, config),
-        vocoder=load_vocoder(place, kind),
-        vocoder_kind=kind,
+        vocoder=load_vocoder(files.vocoder, files.vocoder_kind),
+        vocoder_kind=files.vocoder_kind,
         vocabulary=read_vocabulary(path),
         schedule=schedule,
         defaults=_read_defaults(index, schedule),
@@ -149,7 +136,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
 
     Raises WeightsError, WeightsCorrupt.
     """
-    from spectro_render.tokens import Vocabulary
+    from spectro_render.tokens.vocabulary import Vocabulary
 
     stored = read_json(path / NOTES_CONFIG)
     settings = {name: stored[name] for name in ("velocity_bins", "programs") if name in stored}
@@ -194,61 +181,6 @@ def _load_network(path: Path, config: ModelConfig) -> MelModel:
 # --- vocoder ----------------------------------------------------------------------------------
 
 
-def is_vocoder(name: str) -> bool:
-    """Whether this may be asked for: a kind, an ONNX file, a model that is here or on the Hub."""
-    return name in VOCODERS or _is_onnx(name) or may_be_model(name)
-
-
-def _is_onnx(name: str | os.PathLike[str]) -> bool:
-    return Path(name).suffix == ONNX.suffix
-
-
-def _choose_vocoder(
-    model: Path, choice: str | os.PathLike[str] | None, quiet: bool
-) -> tuple[Path, str]:
-    """Where the vocoder lies, a directory or an ONNX file, and of which kind it is."""
-    if choice is None:
-        return model, _vocoder_kinds(model)[0]
-    if choice in VOCODERS:
-        return model, str(choice)
-    if _is_onnx(choice):
-        if not os.path.isfile(choice):
-            raise WeightsNotFound(f"no ONNX file {str(choice)!r}", "check the path")
-        return Path(choice), "onnx"
-    try:
-        path = get_model(choice, quiet=quiet, vocoder_only=True)
-    except WeightsNotFound as error:
-        kinds = ", ".join(VOCODERS)
-        hint = f"one of {kinds}, a model or an ONNX file"
-        raise WeightsNotFound(f"no vocoder {str(choice)!r}: {error.message}", hint) from error
-    if not has_vocoder(path):
-        raise WeightsError(f"{path} holds no vocoder", "choose another model, or griffin-lim")
-    verify_vocoder(path)
-    return path, _vocoder_kinds(path)[0]
-
-
-def fingerprint_of(
-    model: str | os.PathLike[str] = "default",
-    vocoder: str | os.PathLike[str] | None = None,
-    *,
-    quiet: bool = False,
-) -> str:
-    """What differs where `load_model` with these arguments would load other files."""
-    path = get_model(model, quiet=quiet)
-    files = fingerprint(path, model_files(path))
-    if vocoder is None or vocoder in VOCODERS:
-        return files
-    place, _ = _choose_vocoder(path, vocoder, quiet)
-    own = fingerprint(place, vocoder_files(place)) if place.is_dir() else sha256(place)
-    return f"{files} {own}"
-
-
-def bytes_of(model: str | os.PathLike[str] = "default", *, quiet: bool = False) -> int:
-    """The size of the files that loading may read. Raises WeightsError."""
-    path = get_model(model, quiet=quiet)
-    return sum(os.path.getsize(path / file) for file in model_files(path))
-
-
 def load_vocoder(path: Path, kind: str) -> Vocoder:
     """The vocoder of this kind in a model directory, or in an ONNX file; 'griffin-lim' needs none.
 
@@ -256,9 +188,9 @@ def load_vocoder(path: Path, kind: str) -> Vocoder:
     """
     if kind not in VOCODERS:
         raise OptionError(f"unknown vocoder {kind!r}", f"one of {', '.join(VOCODERS)}")
-    if kind == "onnx" and _is_onnx(path):
+    if kind == "onnx" and is_onnx(path):
         return _load_onnx(path)
-    kinds = _vocoder_kinds(path)
+    kinds = vocoder_kinds(path)
     if kind not in kinds:
         raise WeightsError(f"{path} holds no vocoder {kind!r}", f"choose {' or '.join(kinds)}")
     if kind == "melgan":
@@ -268,12 +200,6 @@ def load_vocoder(path: Path, kind: str) -> Vocoder:
     from spectro_render.vocoder import GriffinLim
 
     return GriffinLim()
-
-
-def _vocoder_kinds(path: Path) -> list[str]:
-    """The vocoders that work with a model directory, the best first."""
-    files = {"melgan": path / MELGAN / TENSORS, "onnx": path / ONNX}
-    return [*(kind for kind, file in files.items() if os.path.exists(file)), "griffin-lim"]
 
 
 def _load_onnx(path: Path) -> Vocoder:

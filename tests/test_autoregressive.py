@@ -26,12 +26,12 @@ from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.diffusion import noise_source
 from spectro_render.errors import OptionError, WeightsError
 from spectro_render.layers import attend
-from spectro_render.midi import Note, Score
+from spectro_render.midi.score import Note, Score
 from spectro_render.model import Memory
 from spectro_render.options import Progress
 from spectro_render.presets import autoregressive
 from spectro_render.render import Renderer
-from spectro_render.tokens import WindowNote
+from spectro_render.tokens.vocabulary import WindowNote
 from spectro_render.vocoder import MelGAN, VocoderConfig
 from spectro_render.weights import load_model, save_model
 

@@ -20,7 +20,7 @@ from golden import PIPELINE
 from spectro_render import resume
 from spectro_render.audio import Audio
 from spectro_render.cli import run
-from spectro_render.midi import Note, Score
+from spectro_render.midi.score import Note, Score
 from spectro_render.render import Renderer
 from spectro_render.song import Song
 from tests.test_render import STEPS_OF_16_BIT
@@ -177,7 +177,7 @@ def test_a_bug_hurts_only_the_group_that_meets_it(
 
 
 def score_of(path: Path) -> Score:
-    from spectro_render.midi import read_midi
+    from spectro_render.midi.read import read_midi
 
     return read_midi(path)
 

@@ -21,7 +21,7 @@ from conftest import Song
 from spectro_render.cli import run
 from spectro_render.constants import SAMPLE_RATE, WINDOW_FRAMES
 from spectro_render.errors import SpectroRenderError
-from spectro_render.midi import Note, Score
+from spectro_render.midi.score import Note, Score
 from spectro_render.training.synth import SOUNDFONTS, Synthesizer
 from spectro_render.vocoder import griffin_lim
 
@@ -41,7 +41,7 @@ from spectro_render.evaluation.frechet import (
 from spectro_render.evaluation.scores import Score as Measured
 from spectro_render.evaluation.scores import pool, values_of
 from spectro_render.evaluation.subject import RecordedReference, Rendering, fit
-from spectro_render.tokens import SLAKH_PROGRAMS
+from spectro_render.tokens.vocabulary import SLAKH_PROGRAMS
 
 Samples = npt.NDArray[np.float32]
 SECONDS = 5.5

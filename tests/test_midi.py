@@ -14,8 +14,9 @@ import mido
 import pytest
 
 from spectro_render.errors import MidiError
-from spectro_render.midi import Note, Track, read_midi
-from spectro_render.smf import MAX_BYTES
+from spectro_render.midi.read import read_midi
+from spectro_render.midi.score import Note, Track
+from spectro_render.midi.smf import MAX_BYTES
 
 FIXTURES = Path(__file__).parent / "data" / "midi"
 

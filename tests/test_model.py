@@ -25,7 +25,7 @@ from spectro_render.diffusion import SAMPLERS, Predict, guide, sample
 from spectro_render.layers import attend, gelu
 from spectro_render.levels import MOST_LEVELS, LevelCache
 from spectro_render.model import FrameEncoder, SpectrogramModel
-from spectro_render.tokens import WindowNote
+from spectro_render.tokens.vocabulary import WindowNote
 
 SAME = 2e-6  # two orders of float32 sums
 

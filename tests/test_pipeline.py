@@ -37,7 +37,7 @@ from spectro_render.errors import (
 from spectro_render.mel import from_model, to_model
 from spectro_render.model import SpectrogramModel
 from spectro_render.store import TENSORS
-from spectro_render.tokens import EOS
+from spectro_render.tokens.vocabulary import EOS
 from spectro_render.vocoder import MelGAN, VocoderConfig
 from spectro_render.weights import load_model, save_model
 

@@ -21,7 +21,7 @@ from spectro_render.precision import (
     has_native_bfloat16,
     narrow,
 )
-from spectro_render.tokens import WindowNote
+from spectro_render.tokens.vocabulary import WindowNote
 from spectro_render.weights import load_model
 
 CPU = torch.device("cpu")

@@ -12,10 +12,11 @@ from spectro_render.build import make_model
 from spectro_render.config import ModelConfig
 from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.errors import OptionError
-from spectro_render.midi import Note, Score
+from spectro_render.midi.score import Note, Score
 from spectro_render.presets import PRESETS, choose_network
 from spectro_render.render import Renderer
-from spectro_render.tokens import Vocabulary, tokenize
+from spectro_render.tokens.vocabulary import Vocabulary
+from spectro_render.tokens.write import tokenize
 from spectro_render.training.command import export
 from spectro_render.training.data import Batch, Windows, piece_notes
 from spectro_render.training.diffusion import Trainer, TrainingOptions

@@ -11,8 +11,12 @@ import pytest
 
 from spectro_render.constants import MAX_TOKENS, STEPS_PER_WINDOW, WINDOW_SECONDS
 from spectro_render.errors import TokenError
-from spectro_render.midi import Note, Score, read_midi
-from spectro_render.tokens import (
+from spectro_render.midi.read import read_midi
+from spectro_render.midi.score import Note, Score
+from spectro_render.tokens.events import _events, _Sound, _sounds, _split
+from spectro_render.tokens.fit import _fit, _Length, _Page, _ranks
+from spectro_render.tokens.read import detokenize, window_notes
+from spectro_render.tokens.vocabulary import (
     EOS,
     PAD,
     SLAKH_PROGRAMS,
@@ -20,19 +24,8 @@ from spectro_render.tokens import (
     TokenWindow,
     Vocabulary,
     WindowNote,
-    _events,
-    _fit,
-    _Length,
-    _Page,
-    _ranks,
-    _Sound,
-    _sounds,
-    _split,
-    _write,
-    detokenize,
-    tokenize,
-    window_notes,
 )
+from spectro_render.tokens.write import _write, tokenize
 
 DATA = Path(__file__).parent / "data" / "tokens"
 GOLDEN: dict[str, list[list[int]]] = json.loads((DATA / "tokens.json").read_text())

@@ -20,10 +20,11 @@ from spectro_render.constants import N_MELS, WINDOW_FRAMES, WINDOW_SAMPLES, WIND
 from spectro_render.diffusion import corrupt, learning_target
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.mel import log_mel
-from spectro_render.midi import Note, Score
+from spectro_render.midi.score import Note, Score
 from spectro_render.model import SpectrogramModel
 from spectro_render.presets import autoregressive
-from spectro_render.tokens import Vocabulary, WindowNote, tokenize
+from spectro_render.tokens.vocabulary import Vocabulary, WindowNote
+from spectro_render.tokens.write import tokenize
 from spectro_render.training import objective as objective_module
 from spectro_render.training import synth
 from spectro_render.training.command import export

@@ -28,7 +28,7 @@ from spectro_render.manifest import CHECKSUMS, INDEX, ONNX, verify, write_checks
 from spectro_render.model import SpectrogramModel
 from spectro_render.registry import available_models, find_model
 from spectro_render.store import TENSORS
-from spectro_render.tokens import Vocabulary
+from spectro_render.tokens.vocabulary import Vocabulary
 from spectro_render.vocoder import GriffinLim, MelGAN, VocoderConfig
 from spectro_render.weights import (
     Defaults,

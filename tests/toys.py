@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from spectro_render.config import ModelConfig
     from spectro_render.options import RenderOptions
     from spectro_render.render import Renderer
-    from spectro_render.tokens import TokenWindow
+    from spectro_render.tokens.vocabulary import TokenWindow
 
 
 def toy_config(**changes: object) -> "ModelConfig":

@@ -17,7 +17,7 @@ from spectro_render.evaluation.subject import (
     SynthesizedReference,
 )
 from spectro_render.evaluation.tables import print_tables
-from spectro_render.jobs import MIDI_SUFFIXES
+from spectro_render.midi.read import MIDI_SUFFIXES
 from spectro_render.options import RenderOptions
 from spectro_render.render import Renderer
 from spectro_render.report import Reporter

@@ -15,7 +15,7 @@ from mir_eval.util import match_events
 
 from spectro_render.constants import FRAME_RATE, MEL_MAX_HZ, N_MELS
 from spectro_render.evaluation.scores import Score
-from spectro_render.midi import Note
+from spectro_render.midi.score import Note
 
 TOLERANCE = 0.05  # seconds between a hit and its peak
 BESIDE = 0.06  # seconds: nearer notes begin together

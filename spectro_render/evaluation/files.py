@@ -19,7 +19,8 @@ from spectro_render.evaluation.scores import Score as Measured
 from spectro_render.evaluation.scores import Scores
 from spectro_render.evaluation.subject import Reference, Rendering, Samples, Subject, heard_seconds
 from spectro_render.evaluation.transcription import note_f1, played_notes
-from spectro_render.midi import Score, read_midi, section
+from spectro_render.midi.read import read_midi
+from spectro_render.midi.score import Score, section
 
 Matrix = npt.NDArray[np.float64]
 

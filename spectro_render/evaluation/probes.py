@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.evaluation.distances import mel_of
-from spectro_render.midi import Note, Score
-from spectro_render.tokens import SLAKH_PROGRAMS
+from spectro_render.midi.score import Note, Score
+from spectro_render.tokens.vocabulary import SLAKH_PROGRAMS
 
 # The commonest of real music: bass drums, snares, hi-hats, a tom, cymbals.
 DRUMS = (35, 36, 38, 40, 42, 44, 46, 45, 49, 51)

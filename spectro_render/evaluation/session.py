@@ -13,7 +13,7 @@ from spectro_render.evaluation.files import Listener
 from spectro_render.evaluation.probes import Play, follow_velocity, identify
 from spectro_render.evaluation.scores import Scores, Values, pool, values_of
 from spectro_render.evaluation.subject import Samples
-from spectro_render.midi import Score
+from spectro_render.midi.score import Score
 from spectro_render.report import Reporter, complain
 
 OF_FILES = ("files", "vocoder", "frechet")  # parts that listen to MIDI files

@@ -16,11 +16,11 @@ from torch import Tensor
 from spectro_render.audio import Limiter
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import SpectroRenderError
-from spectro_render.midi import Score
+from spectro_render.midi.score import Score
 from spectro_render.options import RenderOptions
 from spectro_render.render import Renderer
 from spectro_render.streaming import StreamingVocoder
-from spectro_render.tokens import sounding_seconds
+from spectro_render.tokens.write import sounding_seconds
 from spectro_render.training.synth import Synthesizer
 
 Samples = npt.NDArray[np.float32]

@@ -17,7 +17,7 @@ import soxr
 from mir_eval.transcription import precision_recall_f1_overlap
 
 from spectro_render.constants import SAMPLE_RATE
-from spectro_render.midi import Note
+from spectro_render.midi.score import Note
 
 RATE = 22_050  # Hz, that the graph listens at
 HOP = 256  # samples between frames

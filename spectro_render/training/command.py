@@ -16,7 +16,7 @@ from spectro_render.diffusion import Target
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.precision import find_device
 from spectro_render.presets import PRESETS, choose_network
-from spectro_render.tokens import Vocabulary
+from spectro_render.tokens.vocabulary import Vocabulary
 from spectro_render.training.data import CacheSpec, Windows, build_cache, check_vocabulary
 from spectro_render.training.diffusion import Trainer, TrainingOptions
 from spectro_render.training.vocoder import VocoderOptions, load_trained_vocoder, train_vocoder

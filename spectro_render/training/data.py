@@ -38,10 +38,12 @@ from spectro_render.constants import (
     WINDOW_SECONDS,
 )
 from spectro_render.errors import MidiError, OptionError, SpectroRenderError
-from spectro_render.jobs import MIDI_SUFFIXES
 from spectro_render.mel import log_mel, to_model
-from spectro_render.midi import Score, read_midi
-from spectro_render.tokens import PAD, TokenWindow, Vocabulary, tokenize, window_notes
+from spectro_render.midi.read import MIDI_SUFFIXES, read_midi
+from spectro_render.midi.score import Score
+from spectro_render.tokens.read import window_notes
+from spectro_render.tokens.vocabulary import PAD, TokenWindow, Vocabulary
+from spectro_render.tokens.write import tokenize
 from spectro_render.training.compose import excerpt, made_up, mix, vary
 from spectro_render.training.synth import Synthesizer
 

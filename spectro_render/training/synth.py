@@ -19,7 +19,7 @@ import soxr
 
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import SpectroRenderError
-from spectro_render.midi import Note, Score
+from spectro_render.midi.score import Note, Score
 
 SYNTH_RATE = 48_000  # Hz
 GAIN = 0.2  # FluidSynth's own default; no real file passes log-mel 4.0 at this level

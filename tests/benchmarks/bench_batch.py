@@ -19,7 +19,8 @@ import torch
 from spectro_render.batch import Batch
 from spectro_render.engine import LocalEngine
 from spectro_render.jobs import plan_jobs
-from spectro_render.midi import read_midi, section
+from spectro_render.midi.read import read_midi
+from spectro_render.midi.score import section
 from spectro_render.options import Encoding
 from spectro_render.report import Reporter
 from spectro_render.tasks import Settings

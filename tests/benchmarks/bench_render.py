@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from spectro_render.constants import WINDOW_SECONDS
-from spectro_render.midi import read_midi
+from spectro_render.midi.read import read_midi
 from spectro_render.options import RenderOptions
 from spectro_render.render import Renderer
 from spectro_render.vocoder import griffin_lim

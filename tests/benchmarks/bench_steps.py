@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from spectro_render.evaluation.transcription import note_f1, played_notes
-from spectro_render.midi import Score, read_midi, section
+from spectro_render.midi.read import read_midi
+from spectro_render.midi.score import Score, section
 from spectro_render.options import RenderOptions
 from spectro_render.render import Renderer
 

@@ -6,8 +6,10 @@ Run from the checkout's top level: python -m tests.benchmarks.bench_tokens
 import random
 import time
 
-from spectro_render.midi import Note, Score
-from spectro_render.tokens import Vocabulary, detokenize, tokenize, window_notes
+from spectro_render.midi.score import Note, Score
+from spectro_render.tokens.read import detokenize, window_notes
+from spectro_render.tokens.vocabulary import Vocabulary
+from spectro_render.tokens.write import tokenize
 
 NOTES = 100_000
 SECONDS = 3600.0

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from spectro_render.errors import MidiError
-from spectro_render.midi import read_midi
-from spectro_render.tokens import Vocabulary, detokenize, tokenize
+from spectro_render.midi.read import read_midi
+from spectro_render.tokens.read import detokenize
+from spectro_render.tokens.vocabulary import Vocabulary
+from spectro_render.tokens.write import tokenize
 from tests.fuzz.mutations import SEEDS, mutations, seeds
 
 MAX_SECONDS = 5  # of CPU time: other programs may keep the cores busy

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import gcd
 
-from spectro_render.smf import (
+from spectro_render.midi.smf import (
     ALL_NOTES_OFF,
     ALL_SOUND_OFF,
     EXPRESSION,

@@ -11,52 +11,19 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from spectro_render.errors import MidiError
-from spectro_render.smf import MAX_BYTES, NOTE_OFF, NOTE_ON, PROGRAM, SUSTAIN, Event, parse_smf
-from spectro_render.smf_repair import RepairedSmf, repair
+from spectro_render.midi.repair import RepairedSmf, repair
+from spectro_render.midi.score import Note, Score, Track
+from spectro_render.midi.smf import MAX_BYTES, NOTE_OFF, NOTE_ON, PROGRAM, SUSTAIN, Event, parse_smf
 
 if TYPE_CHECKING:
     import mido
     from note_seq.protobuf.music_pb2 import NoteSequence
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """One note, as it is heard: pedal, channel volume and expression are in it."""
-
-    start: float  # seconds
-    end: float  # seconds, after start
-    pitch: int  # MIDI 0..127
-    velocity: int  # 1..127
-    program: int  # General MIDI 0..127
-    is_drum: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Track:
-    """What one instrument plays in one track of the file."""
-
-    name: str
-    program: int
-    is_drum: bool
-    n_notes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """What there is to render."""
-
-    notes: tuple[Note, ...]  # by start
-    duration: float  # seconds, to the end of the last note
-    ignored: tuple[str, ...] = ()  # in the file, but not in the vocabulary
-    repairs: tuple[str, ...] = ()  # what was wrong with the file, and what was made of it
-    tracks: tuple[Track, ...] = ()
 
 
 def read_midi(source: str | os.PathLike[str] | bytes | BinaryIO) -> Score:
@@ -230,23 +197,4 @@ def _repairs(counts: Counter[str]) -> tuple[str, ...]:
     )
 
 
-def section(score: Score, start: float, duration: float | None) -> Score:
-    """The notes that sound from `start` for `duration` seconds; those cut by an edge are shortened.
-
-    Raises MidiError where nothing sounds.
-    """
-    if start == 0 and duration is None:
-        return score
-    end = float("inf") if duration is None else start + duration
-    notes = tuple(
-        replace(note, start=max(0.0, note.start - start), end=min(note.end, end) - start)
-        for note in score.notes
-        if note.end > start and note.start < end and not (note.is_drum and note.start < start)
-    )
-    if not notes:
-        until = "the end" if duration is None else f"{end:g} s"
-        raise MidiError(
-            f"no note sounds from {start:g} s to {until}",
-            f"the music lasts {score.duration:.1f} s: choose an earlier start or a longer duration",
-        )
-    return replace(score, notes=notes, duration=min(score.duration, end) - start)
+MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")

@@ -1,0 +1,136 @@
+"""Makes overfull windows fit: which notes are left out where 2048 ids are too few."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from heapq import heapify, heappop
+from operator import attrgetter, ne
+from typing import NamedTuple
+
+from spectro_render.constants import (
+    MAX_TOKENS,
+)
+from spectro_render.tokens.events import SOUND_OF, Event, Sound
+from spectro_render.tokens.vocabulary import MIDI_VALUES, Vocabulary
+
+GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+
+
+class Page(NamedTuple):
+    """What one window has to say."""
+
+    start: int  # 10 ms step
+    held: dict[int, Event]  # by program and pitch: onsets of notes that sound before all events
+    ties: list[Event]  # the same in the order of writing
+    events: list[Event]
+
+    def without(self, sounds: Collection[int]) -> Page:
+        """The page of the other sounds."""
+        if not sounds:
+            return self
+        held = {key: event for key, event in self.held.items() if event.sound not in sounds}
+        return Page(
+            self.start, held, without_sounds(sounds, self.ties), without_sounds(sounds, self.events)
+        )
+
+    def held_after(self, ties_end: float) -> dict[int, Event]:
+        """What sounds after the events that come before step `ties_end`."""
+        held = dict(self.held)
+        for event in self.events:
+            if event.step >= ties_end:
+                break
+            if event.velocity_bin and not event.is_drum:
+                held[event.program * MIDI_VALUES + event.pitch] = event
+            elif not event.is_drum:
+                held.pop(event.program * MIDI_VALUES + event.pitch, None)
+        return held
+
+
+def without_sounds(sounds: Collection[int], events: list[Event]) -> list[Event]:
+    return [event for event in events if event.sound not in sounds] if sounds else events
+
+
+def begun_sounds(events: Iterable[Event]) -> set[int]:
+    return {event.sound for event in events if event.velocity_bin}
+
+
+def fit_page(page: Page, sounds: Sequence[Sound], vocabulary: Vocabulary) -> tuple[Page, set[int]]:
+    """As much of a page as 2048 ids hold, and the sounds that do not fit."""
+    heap = _ranks(page, sounds)
+    heapify(heap)  # rather than sort: few of them leave
+    surplus = {heappop(heap)[-1] for _ in range(len(heap) - MAX_TOKENS)}  # each takes an id or more
+    page = page.without(surplus)
+    length = _Length(page, vocabulary)
+    while length.ids > MAX_TOKENS:
+        sound = heappop(heap)[-1]
+        length.take_out(sound)
+        surplus.add(sound)
+    return page.without(surplus), surplus
+
+
+_Rank = tuple[bool, int, float, float, int]  # the last is the sound; the lowest leave first
+
+
+def _ranks(page: Page, sounds: Sequence[Sound]) -> list[_Rank]:
+    """The sounds of a page and how much each should be kept."""
+    begun = begun_sounds(page.events)
+    found = dict.fromkeys(event.sound for event in (*page.held.values(), *page.events))
+
+    def rank(place: int, sound: int) -> _Rank:
+        _, _, _, start, end, velocity, _ = sounds[sound]
+        # Multiples of the golden ratio, modulo 1, spread any number of equals evenly.
+        return sound not in begun, velocity, end - start, -(place * GOLDEN_RATIO % 1), sound
+
+    return [rank(place, sound) for place, sound in enumerate(found)]
+
+
+class _Length:
+    """How many ids a page takes while sounds are taken out of it, each in constant time."""
+
+    def __init__(self, page: Page, vocabulary: Vocabulary) -> None:
+        events = [*page.ties, *page.events]
+        pitched = [event for event in events if not event.is_drum]
+        with_velocity = events if vocabulary.velocity_bins > 1 else page.events
+        self._chains = (
+            _Chain(page.start, page.events, "step"),
+            _Chain(-1, pitched, "program"),
+            _Chain(-1, with_velocity, "velocity_bin"),
+        )
+        self._said = Counter(map(SOUND_OF, events))  # pitches and drum hits
+        changes = sum(chain.changes for chain in self._chains)
+        self.ids = len(events) + changes + len(("tie", "EOS"))
+
+    def take_out(self, sound: int) -> None:
+        """Count without the events of a sound from now on."""
+        self.ids -= self._said[sound] + sum(chain.take_out(sound) for chain in self._chains)
+
+
+class _Chain:
+    """Values in the order of writing; each that differs from the one before it takes an id."""
+
+    def __init__(self, in_force: int, events: Sequence[Event], field: str) -> None:
+        """The values of a field of events; `in_force` is what comes before them."""
+        self._values = [in_force, *map(attrgetter(field), events)]
+        end = len(self._values)
+        self._before, self._after = list(range(-1, end - 1)), list(range(1, end + 1))
+        # A sound has at most two events on a page.
+        self._last = dict(zip(map(SOUND_OF, events), range(1, end), strict=True))
+        self._first = dict(zip(map(SOUND_OF, reversed(events)), range(end - 1, 0, -1), strict=True))
+        self.changes = sum(map(ne, self._values, self._values[1:]))
+
+    def take_out(self, sound: int) -> int:
+        """Take out the values of a sound; how many ids that saves."""
+        if sound not in self._first:
+            return 0
+        return sum(map(self._unlink, {self._first[sound], self._last[sound]}))
+
+    def _unlink(self, place: int) -> int:
+        values, before, after = self._values, self._before[place], self._after[place]
+        self._after[before] = after
+        is_change = values[place] != values[before]
+        if after == len(values):
+            return int(is_change)
+        self._before[after] = before
+        return is_change + (values[after] != values[place]) - (values[after] != values[before])
