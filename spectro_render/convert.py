@@ -27,7 +27,7 @@ from spectro_render.t5x import read_t5x
 from spectro_render.t5x_files import holds_t5x
 
 if TYPE_CHECKING:
-    from spectro_render.model import MelModel
+    from spectro_render.network.model import MelModel
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of a number
 CARDS = ("README.md", "LICENSE", "LICENSE.txt", "NOTICE")  # go where the weights go
@@ -95,7 +95,7 @@ def _convert_vocoder(source: Path, folder: Path, dtype: str) -> None:
 
 
 def _convert_t5x(source: Path, folder: Path, dtype: str) -> None:
-    from spectro_render.build import make_model
+    from spectro_render.network.build import make_model
     from spectro_render.weights import PUBLISHED_DEFAULTS, save_model
 
     config, tensors = read_t5x(source)

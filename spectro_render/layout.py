@@ -15,8 +15,8 @@ from spectro_render.constants import MAX_TOKENS, N_MELS, WINDOW_FRAMES
 from spectro_render.errors import WeightsError
 
 if TYPE_CHECKING:
-    from spectro_render.config import ModelConfig
     from spectro_render.diffusion import DiscreteSchedule
+    from spectro_render.network.config import ModelConfig
 
 Config = dict[str, Any]  # a JSON object
 UNSUPPORTED = "choose another model, or a newer version of this program"  # what to do
@@ -152,7 +152,7 @@ def read_config(parts: Mapping[str, Config], scheduler: Config) -> ModelConfig:
 
     Raises WeightsError for a setting that is missing, contradicts another or is not supported.
     """
-    from spectro_render.config import ModelConfig
+    from spectro_render.network.config import ModelConfig
 
     known = {field.name: field for field in fields(ModelConfig)}
     values: Config = {"target": _read_target(scheduler)}

@@ -33,7 +33,7 @@ from spectro_render.diffusion import Predict, guide
 from spectro_render.errors import TokenError
 from spectro_render.mel import from_model, to_model
 from spectro_render.midi.read import read_midi
-from spectro_render.model import Memory
+from spectro_render.network.model import Memory
 from spectro_render.pipeline_store import load_components, save_components
 from spectro_render.tokens.vocabulary import PAD, Vocabulary
 from spectro_render.tokens.write import tokenize

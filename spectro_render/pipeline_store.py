@@ -17,7 +17,7 @@ from spectro_render.components import (
 )
 from spectro_render.errors import OptionError, WeightsError, output_error
 from spectro_render.manifest import INDEX, MELGAN, ONNX, write_checksums
-from spectro_render.model import SpectrogramModel, TokenEncoder
+from spectro_render.network.model import SpectrogramModel, TokenEncoder
 from spectro_render.store import without_numbers, write_json
 from spectro_render.weights import load_model, save_model
 

@@ -12,17 +12,17 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from spectro_render.audio import DEFAULT_GAIN, Audio
-from spectro_render.autoregressive import AutoregressiveModel
-from spectro_render.conditioning import note_table
 from spectro_render.constants import SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS
 from spectro_render.diffusion import check_sampling, guide, noise_source, sample
 from spectro_render.errors import OptionError
 from spectro_render.mel import from_model, to_model
 from spectro_render.midi.read import read_midi
 from spectro_render.midi.score import Score, section
-from spectro_render.model import EncodedNotes, MelModel, Memory, SpectrogramModel
+from spectro_render.network.autoregressive import AutoregressiveModel
+from spectro_render.network.device import check_dtype, choose_dtype, find_device, narrow
+from spectro_render.network.frames import note_table
+from spectro_render.network.model import EncodedNotes, MelModel, Memory, SpectrogramModel
 from spectro_render.options import OnProgress, Progress, RenderOptions
-from spectro_render.precision import check_dtype, choose_dtype, find_device, narrow
 from spectro_render.song import Reading, Song, Voice
 from spectro_render.tokens.vocabulary import PAD, TokenWindow
 from spectro_render.tokens.write import song_windows, sounding_seconds

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spectro_render.audio import Limiter
-from spectro_render.conditioning import NoteMemory
+from spectro_render.network.frames import NoteMemory
 from spectro_render.streaming import StreamingVocoder
 from spectro_render.tokens.read import window_notes
 from spectro_render.tokens.vocabulary import TokenWindow, Vocabulary, WindowNote

@@ -19,7 +19,7 @@ from spectro_render.tokens.vocabulary import Vocabulary
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from spectro_render.config import ModelConfig
+    from spectro_render.network.config import ModelConfig
 
 HEAD_WIDTH = 64  # of all published sizes
 VELOCITY_BINS = (1, 127)  # what the authors trained with
@@ -108,7 +108,7 @@ def t5x_name(parameter: str, modules: Mapping[str, str] = MODULES) -> str:
 
 def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Our parameters of a network, and their shapes."""
-    from spectro_render.model import SpectrogramModel
+    from spectro_render.network.model import SpectrogramModel
 
     with without_numbers():
         state = SpectrogramModel(config).state_dict()
@@ -146,7 +146,7 @@ class _Sizes:
         self._shapes, self._modules, self._place = shapes, modules, place
 
     def config(self, head_width: int) -> ModelConfig:
-        from spectro_render.config import ModelConfig
+        from spectro_render.network.config import ModelConfig
 
         rows, width = self._shape("notes.embedding")
         _, inner = self._shape("notes.encoder.layers.0.attention.query")

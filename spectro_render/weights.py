@@ -41,9 +41,9 @@ from spectro_render.store import (
 )
 
 if TYPE_CHECKING:
-    from spectro_render.config import ModelConfig
     from spectro_render.diffusion import DiscreteSchedule
-    from spectro_render.model import MelModel
+    from spectro_render.network.config import ModelConfig
+    from spectro_render.network.model import MelModel
     from spectro_render.tokens.vocabulary import Vocabulary
     from spectro_render.vocoder import MelGAN, Vocoder
 
@@ -166,7 +166,7 @@ def _read_defaults(index: Config, schedule: DiscreteSchedule) -> Defaults:
 
 def _load_network(path: Path, config: ModelConfig) -> MelModel:
     """Build without numbers, and put the stored tensors in."""
-    from spectro_render.build import make_model
+    from spectro_render.network.build import make_model
 
     with without_numbers():
         model = make_model(config)

@@ -12,24 +12,24 @@ from golden import difference
 from torch import Tensor
 from toys import toy_config, window_alone
 
-from spectro_render.autoregressive import (
+from spectro_render.cli import run
+from spectro_render.constants import N_MELS, WINDOW_FRAMES
+from spectro_render.diffusion import noise_source
+from spectro_render.errors import OptionError, WeightsError
+from spectro_render.midi.score import Note, Score
+from spectro_render.network.autoregressive import (
     AutoregressiveModel,
     Cache,
     Deterministic,
     GaussianMixture,
     OutputFunction,
 )
-from spectro_render.cli import run
-from spectro_render.conditioning import note_table
-from spectro_render.config import ModelConfig
-from spectro_render.constants import N_MELS, WINDOW_FRAMES
-from spectro_render.diffusion import noise_source
-from spectro_render.errors import OptionError, WeightsError
-from spectro_render.layers import attend
-from spectro_render.midi.score import Note, Score
-from spectro_render.model import Memory
+from spectro_render.network.config import ModelConfig
+from spectro_render.network.frames import note_table
+from spectro_render.network.layers import attend
+from spectro_render.network.model import Memory
+from spectro_render.network.presets import autoregressive
 from spectro_render.options import Progress
-from spectro_render.presets import autoregressive
 from spectro_render.render import Renderer
 from spectro_render.tokens.vocabulary import WindowNote
 from spectro_render.vocoder import MelGAN, VocoderConfig

@@ -109,7 +109,7 @@ def test_windows_share_a_batch(
 ) -> None:
     """A song that ends hands its slot on: 1, 3, 2 and 2 + 2 windows in three slots."""
     threads(1)
-    from spectro_render import model
+    from spectro_render.network import model
 
     sizes: list[int] = []
     denoise = model.SpectrogramModel.denoise

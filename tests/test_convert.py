@@ -17,11 +17,11 @@ from torch import Tensor
 
 from spectro_render import cli
 from spectro_render import convert as convert_module
-from spectro_render.config import ModelConfig
 from spectro_render.convert import convert
 from spectro_render.errors import OptionError, OutputError, WeightsCorrupt, WeightsNotFound
 from spectro_render.manifest import CHECKSUMS, INDEX, ONNX, verify
-from spectro_render.model import SpectrogramModel
+from spectro_render.network.config import ModelConfig
+from spectro_render.network.model import SpectrogramModel
 from spectro_render.store import PICKLE, TENSORS
 from spectro_render.weights import Defaults, load_model
 

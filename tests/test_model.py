@@ -10,7 +10,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from toys import toy_config
 
-from spectro_render.conditioning import (
+from spectro_render.constants import N_MELS, STEPS_PER_WINDOW, WINDOW_FRAMES
+from spectro_render.diffusion import SAMPLERS, Predict, guide, sample
+from spectro_render.network.film import MOST_LEVELS, LevelCache
+from spectro_render.network.frames import (
     DRUM_KIT,
     NATS,
     PAD_NOTE,
@@ -20,11 +23,8 @@ from spectro_render.conditioning import (
     note_table,
     table_notes,
 )
-from spectro_render.constants import N_MELS, STEPS_PER_WINDOW, WINDOW_FRAMES
-from spectro_render.diffusion import SAMPLERS, Predict, guide, sample
-from spectro_render.layers import attend, gelu
-from spectro_render.levels import MOST_LEVELS, LevelCache
-from spectro_render.model import FrameEncoder, SpectrogramModel
+from spectro_render.network.layers import attend, gelu
+from spectro_render.network.model import FrameEncoder, SpectrogramModel
 from spectro_render.tokens.vocabulary import WindowNote
 
 SAME = 2e-6  # two orders of float32 sums

@@ -8,12 +8,10 @@ from golden import tokens
 from torch import Tensor
 from toys import toy_config
 
-from spectro_render.conditioning import note_table
 from spectro_render.diffusion import noise_source, sample
 from spectro_render.errors import DeviceError
 from spectro_render.mel import from_model
-from spectro_render.model import MelModel, SpectrogramModel
-from spectro_render.precision import (
+from spectro_render.network.device import (
     MARGIN,
     bfloat16_gain,
     check_dtype,
@@ -21,6 +19,8 @@ from spectro_render.precision import (
     has_native_bfloat16,
     narrow,
 )
+from spectro_render.network.frames import note_table
+from spectro_render.network.model import MelModel, SpectrogramModel
 from spectro_render.tokens.vocabulary import WindowNote
 from spectro_render.weights import load_model
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from spectro_render.build import make_model
-from spectro_render.config import ModelConfig
 from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.errors import OptionError
 from spectro_render.midi.score import Note, Score
-from spectro_render.presets import PRESETS, choose_network
+from spectro_render.network.build import make_model
+from spectro_render.network.config import ModelConfig
+from spectro_render.network.presets import PRESETS, choose_network
 from spectro_render.render import Renderer
 from spectro_render.tokens.vocabulary import Vocabulary
 from spectro_render.tokens.write import tokenize

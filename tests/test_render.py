@@ -13,9 +13,9 @@ from toys import window_alone
 from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
 from spectro_render.errors import DeviceError, MidiError, OptionError, WeightsNotFound
 from spectro_render.midi.score import Note, Score, section
-from spectro_render.model import Attention, DecoderLayer, SpectrogramModel
+from spectro_render.network.device import find_device
+from spectro_render.network.model import Attention, DecoderLayer, SpectrogramModel
 from spectro_render.options import Progress, RenderOptions
-from spectro_render.precision import find_device
 from spectro_render.render import Renderer
 from spectro_render.tokens.write import TAIL_SECONDS
 from spectro_render.weights import load_model

@@ -14,9 +14,9 @@ import pytest
 import torch
 from golden import arrays, checkpoint, tokens
 
-from spectro_render.config import ModelConfig
 from spectro_render.errors import WeightsCorrupt, WeightsError, WeightsNotFound
-from spectro_render.model import SpectrogramModel
+from spectro_render.network.config import ModelConfig
+from spectro_render.network.model import SpectrogramModel
 from spectro_render.t5x import read_t5x
 
 pytest.importorskip("msgpack", reason="the extra t5x is not installed")

@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import save_file
 from toys import toy_config
 
-from spectro_render.build import make_model
 from spectro_render.cli import run
-from spectro_render.conditioning import note_table
 from spectro_render.constants import N_MELS, WINDOW_FRAMES, WINDOW_SAMPLES, WINDOW_SECONDS
 from spectro_render.diffusion import corrupt, learning_target
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.mel import log_mel
 from spectro_render.midi.score import Note, Score
-from spectro_render.model import SpectrogramModel
-from spectro_render.presets import autoregressive
+from spectro_render.network.build import make_model
+from spectro_render.network.frames import note_table
+from spectro_render.network.model import SpectrogramModel
+from spectro_render.network.presets import autoregressive
 from spectro_render.tokens.vocabulary import Vocabulary, WindowNote
 from spectro_render.tokens.write import tokenize
 from spectro_render.training import objective as objective_module

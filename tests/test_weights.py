@@ -16,7 +16,6 @@ from torch import Tensor
 from toys import toy_config
 
 from spectro_render import registry
-from spectro_render.config import ModelConfig
 from spectro_render.errors import (
     OptionError,
     WeightsCorrupt,
@@ -25,7 +24,8 @@ from spectro_render.errors import (
 )
 from spectro_render.layout import stored_name
 from spectro_render.manifest import CHECKSUMS, INDEX, ONNX, verify, write_checksums
-from spectro_render.model import SpectrogramModel
+from spectro_render.network.config import ModelConfig
+from spectro_render.network.model import SpectrogramModel
 from spectro_render.registry import available_models, find_model
 from spectro_render.store import TENSORS
 from spectro_render.tokens.vocabulary import Vocabulary

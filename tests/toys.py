@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from spectro_render.config import ModelConfig
+    from spectro_render.network.config import ModelConfig
     from spectro_render.options import RenderOptions
     from spectro_render.render import Renderer
     from spectro_render.tokens.vocabulary import TokenWindow
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def toy_config(**changes: object) -> "ModelConfig":
     """The smallest network that has every part."""
-    from spectro_render.config import ModelConfig
+    from spectro_render.network.config import ModelConfig
 
     shape = {
         "width": 32,
@@ -41,7 +41,7 @@ def write_toy_model(path: Path) -> None:
     """Write a model directory that is small and quick, and sounds like noise."""
     import torch
 
-    from spectro_render.model import SpectrogramModel
+    from spectro_render.network.model import SpectrogramModel
     from spectro_render.vocoder import MelGAN, VocoderConfig
     from spectro_render.weights import Defaults, save_model
 

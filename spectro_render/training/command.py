@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 import torch
 import typer
 
-from spectro_render.build import make_model
-from spectro_render.config import ModelConfig
 from spectro_render.diffusion import Target
 from spectro_render.errors import OptionError, SpectroRenderError
-from spectro_render.precision import find_device
-from spectro_render.presets import PRESETS, choose_network
+from spectro_render.network.build import make_model
+from spectro_render.network.config import ModelConfig
+from spectro_render.network.device import find_device
+from spectro_render.network.presets import PRESETS, choose_network
 from spectro_render.tokens.vocabulary import Vocabulary
 from spectro_render.training.data import CacheSpec, Windows, build_cache, check_vocabulary
 from spectro_render.training.diffusion import Trainer, TrainingOptions

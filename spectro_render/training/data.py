@@ -24,13 +24,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from spectro_render.conditioning import (
-    NOTE_FIELDS,
-    PAD_NOTE,
-    NoteMemory,
-    note_table,
-    table_notes,
-)
 from spectro_render.constants import (
     N_MELS,
     WINDOW_FRAMES,
@@ -41,6 +34,7 @@ from spectro_render.errors import MidiError, OptionError, SpectroRenderError
 from spectro_render.mel import log_mel, to_model
 from spectro_render.midi.read import MIDI_SUFFIXES, read_midi
 from spectro_render.midi.score import Score
+from spectro_render.network.frames import NOTE_FIELDS, PAD_NOTE, NoteMemory, note_table, table_notes
 from spectro_render.tokens.read import window_notes
 from spectro_render.tokens.vocabulary import PAD, TokenWindow, Vocabulary
 from spectro_render.tokens.write import tokenize

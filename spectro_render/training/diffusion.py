@@ -10,15 +10,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from spectro_render.autoregressive import AutoregressiveModel
-from spectro_render.build import make_model
-from spectro_render.conditioning import NATS
-from spectro_render.config import ModelConfig
 from spectro_render.constants import WINDOW_FRAMES
 from spectro_render.diffusion import noise_source, sample
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.mel import from_model
-from spectro_render.model import MelModel, SpectrogramModel
+from spectro_render.network.autoregressive import AutoregressiveModel
+from spectro_render.network.build import make_model
+from spectro_render.network.config import ModelConfig
+from spectro_render.network.frames import NATS
+from spectro_render.network.model import MelModel, SpectrogramModel
 from spectro_render.training.data import Batch, Windows
 from spectro_render.training.muon import Muon
 from spectro_render.training.objective import make_objective

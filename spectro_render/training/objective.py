@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from spectro_render.autoregressive import AutoregressiveModel
 from spectro_render.constants import WINDOW_FRAMES
 from spectro_render.diffusion import Target, alpha, corrupt, learning_target, sigma
-from spectro_render.model import MelModel, Memory, SpectrogramModel
+from spectro_render.network.autoregressive import AutoregressiveModel
+from spectro_render.network.model import MelModel, Memory, SpectrogramModel
 from spectro_render.training.data import Batch
 
 UNCONDITIONAL_SHARE = 0.1  # of the windows: notes and context dropped together, for guidance

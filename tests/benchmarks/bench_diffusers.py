@@ -23,11 +23,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import spectro_render as sr
 from spectro_render import components, layout
-from spectro_render.config import ModelConfig
 from spectro_render.constants import LOG_MEL_MAX, LOG_MEL_MIN, N_MELS, WINDOW_FRAMES
 from spectro_render.diffusion import DiscreteSchedule
-from spectro_render.model import SpectrogramModel
-from spectro_render.precision import has_native_bfloat16
+from spectro_render.network.config import ModelConfig
+from spectro_render.network.device import has_native_bfloat16
+from spectro_render.network.model import SpectrogramModel
 
 HERE = Path(__file__).parent
 REQUIREMENTS = "tests/benchmarks/requirements-diffusers.txt"

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from spectro_render.config import ModelConfig
 from spectro_render.manifest import write_checksums
-from spectro_render.model import SpectrogramModel
+from spectro_render.network.config import ModelConfig
+from spectro_render.network.model import SpectrogramModel
 from spectro_render.store import PICKLE, TENSORS, open_tensors
 from spectro_render.weights import save_model
 

@@ -40,8 +40,9 @@ def render_under_profile(begun: float) -> None:
 
 def stages(seconds: Callable[..., float]) -> dict[str, float]:
     """Seconds of each stage, in the order in which data flows."""
-    from spectro_render import audio, diffusion, model, render, song, vocoder
+    from spectro_render import audio, diffusion, render, song, vocoder
     from spectro_render.midi import read as midi
+    from spectro_render.network import model
     from spectro_render.tokens import write as tokens
 
     network = vocoder.SpectrumGenerator

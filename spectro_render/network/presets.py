@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from spectro_render.config import ModelConfig
 from spectro_render.errors import OptionError
+from spectro_render.network.config import ModelConfig
 
 # The paper's, section 3: T5 1.1 in two sizes, with and without the context encoder.
 _BASE = ModelConfig()

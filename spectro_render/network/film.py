@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from spectro_render.config import ModelConfig
+    from spectro_render.network.config import ModelConfig
 
 Film: TypeAlias = tuple[Tensor, Tensor]  # factor and shift, (B, 1, D) each
 LayerFilms: TypeAlias = list[tuple[Film, Film]]  # a layer each: before attention, before the MLP

@@ -1,8 +1,8 @@
 """Build the network that a configuration describes."""
 
-from spectro_render.autoregressive import AutoregressiveModel
-from spectro_render.config import ModelConfig
-from spectro_render.model import MelModel, SpectrogramModel
+from spectro_render.network.autoregressive import AutoregressiveModel
+from spectro_render.network.config import ModelConfig
+from spectro_render.network.model import MelModel, SpectrogramModel
 
 
 def make_model(config: ModelConfig) -> MelModel:

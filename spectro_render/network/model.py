@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectro_render.conditioning import NoteFrames, Tail
-from spectro_render.config import ModelConfig
 from spectro_render.constants import MAX_TOKENS, N_MELS, WINDOW_FRAMES
-from spectro_render.layers import MLP, Attention, Encoder, RMSNorm
-from spectro_render.levels import FiLM, Film, LayerFilms, LevelCache, NoiseLevel, modulate
+from spectro_render.network.config import ModelConfig
+from spectro_render.network.film import FiLM, Film, LayerFilms, LevelCache, NoiseLevel, modulate
+from spectro_render.network.frames import NoteFrames, Tail
+from spectro_render.network.layers import MLP, Attention, Encoder, RMSNorm
 
 
 @dataclass(frozen=True, eq=False)

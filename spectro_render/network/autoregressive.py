@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spectro_render.config import ModelConfig
 from spectro_render.constants import N_MELS, WINDOW_FRAMES
-from spectro_render.layers import MLP, Attention, RMSNorm
-from spectro_render.model import MelDecoder, MelModel, Memory
+from spectro_render.network.config import ModelConfig
+from spectro_render.network.layers import MLP, Attention, RMSNorm
+from spectro_render.network.model import MelDecoder, MelModel, Memory
 
 # --- what a frame is made of ------------------------------------------------------------------
 

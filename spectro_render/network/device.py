@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from spectro_render.conditioning import NoteFrames
 from spectro_render.errors import DeviceError
+from spectro_render.network.frames import NoteFrames
 
 if TYPE_CHECKING:
-    from spectro_render.model import MelModel
+    from spectro_render.network.model import MelModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
