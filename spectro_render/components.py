@@ -19,7 +19,7 @@ from spectro_render.diffusion import DiscreteSchedule, ancestral, check_sampling
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.model import ContextEncoder, Decoder, Memory, TokenEncoder
 from spectro_render.store import without_numbers
-from spectro_render.vocoder import Vocoder
+from spectro_render.vocoder.melgan import Vocoder
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 Generator: TypeAlias = torch.Generator | list[torch.Generator] | None

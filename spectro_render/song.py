@@ -10,10 +10,10 @@ from torch import Tensor
 
 from spectro_render.audio import Limiter
 from spectro_render.network.frames import NoteMemory
-from spectro_render.streaming import StreamingVocoder
 from spectro_render.tokens.read import window_notes
 from spectro_render.tokens.vocabulary import TokenWindow, Vocabulary, WindowNote
-from spectro_render.vocoder import Vocoder
+from spectro_render.vocoder.melgan import Vocoder
+from spectro_render.vocoder.streaming import StreamingVocoder
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from spectro_render.network.config import ModelConfig
     from spectro_render.network.model import MelModel
     from spectro_render.tokens.vocabulary import Vocabulary
-    from spectro_render.vocoder import MelGAN, Vocoder
+    from spectro_render.vocoder.melgan import MelGAN, Vocoder
 
 NOTES_CONFIG = Path(layout.FOLDERS["notes"], CONFIG)
 QUALITIES = ("fast", "best")
@@ -197,19 +197,19 @@ def load_vocoder(path: Path, kind: str) -> Vocoder:
         return _load_melgan(path / MELGAN)
     if kind == "onnx":
         return _load_onnx(path / ONNX)
-    from spectro_render.vocoder import GriffinLim
+    from spectro_render.vocoder.griffin_lim import GriffinLim
 
     return GriffinLim()
 
 
 def _load_onnx(path: Path) -> Vocoder:
-    from spectro_render.vocoder_onnx import OnnxVocoder
+    from spectro_render.vocoder.onnx import OnnxVocoder
 
     return OnnxVocoder(path)
 
 
 def _load_melgan(path: Path) -> MelGAN:
-    from spectro_render.vocoder import MelGAN, VocoderConfig
+    from spectro_render.vocoder.melgan import MelGAN, VocoderConfig
 
     stored = read_json(path / CONFIG)
     settings = {key: value for key, value in stored.items() if not key.startswith("_")}

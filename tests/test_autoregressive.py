@@ -32,7 +32,7 @@ from spectro_render.network.presets import autoregressive
 from spectro_render.options import Progress
 from spectro_render.render import Renderer
 from spectro_render.tokens.vocabulary import WindowNote
-from spectro_render.vocoder import MelGAN, VocoderConfig
+from spectro_render.vocoder.melgan import MelGAN, VocoderConfig
 from spectro_render.weights import load_model, save_model
 
 CPU = torch.device("cpu")

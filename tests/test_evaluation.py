@@ -23,7 +23,7 @@ from spectro_render.constants import SAMPLE_RATE, WINDOW_FRAMES
 from spectro_render.errors import SpectroRenderError
 from spectro_render.midi.score import Note, Score
 from spectro_render.training.synth import SOUNDFONTS, Synthesizer
-from spectro_render.vocoder import griffin_lim
+from spectro_render.vocoder.griffin_lim import griffin_lim
 
 for package in ("mir_eval", "onnxruntime"):
     pytest.importorskip(package, reason="needs the extra 'evaluate'")

@@ -38,7 +38,7 @@ from spectro_render.network.config import ModelConfig
 from spectro_render.network.model import SpectrogramModel
 from spectro_render.store import TENSORS
 from spectro_render.tokens.vocabulary import EOS
-from spectro_render.vocoder import MelGAN, VocoderConfig
+from spectro_render.vocoder.melgan import MelGAN, VocoderConfig
 from spectro_render.weights import load_model, save_model
 
 Pipeline = sr.SpectrogramDiffusionPipeline

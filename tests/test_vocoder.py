@@ -15,8 +15,6 @@ from torch import Tensor
 from spectro_render.constants import HOP_LENGTH, LOG_MEL_MIN, N_MELS, SAMPLE_RATE, WINDOW_SAMPLES
 from spectro_render.errors import SpectroRenderError
 from spectro_render.mel import log_mel
-from spectro_render.phase import Stft, steady_partials
-from spectro_render.streaming import LEAST_FRAMES, LIVE_FRAMES, PATIENT_FRAMES, StreamingVocoder
 from spectro_render.training.discriminators import DiscriminatorConfig
 from spectro_render.training.vocoder import (
     Recordings,
@@ -26,13 +24,14 @@ from spectro_render.training.vocoder import (
     magnitude_loss,
     train_vocoder,
 )
-from spectro_render.vocoder import (
-    GriffinLim,
-    MelGAN,
-    SpectrumGenerator,
-    Vocoder,
-    VocoderConfig,
-    griffin_lim,
+from spectro_render.vocoder.griffin_lim import GriffinLim, griffin_lim
+from spectro_render.vocoder.melgan import MelGAN, SpectrumGenerator, Vocoder, VocoderConfig
+from spectro_render.vocoder.phase import Stft, steady_partials
+from spectro_render.vocoder.streaming import (
+    LEAST_FRAMES,
+    LIVE_FRAMES,
+    PATIENT_FRAMES,
+    StreamingVocoder,
 )
 
 SPECTRUM = VocoderConfig(

@@ -29,7 +29,8 @@ from spectro_render.network.model import SpectrogramModel
 from spectro_render.registry import available_models, find_model
 from spectro_render.store import TENSORS
 from spectro_render.tokens.vocabulary import Vocabulary
-from spectro_render.vocoder import GriffinLim, MelGAN, VocoderConfig
+from spectro_render.vocoder.griffin_lim import GriffinLim
+from spectro_render.vocoder.melgan import MelGAN, VocoderConfig
 from spectro_render.weights import (
     Defaults,
     load_model,

@@ -42,7 +42,7 @@ def write_toy_model(path: Path) -> None:
     import torch
 
     from spectro_render.network.model import SpectrogramModel
-    from spectro_render.vocoder import MelGAN, VocoderConfig
+    from spectro_render.vocoder.melgan import MelGAN, VocoderConfig
     from spectro_render.weights import Defaults, save_model
 
     torch.manual_seed(0)

@@ -36,7 +36,8 @@ from spectro_render.training.discriminators import (
     discriminator_loss,
     feature_matching_loss,
 )
-from spectro_render.vocoder import GriffinLim, MelGAN, SpectrumGenerator, VocoderConfig
+from spectro_render.vocoder.griffin_lim import GriffinLim
+from spectro_render.vocoder.melgan import MelGAN, SpectrumGenerator, VocoderConfig
 
 RESOLUTIONS = (512, 1024, 2048)  # FFT and window sizes of the losses; the hop is a quarter
 FLOOR = 1e-5  # of a full-scale sine's magnitude: what is softer does not count

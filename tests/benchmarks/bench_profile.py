@@ -40,10 +40,11 @@ def render_under_profile(begun: float) -> None:
 
 def stages(seconds: Callable[..., float]) -> dict[str, float]:
     """Seconds of each stage, in the order in which data flows."""
-    from spectro_render import audio, diffusion, render, song, vocoder
+    from spectro_render import audio, diffusion, render, song
     from spectro_render.midi import read as midi
     from spectro_render.network import model
     from spectro_render.tokens import write as tokens
+    from spectro_render.vocoder import melgan as vocoder
 
     network = vocoder.SpectrumGenerator
     sketch, log_magnitude = seconds(network.sketch), seconds(network.log_magnitude, network.sharpen)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spectro_render.constants import HOP_LENGTH, WINDOW_FRAMES
-from spectro_render.vocoder import Vocoder
+from spectro_render.vocoder.melgan import Vocoder
 
 LEAST_FRAMES = 128  # of a piece, but for the last one: below, most would be computed twice
 LIVE_FRAMES = WINDOW_FRAMES  # at most, where somebody listens
