@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from spectro_render.audio import Audio as Audio
-    from spectro_render.audio import AudioWriter as AudioWriter
-    from spectro_render.audio import Limiter as Limiter
+    from spectro_render.audio.audio import Audio as Audio
+    from spectro_render.audio.audio import AudioWriter as AudioWriter
+    from spectro_render.audio.limiter import Limiter as Limiter
     from spectro_render.components import SpectrogramContEncoder as SpectrogramContEncoder
     from spectro_render.components import SpectrogramNotesEncoder as SpectrogramNotesEncoder
     from spectro_render.components import T5FilmDecoder as T5FilmDecoder

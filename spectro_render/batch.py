@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from spectro_render.destination import Destination, open_destination, sweep
+from spectro_render.audio.destination import Destination, open_destination, sweep
 from spectro_render.engine import Engine
 from spectro_render.errors import (
     DeviceError,

@@ -238,8 +238,8 @@ def render(
 
     Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.
     """
+    from spectro_render.audio.encoders import check_format
     from spectro_render.batch import Batch
-    from spectro_render.encoders import check_format
     from spectro_render.jobs import (
         choose_format,
         common_folder,

@@ -40,7 +40,7 @@ from spectro_render.worker import MakeEngine, Report, Sound, Told, Welcome, Work
 if TYPE_CHECKING:
     import ray
 
-    from spectro_render.destination import Destination
+    from spectro_render.audio.destination import Destination
 
 CORES = 4  # of a worker without a GPU, where machines have as many and the model is not
 SMALL = 150_000_000  # bytes: one core a worker wastes least (bench_cluster), and memory has room

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
-from spectro_render.audio import AudioWriter
+from spectro_render.audio.audio import AudioWriter
 from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.midi.read import read_midi
 from spectro_render.tasks import Begun, Event, Finished, Settings, Task

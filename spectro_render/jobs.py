@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from spectro_render.encoders import FORMATS, format_of
+from spectro_render.audio.encoders import FORMATS, format_of
 from spectro_render.errors import MidiError, OptionError, OutputError, reason_of
 from spectro_render.midi.read import MIDI_SUFFIXES, read_bytes
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from spectro_render.audio import DEFAULT_GAIN, Audio
+from spectro_render.audio.audio import Audio
+from spectro_render.audio.limiter import DEFAULT_GAIN
 from spectro_render.constants import SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS
 from spectro_render.diffusion import check_sampling, guide, noise_source, sample
 from spectro_render.errors import OptionError

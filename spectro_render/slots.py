@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from spectro_render.audio import Audio, AudioWriter
+from spectro_render.audio.audio import Audio, AudioWriter
 from spectro_render.cores import Cores
 from spectro_render.errors import OutputError
 from spectro_render.options import Progress, RenderOptions

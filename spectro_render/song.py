@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spectro_render.audio import Limiter
+from spectro_render.audio.limiter import Limiter
 from spectro_render.network.frames import NoteMemory
 from spectro_render.tokens.read import window_notes
 from spectro_render.tokens.vocabulary import TokenWindow, Vocabulary, WindowNote

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
-from spectro_render.destination import Destination
+from spectro_render.audio.destination import Destination
 from spectro_render.jobs import Job
 from spectro_render.options import Encoding
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from spectro_render import __version__
-from spectro_render.destination import Destination
+from spectro_render.audio.destination import Destination
 from spectro_render.engine import LocalEngine
 from spectro_render.errors import DeviceError, EngineError, SpectroRenderError, WeightsError
 from spectro_render.jobs import Job

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from spectro_render import destination
-from spectro_render.audio import CEILING, LOOK_AHEAD, Audio, AudioWriter, Limiter
-from spectro_render.encoders import BIT_DEPTHS, FORMATS, check_format, format_of
+from spectro_render.audio import destination
+from spectro_render.audio.audio import Audio, AudioWriter
+from spectro_render.audio.encoders import BIT_DEPTHS, FORMATS, check_format, format_of
+from spectro_render.audio.limiter import CEILING, LOOK_AHEAD, Limiter
 from spectro_render.errors import OptionError, OutputError
 
 BLOCK = 4000  # samples

@@ -18,7 +18,7 @@ import torch
 from golden import PIPELINE
 
 from spectro_render import resume
-from spectro_render.audio import Audio
+from spectro_render.audio.audio import Audio
 from spectro_render.cli import run
 from spectro_render.midi.score import Note, Score
 from spectro_render.render import Renderer

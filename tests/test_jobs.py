@@ -135,7 +135,7 @@ class TestNames:
 
 
 def test_the_longest_name_can_be_written(here: Path) -> None:
-    from spectro_render.destination import open_destination
+    from spectro_render.audio.destination import open_destination
 
     file = open_destination(Job(Path(LONG), Path(LONG).with_suffix(".wav")).prepare_target() or "")
     file.write(b"sound")

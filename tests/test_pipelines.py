@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from spectro_render.audio import AudioWriter
+from spectro_render.audio.audio import AudioWriter
 
 Song = Callable[..., Path]
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -16,7 +16,8 @@ from typing import IO, Any
 
 import pytest
 
-from spectro_render import destination, jobs
+from spectro_render import jobs
+from spectro_render.audio import destination
 from spectro_render.cli import run
 from spectro_render.resume import NAME, History
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from spectro_render.audio import Audio
+from spectro_render.audio.audio import Audio
 from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
 from spectro_render.errors import SpectroRenderError, reason_of
 from spectro_render.evaluation.files import Listener

@@ -13,7 +13,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from spectro_render.audio import Limiter
+from spectro_render.audio.limiter import Limiter
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import SpectroRenderError
 from spectro_render.midi.score import Score

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from spectro_render.destination import Destination
+    from spectro_render.audio.destination import Destination
 
     Frames = npt.NDArray[np.float32]  # (S, channels) in [-1, 1]
 

@@ -10,9 +10,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from spectro_render.audio.destination import Destination, open_destination
+from spectro_render.audio.encoders import BIT_DEPTHS, check_format, format_of, make_encoder
 from spectro_render.constants import SAMPLE_RATE
-from spectro_render.destination import Destination, open_destination
-from spectro_render.encoders import BIT_DEPTHS, check_format, format_of, make_encoder
 from spectro_render.errors import OutputError
 
 if TYPE_CHECKING:
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Samples = npt.NDArray[np.float32]  # (channels, S), or (S,) for one channel
-
-DEFAULT_GAIN = 12.0  # dB; the model is trained on quiet sound, about -33 dBFS RMS
-CEILING = 0.98  # of full scale: room for what a lossy encoder or a resampler adds to a peak
-LOOK_AHEAD = 480  # samples, 30 ms at 16 kHz: longer than half a period of the lowest piano note
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,73 +58,6 @@ class Audio:
             channels=1 if self.samples.ndim == 1 else self.samples.shape[0],
         ) as writer:
             writer.write(self.samples)
-
-
-class Limiter:
-    """A gain in dB, then a limiter that holds every sample within the ceiling.
-
-    The factor at a sample is the least that any neighbour within LOOK_AHEAD needs, smoothed by a
-    Hann window of the same reach. It depends on 2 x LOOK_AHEAD samples to either side and nothing
-    else, so sound that comes in blocks is treated as if it came in one. `push` gives back what is
-    already certain and `flush` the rest: together as many samples as went in.
-    """
-
-    def __init__(self, gain: float, ceiling: float = CEILING) -> None:
-        self._factor = 10 ** (gain / 20)
-        self._ceiling = ceiling
-        self._pending: Samples | None = None  # the neighbours, then what is not given back yet
-
-    def push(self, samples: Samples) -> Samples:
-        """Take (channels, S) or (S,) and give back as much of the sound as is ready."""
-        import numpy as np
-
-        if self._pending is None:  # silence lies before the beginning
-            self._pending = np.zeros((*samples.shape[:-1], 2 * LOOK_AHEAD), np.float32)
-        louder = samples * np.float32(self._factor)
-        self._pending = np.concatenate([self._pending, louder], axis=-1)
-        if self._pending.shape[-1] <= 4 * LOOK_AHEAD:
-            return self._pending[..., :0]
-        ready = self._limit(self._pending)
-        self._pending = self._pending[..., -4 * LOOK_AHEAD :]
-        return ready
-
-    def flush(self) -> Samples:
-        """The rest of the sound; the limiter is then as new."""
-        import numpy as np
-
-        if self._pending is None:
-            return np.zeros(0, np.float32)
-        silence = np.zeros((*self._pending.shape[:-1], 2 * LOOK_AHEAD), np.float32)
-        padded = np.concatenate([self._pending, silence], axis=-1)
-        self._pending = None
-        return self._limit(padded)
-
-    def _limit(self, samples: Samples) -> Samples:
-        """(..., S) -> (..., S - 4 LOOK_AHEAD): what has all its neighbours."""
-        import numpy as np
-
-        middle = samples[..., 2 * LOOK_AHEAD : -2 * LOOK_AHEAD]
-        peaks = np.abs(samples).reshape(-1, samples.shape[-1]).max(axis=0).astype(np.float64)
-        if peaks.max() <= self._ceiling:
-            return middle
-        window = np.hanning(2 * LOOK_AHEAD + 3)[1:-1]  # without its two zeros
-        needed = self._ceiling / np.maximum(peaks, self._ceiling)
-        least = _running_minimum(needed, window.size)
-        smooth = np.convolve(least, window / window.sum(), mode="valid")
-        limited: Samples = (middle * smooth).astype(np.float32)
-        return limited
-
-
-def _running_minimum(values: npt.NDArray[np.float64], width: int) -> npt.NDArray[np.float64]:
-    """The least of each `width` neighbours, by doubling the reach: (S,) -> (S - width + 1,)."""
-    import numpy as np
-
-    reach = 1
-    while 2 * reach <= width:
-        values = np.minimum(values[:-reach], values[reach:])
-        reach *= 2
-    rest = width - reach
-    return np.minimum(values[: values.size - rest], values[rest:])
 
 
 class AudioWriter:
