@@ -24,6 +24,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spectro_render import __version__
+from spectro_render.checkpoints.find import available_models
+from spectro_render.checkpoints.load import VOCODERS
 from spectro_render.errors import (
     EngineError,
     MidiError,
@@ -31,10 +33,8 @@ from spectro_render.errors import (
     OutputError,
     SpectroRenderError,
 )
-from spectro_render.registry import available_models
 from spectro_render.report import Reporter, count
 from spectro_render.tasks import Begun, Cluster, Event, Settings, Task
-from spectro_render.weights import VOCODERS
 from spectro_render.worker import MakeEngine, Report, Sound, Told, Welcome, Worker, make_engine
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from spectro_render import layout
+from spectro_render.checkpoints import names as layout
+from spectro_render.checkpoints.files import without_numbers
 from spectro_render.diffusion import DiscreteSchedule, ancestral, check_sampling, clean_mel
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.model import ContextEncoder, Decoder, Memory, TokenEncoder
-from spectro_render.store import without_numbers
 from spectro_render.vocoder.melgan import Vocoder
 
 Samples: TypeAlias = npt.NDArray[np.float32]

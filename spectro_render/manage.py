@@ -80,9 +80,9 @@ def info(
 
 def _vocabulary_of(model: str | None) -> Vocabulary:
     """That of the model; where there is no default one, the published."""
-    from spectro_render.registry import find_model
+    from spectro_render.checkpoints.find import find_model
+    from spectro_render.checkpoints.load import read_vocabulary
     from spectro_render.tokens.vocabulary import Vocabulary
-    from spectro_render.weights import read_vocabulary
 
     try:
         path = find_model(model or "default")
@@ -155,7 +155,7 @@ def list_models(
     Between tabs: name, state, size, directory. The state is 'bundled', 'downloaded', 'incomplete'
     or 'not downloaded'; where there is no directory, a - stands for it.
     """
-    from spectro_render import registry
+    from spectro_render.checkpoints import find as registry
 
     for entry in registry.list_models():
         path = str(entry.path) if entry.path else None
@@ -179,7 +179,7 @@ def pull_model(
     is printed. HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are heeded. A download that was
     interrupted goes on where it stopped.
     """
-    from spectro_render.registry import refresh_model
+    from spectro_render.checkpoints.find import refresh_model
 
     print(refresh_model(name, quiet=quiet))
     return 0
@@ -190,7 +190,7 @@ def print_path(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A model that is here.")],
 ) -> int:
     """Print where a model lies; nothing is fetched."""
-    from spectro_render.registry import find_model
+    from spectro_render.checkpoints.find import find_model
 
     print(find_model(name))
     return 0
@@ -207,8 +207,8 @@ def verify_models(
 
     Those are in SHA256SUMS or, for models of the Hub, in the names of the cache's files.
     """
-    from spectro_render.manifest import verify
-    from spectro_render.registry import MODEL_FOLDERS, find_model, models_at_hand
+    from spectro_render.checkpoints.find import MODEL_FOLDERS, find_model, models_at_hand
+    from spectro_render.checkpoints.manifest import verify
 
     chosen = names or models_at_hand()
     if not chosen:
@@ -242,8 +242,8 @@ def convert_model(
     They make a model directory, with checksums. SRC is a name or a directory, with weights as
     safetensors or as .bin, or one of the authors' T5X checkpoints.
     """
-    from spectro_render.convert import convert
-    from spectro_render.registry import get_model
+    from spectro_render.checkpoints.convert import convert
+    from spectro_render.checkpoints.find import get_model
 
     path = Path(source) if os.path.isfile(source) else get_model(source, quiet=quiet)
     convert(path, destination, dtype=dtype, quiet=quiet)

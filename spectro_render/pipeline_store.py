@@ -6,7 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from spectro_render import layout
+from spectro_render.checkpoints import names as layout
+from spectro_render.checkpoints.files import without_numbers, write_json
+from spectro_render.checkpoints.load import load_model, save_model
+from spectro_render.checkpoints.manifest import INDEX, MELGAN, ONNX, write_checksums
 from spectro_render.components import (
     Component,
     MelVocoder,
@@ -16,10 +19,7 @@ from spectro_render.components import (
     T5FilmDecoder,
 )
 from spectro_render.errors import OptionError, WeightsError, output_error
-from spectro_render.manifest import INDEX, MELGAN, ONNX, write_checksums
 from spectro_render.network.model import SpectrogramModel, TokenEncoder
-from spectro_render.store import without_numbers, write_json
-from spectro_render.weights import load_model, save_model
 
 NO_FILE = "griffin-lim"  # the kind of vocoder that no model directory holds
 DIFFUSERS = "0.24.0"  # the release whose layout is written

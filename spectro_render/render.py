@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from spectro_render.audio.audio import Audio
 from spectro_render.audio.limiter import DEFAULT_GAIN
+from spectro_render.checkpoints.load import Checkpoint, load_model
 from spectro_render.constants import SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS
 from spectro_render.diffusion import check_sampling, guide, noise_source, sample
 from spectro_render.errors import OptionError
@@ -27,7 +28,6 @@ from spectro_render.options import OnProgress, Progress, RenderOptions
 from spectro_render.song import Reading, Song, Voice
 from spectro_render.tokens.vocabulary import PAD, TokenWindow
 from spectro_render.tokens.write import song_windows, sounding_seconds
-from spectro_render.weights import Checkpoint, load_model
 
 BATCH_SIZE = 8
 NOTE_ROWS = 64  # a multiple: products of fewer rows round otherwise, and depend on who is beside

@@ -28,13 +28,13 @@ class Settings:
 
     def fingerprint(self) -> str:
         """Which model this is, wherever it lies. Raises WeightsError."""
-        from spectro_render.weights import fingerprint_of
+        from spectro_render.checkpoints.load import fingerprint_of
 
         return fingerprint_of(**self._chosen("model", "vocoder", "quiet"))
 
     def size(self) -> int:
         """Bytes of the model's files. Raises WeightsError."""
-        from spectro_render.weights import bytes_of
+        from spectro_render.checkpoints.load import bytes_of
 
         return bytes_of(**self._chosen("model", "quiet"))
 

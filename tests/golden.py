@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectro_render.weights import Checkpoint, load_model
+from spectro_render.checkpoints.load import Checkpoint, load_model
 
 DATA = Path(__file__).parent / "data" / "golden"
 PIPELINE = DATA / "tiny_pipeline"

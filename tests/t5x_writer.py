@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from spectro_render.layout import FOLDERS, stored_name
+from spectro_render.checkpoints.names import FOLDERS, stored_name
 
 ENCODER = {
     "Embed_0.embedding": "position_encoding",

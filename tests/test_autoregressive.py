@@ -12,6 +12,7 @@ from golden import difference
 from torch import Tensor
 from toys import toy_config, window_alone
 
+from spectro_render.checkpoints.load import load_model, save_model
 from spectro_render.cli import run
 from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.diffusion import noise_source
@@ -33,7 +34,6 @@ from spectro_render.options import Progress
 from spectro_render.render import Renderer
 from spectro_render.tokens.vocabulary import WindowNote
 from spectro_render.vocoder.melgan import MelGAN, VocoderConfig
-from spectro_render.weights import load_model, save_model
 
 CPU = torch.device("cpu")
 FRAMED = autoregressive(toy_config(decoder_layers=2))

@@ -19,8 +19,9 @@ import pytest
 import soundfile
 from golden import PIPELINE
 
-from spectro_render import cli, diffusion, registry, render, resume
-from spectro_render.manifest import ONNX
+from spectro_render import cli, diffusion, render, resume
+from spectro_render.checkpoints import find as registry
+from spectro_render.checkpoints.manifest import ONNX
 from spectro_render.network import device as precision
 
 Run = Callable[..., tuple[int, str, str]]

@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from spectro_render import cli
-from spectro_render import convert as convert_module
-from spectro_render.convert import convert
+from spectro_render.checkpoints import convert as convert_module
+from spectro_render.checkpoints.convert import convert
+from spectro_render.checkpoints.files import PICKLE, TENSORS
+from spectro_render.checkpoints.load import Defaults, load_model
+from spectro_render.checkpoints.manifest import CHECKSUMS, INDEX, ONNX, verify
 from spectro_render.errors import OptionError, OutputError, WeightsCorrupt, WeightsNotFound
-from spectro_render.manifest import CHECKSUMS, INDEX, ONNX, verify
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.model import SpectrogramModel
-from spectro_render.store import PICKLE, TENSORS
-from spectro_render.weights import Defaults, load_model
 
 TINY = ModelConfig(16, 1, 64, 16, 1, 1, 1, 64)
 

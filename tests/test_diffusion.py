@@ -10,6 +10,7 @@ import torch
 from golden import PIPELINE, arrays, checkpoint, difference, tokens
 from torch import Tensor
 
+from spectro_render.checkpoints.load import load_vocoder
 from spectro_render.diffusion import (
     SAMPLERS,
     DiscreteSchedule,
@@ -31,7 +32,6 @@ from spectro_render.diffusion import (
 )
 from spectro_render.errors import OptionError
 from spectro_render.mel import from_model
-from spectro_render.weights import load_vocoder
 
 TARGETS: tuple[Target, ...] = ("epsilon", "v", "x0")
 SHAPE = (2, 8, 4)

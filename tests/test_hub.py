@@ -18,9 +18,10 @@ from hub_server import GATED, PRIVATE, REPO, Hub, checksum, serve
 from test_cli import read_all
 
 from spectro_render import cli
-from spectro_render.errors import DownloadError, WeightsCorrupt, WeightsError, WeightsNotFound
-from spectro_render.hub import BLOCK, KNOWN_MODELS, pull
-from spectro_render.hub_cache import (
+from spectro_render.checkpoints.files import PICKLE, TENSORS
+from spectro_render.checkpoints.find import find_model, get_model
+from spectro_render.checkpoints.hub import BLOCK, KNOWN_MODELS, pull
+from spectro_render.checkpoints.hub_cache import (
     HubName,
     cache_folder,
     cached,
@@ -29,12 +30,11 @@ from spectro_render.hub_cache import (
     is_hub_name,
     parse_hub_name,
 )
-from spectro_render.manifest import INDEX, choose_files, verify
-from spectro_render.registry import find_model, get_model
+from spectro_render.checkpoints.load import load_model
+from spectro_render.checkpoints.manifest import INDEX, choose_files, verify
+from spectro_render.errors import DownloadError, WeightsCorrupt, WeightsError, WeightsNotFound
 from spectro_render.render import Renderer
 from spectro_render.report import as_size
-from spectro_render.store import PICKLE, TENSORS
-from spectro_render.weights import load_model
 
 DECODER = f"decoder/{TENSORS}"  # 1.4 MB, the only file that comes in more than one block
 FILES = sorted(path.relative_to(PIPELINE).as_posix() for path in PIPELINE.rglob("*.*"))

@@ -22,6 +22,8 @@ from toys import toy_config
 
 import spectro_render as sr
 from spectro_render import cli
+from spectro_render.checkpoints.files import TENSORS
+from spectro_render.checkpoints.load import load_model, save_model
 from spectro_render.components import SpectrogramScheduler
 from spectro_render.constants import LOG_MEL_MAX, LOG_MEL_MIN, MAX_TOKENS
 from spectro_render.errors import (
@@ -36,10 +38,8 @@ from spectro_render.mel import from_model, to_model
 from spectro_render.network.build import make_model
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.model import SpectrogramModel
-from spectro_render.store import TENSORS
 from spectro_render.tokens.vocabulary import EOS
 from spectro_render.vocoder.melgan import MelGAN, VocoderConfig
-from spectro_render.weights import load_model, save_model
 
 Pipeline = sr.SpectrogramDiffusionPipeline
 

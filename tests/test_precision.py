@@ -8,6 +8,7 @@ from golden import tokens
 from torch import Tensor
 from toys import toy_config
 
+from spectro_render.checkpoints.load import load_model
 from spectro_render.diffusion import noise_source, sample
 from spectro_render.errors import DeviceError
 from spectro_render.mel import from_model
@@ -22,7 +23,6 @@ from spectro_render.network.device import (
 from spectro_render.network.frames import note_table
 from spectro_render.network.model import MelModel, SpectrogramModel
 from spectro_render.tokens.vocabulary import WindowNote
-from spectro_render.weights import load_model
 
 CPU = torch.device("cpu")
 MAX_ERROR, MEAN_ERROR = 0.2, 0.015  # nats of log-mel, of the default model in bfloat16

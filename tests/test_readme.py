@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from spectro_render import registry
+from spectro_render.checkpoints import find as registry
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ import torch
 from golden import checkpoint
 from toys import window_alone
 
+from spectro_render.checkpoints.load import load_model
 from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
 from spectro_render.errors import DeviceError, MidiError, OptionError, WeightsNotFound
 from spectro_render.midi.score import Note, Score, section
@@ -18,7 +19,6 @@ from spectro_render.network.model import Attention, DecoderLayer, SpectrogramMod
 from spectro_render.options import Progress, RenderOptions
 from spectro_render.render import Renderer
 from spectro_render.tokens.write import TAIL_SECONDS
-from spectro_render.weights import load_model
 from tests.benchmarks.bench_growth import time_and_memory
 
 STEPS_OF_16_BIT = 2 / 2**15  # two: what rounding may do

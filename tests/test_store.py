@@ -19,8 +19,7 @@ from limits import file_size_limit
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from spectro_render.errors import WeightsCorrupt, WeightsError
-from spectro_render.store import (
+from spectro_render.checkpoints.files import (
     PICKLE,
     TENSORS,
     fill,
@@ -30,7 +29,8 @@ from spectro_render.store import (
     without_numbers,
     write_part,
 )
-from spectro_render.weights import load_model
+from spectro_render.checkpoints.load import load_model
+from spectro_render.errors import WeightsCorrupt, WeightsError
 
 
 @pytest.fixture

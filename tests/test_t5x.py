@@ -14,10 +14,10 @@ import pytest
 import torch
 from golden import arrays, checkpoint, tokens
 
+from spectro_render.checkpoints.t5x import read_t5x
 from spectro_render.errors import WeightsCorrupt, WeightsError, WeightsNotFound
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.model import SpectrogramModel
-from spectro_render.t5x import read_t5x
 
 pytest.importorskip("msgpack", reason="the extra t5x is not installed")
 pytest.importorskip("tensorstore", reason="the extra t5x is not installed")

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 from toys import toy_config
 
+from spectro_render.checkpoints.load import load_model
 from spectro_render.cli import run
 from spectro_render.constants import N_MELS, WINDOW_FRAMES, WINDOW_SAMPLES, WINDOW_SECONDS
 from spectro_render.diffusion import corrupt, learning_target
@@ -49,7 +50,6 @@ from spectro_render.training.objective import (
     mel_of,
     stratified_times,
 )
-from spectro_render.weights import load_model
 
 TINY = toy_config(width=16, head_width=8, level_width=32)
 CPU = torch.device("cpu")

@@ -41,9 +41,9 @@ def write_toy_model(path: Path) -> None:
     """Write a model directory that is small and quick, and sounds like noise."""
     import torch
 
+    from spectro_render.checkpoints.load import Defaults, save_model
     from spectro_render.network.model import SpectrogramModel
     from spectro_render.vocoder.melgan import MelGAN, VocoderConfig
-    from spectro_render.weights import Defaults, save_model
 
     torch.manual_seed(0)
     vocoder = MelGAN(VocoderConfig(channels=16, dilations=(1,), iterations=0))

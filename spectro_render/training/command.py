@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import torch
 import typer
 
+from spectro_render.checkpoints.load import Defaults, load_model, save_model
 from spectro_render.diffusion import Target
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.network.build import make_model
@@ -20,7 +21,6 @@ from spectro_render.tokens.vocabulary import Vocabulary
 from spectro_render.training.data import CacheSpec, Windows, build_cache, check_vocabulary
 from spectro_render.training.diffusion import Trainer, TrainingOptions
 from spectro_render.training.vocoder import VocoderOptions, load_trained_vocoder, train_vocoder
-from spectro_render.weights import Defaults, load_model, save_model
 
 Loss = Literal["l1", "mse"]
 Decoder = Literal["diffusion", "autoregressive"]

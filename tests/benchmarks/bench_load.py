@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
-from spectro_render.manifest import write_checksums
+from spectro_render.checkpoints.files import PICKLE, TENSORS, open_tensors
+from spectro_render.checkpoints.load import save_model
+from spectro_render.checkpoints.manifest import write_checksums
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.model import SpectrogramModel
-from spectro_render.store import PICKLE, TENSORS, open_tensors
-from spectro_render.weights import save_model
 
 FULL = ModelConfig()
 MEDIUM = replace(FULL, note_layers=2, context_layers=1, decoder_layers=1)  # 55 M parameters

@@ -10,11 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectro_render import layout
-from spectro_render.errors import OptionError, OutputError, WeightsNotFound, output_error
-from spectro_render.manifest import INDEX, MELGAN, ONNX, SCHEDULER, has_vocoder, write_checksums
-from spectro_render.report import as_size, complain
-from spectro_render.store import (
+from spectro_render.checkpoints import names as layout
+from spectro_render.checkpoints.files import (
     CONFIG,
     TENSORS,
     open_tensors,
@@ -23,8 +20,18 @@ from spectro_render.store import (
     write_json,
     write_part,
 )
-from spectro_render.t5x import read_t5x
-from spectro_render.t5x_files import holds_t5x
+from spectro_render.checkpoints.manifest import (
+    INDEX,
+    MELGAN,
+    ONNX,
+    SCHEDULER,
+    has_vocoder,
+    write_checksums,
+)
+from spectro_render.checkpoints.t5x import read_t5x
+from spectro_render.checkpoints.t5x_files import holds_t5x
+from spectro_render.errors import OptionError, OutputError, WeightsNotFound, output_error
+from spectro_render.report import as_size, complain
 
 if TYPE_CHECKING:
     from spectro_render.network.model import MelModel
@@ -62,7 +69,7 @@ def convert(
 
 def _convert_directory(source: Path, folder: Path, dtype: str) -> None:
     """Everything but the tensors stays as it is."""
-    from spectro_render.weights import load_model
+    from spectro_render.checkpoints.load import load_model
 
     model = load_model(source, vocoder="griffin-lim").model
     files = [source / name for name in (*CARDS, ONNX) if os.path.isfile(source / name)]
@@ -84,7 +91,7 @@ def _convert_directory(source: Path, folder: Path, dtype: str) -> None:
 
 def _convert_vocoder(source: Path, folder: Path, dtype: str) -> None:
     """One of our own, if there is one."""
-    from spectro_render.weights import load_vocoder
+    from spectro_render.checkpoints.load import load_vocoder
 
     if not os.path.exists(source / MELGAN / TENSORS):
         return
@@ -95,8 +102,8 @@ def _convert_vocoder(source: Path, folder: Path, dtype: str) -> None:
 
 
 def _convert_t5x(source: Path, folder: Path, dtype: str) -> None:
+    from spectro_render.checkpoints.load import PUBLISHED_DEFAULTS, save_model
     from spectro_render.network.build import make_model
-    from spectro_render.weights import PUBLISHED_DEFAULTS, save_model
 
     config, tensors = read_t5x(source)
     with without_numbers():

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectro_render.checkpoints.hub_cache import HubName, cache_folder, cached, parse_hub_name
+from spectro_render.checkpoints.manifest import INDEX, check, choose_files, is_blob
 from spectro_render.errors import DownloadError, WeightsError, WeightsNotFound, reason_of
-from spectro_render.hub_cache import HubName, cache_folder, cached, parse_hub_name
-from spectro_render.manifest import INDEX, check, choose_files, is_blob
 from spectro_render.report import Reporter, as_size
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectro_render import layout
+from spectro_render.checkpoints import names as layout
+from spectro_render.checkpoints.files import read_json
+from spectro_render.checkpoints.manifest import INDEX, has_vocoder, is_whole
 from spectro_render.errors import WeightsError
-from spectro_render.manifest import INDEX, has_vocoder, is_whole
-from spectro_render.store import read_json
 
 _WORD = r"[A-Za-z0-9](?:(?!--|\.\.)[\w.-]){0,95}"  # `--` and `..` are never in a repository's name
 _NAME = re.compile(rf"({_WORD}/{_WORD})(?:@({_WORD}(?:/{_WORD})*))?", re.ASCII)

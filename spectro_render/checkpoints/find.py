@@ -9,9 +9,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectro_render.errors import WeightsError, WeightsNotFound
-from spectro_render.hub import KNOWN_MODELS, pull
-from spectro_render.hub_cache import (
+from spectro_render.checkpoints.hub import KNOWN_MODELS, pull
+from spectro_render.checkpoints.hub_cache import (
     HubName,
     cache_folder,
     cached,
@@ -21,7 +20,7 @@ from spectro_render.hub_cache import (
     is_hub_name,
     size_of,
 )
-from spectro_render.manifest import (
+from spectro_render.checkpoints.manifest import (
     INDEX,
     VOCODERS,
     ModelFiles,
@@ -34,6 +33,7 @@ from spectro_render.manifest import (
     vocoder_files,
     vocoder_kinds,
 )
+from spectro_render.errors import WeightsError, WeightsNotFound
 from spectro_render.report import Reporter
 
 PACKAGE = Path(__file__).resolve().parent

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectro_render.checkpoints.names import Config
 from spectro_render.errors import WeightsCorrupt, WeightsError
-from spectro_render.layout import Config
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

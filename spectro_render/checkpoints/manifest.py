@@ -23,10 +23,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectro_render import layout
-from spectro_render.errors import WeightsCorrupt, WeightsError
-from spectro_render.layout import Config
-from spectro_render.store import (
+from spectro_render.checkpoints import names as layout
+from spectro_render.checkpoints.files import (
     CONFIG,
     GET_ANEW,
     PICKLE,
@@ -36,6 +34,8 @@ from spectro_render.store import (
     tensors_file,
     unreadable,
 )
+from spectro_render.checkpoints.names import Config
+from spectro_render.errors import WeightsCorrupt, WeightsError
 
 INDEX = "model_index.json"
 VOCODERS = ("melgan", "onnx", "griffin-lim")  # the kinds

@@ -13,10 +13,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from spectro_render import layout
-from spectro_render.errors import OptionError, WeightsError
-from spectro_render.layout import UNSUPPORTED, Config
-from spectro_render.manifest import (
+from spectro_render.checkpoints import names as layout
+from spectro_render.checkpoints.files import (
+    CONFIG,
+    TENSORS,
+    fill,
+    read_json,
+    tensors_file,
+    without_numbers,
+    write_json,
+    write_part,
+)
+from spectro_render.checkpoints.manifest import (
     INDEX,
     MELGAN,
     ONNX,
@@ -29,16 +37,8 @@ from spectro_render.manifest import (
     vocoder_kinds,
     write_checksums,
 )
-from spectro_render.store import (
-    CONFIG,
-    TENSORS,
-    fill,
-    read_json,
-    tensors_file,
-    without_numbers,
-    write_json,
-    write_part,
-)
+from spectro_render.checkpoints.names import UNSUPPORTED, Config
+from spectro_render.errors import OptionError, WeightsError
 
 if TYPE_CHECKING:
     from spectro_render.diffusion import DiscreteSchedule

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from spectro_render.checkpoints.files import GET_ANEW, unreadable
 from spectro_render.errors import WeightsCorrupt, WeightsError, WeightsNotFound
-from spectro_render.store import GET_ANEW, unreadable
 
 if TYPE_CHECKING:
     from torch import Tensor
