@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from spectro_render.pipeline import (
         SpectrogramDiffusionPipeline as SpectrogramDiffusionPipeline,
     )
-    from spectro_render.render import Renderer as Renderer
+    from spectro_render.render.renderer import Renderer as Renderer
     from spectro_render.tokens.read import detokenize as detokenize
     from spectro_render.tokens.vocabulary import TokenWindow as TokenWindow
     from spectro_render.tokens.vocabulary import Vocabulary as Vocabulary

@@ -17,7 +17,7 @@ from spectro_render.tasks import Begun, Event, Finished, Settings, Task
 if TYPE_CHECKING:
     from spectro_render.midi.score import Score
     from spectro_render.options import RenderOptions
-    from spectro_render.render import Renderer
+    from spectro_render.render.renderer import Renderer
     from spectro_render.slots import Rendering, Slots
     from spectro_render.tokens.vocabulary import TokenWindow
 
@@ -53,7 +53,7 @@ class LocalEngine:
     def renderer(self) -> Renderer:
         """The model, loaded when it is first needed."""
         with _without_collection():
-            from spectro_render.render import Renderer
+            from spectro_render.render.renderer import Renderer
 
             return Renderer.load(**self.settings.model)
 

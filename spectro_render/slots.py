@@ -12,8 +12,8 @@ from spectro_render.audio.audio import Audio, AudioWriter
 from spectro_render.cores import Cores
 from spectro_render.errors import OutputError
 from spectro_render.options import Progress, RenderOptions
-from spectro_render.render import Renderer
-from spectro_render.song import Song
+from spectro_render.render.renderer import Renderer
+from spectro_render.render.song import Song
 from spectro_render.tasks import Task
 
 

@@ -31,7 +31,7 @@ from spectro_render.network.layers import attend
 from spectro_render.network.model import Memory
 from spectro_render.network.presets import autoregressive
 from spectro_render.options import Progress
-from spectro_render.render import Renderer
+from spectro_render.render.renderer import Renderer
 from spectro_render.tokens.vocabulary import WindowNote
 from spectro_render.vocoder.melgan import MelGAN, VocoderConfig
 

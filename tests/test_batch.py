@@ -21,8 +21,8 @@ from spectro_render import resume
 from spectro_render.audio.audio import Audio
 from spectro_render.cli import run
 from spectro_render.midi.score import Note, Score
-from spectro_render.render import Renderer
-from spectro_render.song import Song
+from spectro_render.render.renderer import Renderer
+from spectro_render.render.song import Song
 from tests.test_render import STEPS_OF_16_BIT
 
 MakeSong = Callable[..., Path]

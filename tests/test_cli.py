@@ -19,10 +19,11 @@ import pytest
 import soundfile
 from golden import PIPELINE
 
-from spectro_render import cli, diffusion, render, resume
+from spectro_render import cli, diffusion, resume
 from spectro_render.checkpoints import find as registry
 from spectro_render.checkpoints.manifest import ONNX
 from spectro_render.network import device as precision
+from spectro_render.render import renderer as render
 
 Run = Callable[..., tuple[int, str, str]]
 Song = Callable[..., Path]

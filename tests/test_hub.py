@@ -33,7 +33,7 @@ from spectro_render.checkpoints.hub_cache import (
 from spectro_render.checkpoints.load import load_model
 from spectro_render.checkpoints.manifest import INDEX, choose_files, verify
 from spectro_render.errors import DownloadError, WeightsCorrupt, WeightsError, WeightsNotFound
-from spectro_render.render import Renderer
+from spectro_render.render.renderer import Renderer
 from spectro_render.report import as_size
 
 DECODER = f"decoder/{TENSORS}"  # 1.4 MB, the only file that comes in more than one block

@@ -14,7 +14,7 @@ from spectro_render.midi.score import Note, Score
 from spectro_render.network.build import make_model
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.presets import PRESETS, choose_network
-from spectro_render.render import Renderer
+from spectro_render.render.renderer import Renderer
 from spectro_render.tokens.vocabulary import Vocabulary
 from spectro_render.tokens.write import tokenize
 from spectro_render.training.command import export

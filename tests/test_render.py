@@ -17,7 +17,7 @@ from spectro_render.midi.score import Note, Score, section
 from spectro_render.network.device import find_device
 from spectro_render.network.model import Attention, DecoderLayer, SpectrogramModel
 from spectro_render.options import Progress, RenderOptions
-from spectro_render.render import Renderer
+from spectro_render.render.renderer import Renderer
 from spectro_render.tokens.write import TAIL_SECONDS
 from tests.benchmarks.bench_growth import time_and_memory
 

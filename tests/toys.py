@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
     from spectro_render.network.config import ModelConfig
     from spectro_render.options import RenderOptions
-    from spectro_render.render import Renderer
+    from spectro_render.render.renderer import Renderer
     from spectro_render.tokens.vocabulary import TokenWindow
 
 
@@ -57,7 +57,7 @@ def window_alone(
     options: "RenderOptions | None" = None,
 ) -> "Tensor":
     """The log-mel (256, 128) of a window that only knows the mel before it."""
-    from spectro_render.song import Reading
+    from spectro_render.render.song import Reading
 
     reading = Reading([window], renderer.vocabulary, 0)
     reading.before = before

@@ -19,7 +19,7 @@ from spectro_render.evaluation.subject import (
 from spectro_render.evaluation.tables import print_tables
 from spectro_render.midi.read import MIDI_SUFFIXES
 from spectro_render.options import RenderOptions
-from spectro_render.render import Renderer
+from spectro_render.render.renderer import Renderer
 from spectro_render.report import Reporter
 from spectro_render.training.data import midi_files
 

@@ -18,7 +18,7 @@ from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import SpectroRenderError
 from spectro_render.midi.score import Score
 from spectro_render.options import RenderOptions
-from spectro_render.render import Renderer
+from spectro_render.render.renderer import Renderer
 from spectro_render.tokens.write import sounding_seconds
 from spectro_render.training.synth import Synthesizer
 from spectro_render.vocoder.streaming import StreamingVocoder

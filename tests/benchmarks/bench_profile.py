@@ -40,10 +40,12 @@ def render_under_profile(begun: float) -> None:
 
 def stages(seconds: Callable[..., float]) -> dict[str, float]:
     """Seconds of each stage, in the order in which data flows."""
-    from spectro_render import diffusion, render, song
+    from spectro_render import diffusion
     from spectro_render.audio import audio
     from spectro_render.midi import read as midi
     from spectro_render.network import model
+    from spectro_render.render import renderer as render
+    from spectro_render.render import song
     from spectro_render.tokens import write as tokens
     from spectro_render.vocoder import melgan as vocoder
 

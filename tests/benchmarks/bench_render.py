@@ -12,7 +12,7 @@ import torch
 from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.midi.read import read_midi
 from spectro_render.options import RenderOptions
-from spectro_render.render import Renderer
+from spectro_render.render.renderer import Renderer
 from spectro_render.vocoder.griffin_lim import griffin_lim
 
 DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"

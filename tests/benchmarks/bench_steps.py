@@ -17,7 +17,7 @@ from spectro_render.evaluation.transcription import note_f1, played_notes
 from spectro_render.midi.read import read_midi
 from spectro_render.midi.score import Score, section
 from spectro_render.options import RenderOptions
-from spectro_render.render import Renderer
+from spectro_render.render.renderer import Renderer
 
 DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
 SAMPLERS = ("ddpm", "ddim", "dpm++")

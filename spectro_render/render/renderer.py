@@ -25,7 +25,7 @@ from spectro_render.network.device import check_dtype, choose_dtype, find_device
 from spectro_render.network.frames import note_table
 from spectro_render.network.model import EncodedNotes, MelModel, Memory, SpectrogramModel
 from spectro_render.options import OnProgress, Progress, RenderOptions
-from spectro_render.song import Reading, Song, Voice
+from spectro_render.render.song import Reading, Song, Voice
 from spectro_render.tokens.vocabulary import PAD, TokenWindow
 from spectro_render.tokens.write import song_windows, sounding_seconds
 

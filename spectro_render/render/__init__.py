@@ -1,0 +1,6 @@
+"""All stages together: MIDI -> notes -> tokens -> mel -> sound."""
+
+from spectro_render.options import Progress, RenderOptions
+from spectro_render.render.renderer import Renderer
+
+__all__ = ["Progress", "RenderOptions", "Renderer"]
