@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from spectro_render.audio.audio import Audio as Audio
     from spectro_render.audio.audio import AudioWriter as AudioWriter
     from spectro_render.audio.limiter import Limiter as Limiter
-    from spectro_render.components import SpectrogramContEncoder as SpectrogramContEncoder
-    from spectro_render.components import SpectrogramNotesEncoder as SpectrogramNotesEncoder
-    from spectro_render.components import T5FilmDecoder as T5FilmDecoder
+    from spectro_render.compat.components import SpectrogramContEncoder as SpectrogramContEncoder
+    from spectro_render.compat.components import SpectrogramNotesEncoder as SpectrogramNotesEncoder
+    from spectro_render.compat.components import T5FilmDecoder as T5FilmDecoder
+    from spectro_render.compat.pipeline import AudioPipelineOutput as AudioPipelineOutput
+    from spectro_render.compat.pipeline import MidiProcessor as MidiProcessor
+    from spectro_render.compat.pipeline import (
+        SpectrogramDiffusionPipeline as SpectrogramDiffusionPipeline,
+    )
     from spectro_render.errors import SpectroRenderError as SpectroRenderError
     from spectro_render.mel import log_mel as log_mel
     from spectro_render.midi.read import read_midi as read_midi
     from spectro_render.midi.score import Note as Note
     from spectro_render.midi.score import Score as Score
     from spectro_render.options import RenderOptions as RenderOptions
-    from spectro_render.pipeline import AudioPipelineOutput as AudioPipelineOutput
-    from spectro_render.pipeline import MidiProcessor as MidiProcessor
-    from spectro_render.pipeline import (
-        SpectrogramDiffusionPipeline as SpectrogramDiffusionPipeline,
-    )
     from spectro_render.render.renderer import Renderer as Renderer
     from spectro_render.tokens.read import detokenize as detokenize
     from spectro_render.tokens.vocabulary import TokenWindow as TokenWindow

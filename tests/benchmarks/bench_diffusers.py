@@ -22,8 +22,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import spectro_render as sr
-from spectro_render import components
 from spectro_render.checkpoints import names as layout
+from spectro_render.compat import components
 from spectro_render.constants import LOG_MEL_MAX, LOG_MEL_MIN, N_MELS, WINDOW_FRAMES
 from spectro_render.diffusion import DiscreteSchedule
 from spectro_render.network.config import ModelConfig

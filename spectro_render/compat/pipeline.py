@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from spectro_render.components import (
+from spectro_render.compat.components import (
     Generator,
     Samples,
     SpectrogramContEncoder,
@@ -28,13 +28,13 @@ from spectro_render.components import (
     T5FilmDecoder,
     draw_like,
 )
+from spectro_render.compat.store import load_components, save_components
 from spectro_render.constants import MAX_TOKENS, N_MELS, WINDOW_FRAMES
 from spectro_render.diffusion import Predict, guide
 from spectro_render.errors import TokenError
 from spectro_render.mel import from_model, to_model
 from spectro_render.midi.read import read_midi
 from spectro_render.network.model import Memory
-from spectro_render.pipeline_store import load_components, save_components
 from spectro_render.tokens.vocabulary import PAD, Vocabulary
 from spectro_render.tokens.write import tokenize
 

@@ -10,7 +10,7 @@ from spectro_render.checkpoints import names as layout
 from spectro_render.checkpoints.files import without_numbers, write_json
 from spectro_render.checkpoints.load import load_model, save_model
 from spectro_render.checkpoints.manifest import INDEX, MELGAN, ONNX, write_checksums
-from spectro_render.components import (
+from spectro_render.compat.components import (
     Component,
     MelVocoder,
     SpectrogramContEncoder,

@@ -1,0 +1,1 @@
+"""The model under the names that diffusers gave it."""
