@@ -25,8 +25,8 @@ from spectro_render.errors import OptionError, SpectroRenderError, reason_of
 from spectro_render.report import PROGRAM, Reporter, abandon, complain
 
 if TYPE_CHECKING:
-    from spectro_render.engine import Engine
-    from spectro_render.tasks import Cluster, Settings
+    from spectro_render.batch.engine import Engine
+    from spectro_render.batch.tasks import Cluster, Settings
 
 SUB_COMMANDS = ("info", "models", "train", "evaluate")
 MAX_SEED = 2**63 - 1
@@ -239,8 +239,8 @@ def render(
     Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.
     """
     from spectro_render.audio.encoders import check_format
-    from spectro_render.batch import Batch
-    from spectro_render.jobs import (
+    from spectro_render.batch.batch import Batch
+    from spectro_render.batch.jobs import (
         choose_format,
         common_folder,
         is_batch,
@@ -248,8 +248,8 @@ def render(
         plan_jobs,
         read_lists,
     )
+    from spectro_render.batch.tasks import Cluster, Settings
     from spectro_render.options import Encoding
-    from spectro_render.tasks import Cluster, Settings
 
     if raw and format:
         raise OptionError("--raw and --format exclude each other", "leave one out")
@@ -303,10 +303,10 @@ def _make_engine(
     settings: Settings, reporter: Reporter, cluster: Cluster | None, songs: int
 ) -> Engine:
     if cluster is None:
-        from spectro_render.engine import LocalEngine
+        from spectro_render.batch.engine import LocalEngine
 
         return LocalEngine(settings, songs)
-    from spectro_render.cluster import RayEngine
+    from spectro_render.batch.ray_engine import RayEngine
 
     return RayEngine(settings, reporter, cluster)
 

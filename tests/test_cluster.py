@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from spectro_render.batch.history import NAME
+from spectro_render.batch.jobs import Job, longest_first
 from spectro_render.cli import run
-from spectro_render.jobs import Job, longest_first
-from spectro_render.resume import NAME
 from tests.test_render import STEPS_OF_16_BIT
 
 MakeSong = Callable[..., Path]

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from spectro_render.cores import Cancelled, Cores
+from spectro_render.batch.cores import Cancelled, Cores
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spectro_render import resume
+from spectro_render.batch import history as resume
 from spectro_render.cli import run
 from tests.fuzz.mutations import SEEDS, mutations, seeds
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from spectro_render.batch.jobs import Job, common_folder, plan_jobs, read_lists
 from spectro_render.errors import OptionError
-from spectro_render.jobs import Job, common_folder, plan_jobs, read_lists
 
 LONG = "é" * 125 + ".midi"  # 255 bytes
 

@@ -16,10 +16,10 @@ from typing import IO, Any
 
 import pytest
 
-from spectro_render import jobs
 from spectro_render.audio import destination
+from spectro_render.batch import jobs
+from spectro_render.batch.history import NAME, History
 from spectro_render.cli import run
-from spectro_render.resume import NAME, History
 
 MakeSong = Callable[..., Path]
 SONGS = ("a.mid", "b.mid", "deep/c.mid")

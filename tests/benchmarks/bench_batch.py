@@ -16,14 +16,14 @@ from pathlib import Path
 import pretty_midi
 import torch
 
-from spectro_render.batch import Batch
-from spectro_render.engine import LocalEngine
-from spectro_render.jobs import plan_jobs
+from spectro_render.batch.batch import Batch
+from spectro_render.batch.engine import LocalEngine
+from spectro_render.batch.jobs import plan_jobs
+from spectro_render.batch.tasks import Settings
 from spectro_render.midi.read import read_midi
 from spectro_render.midi.score import section
 from spectro_render.options import Encoding
 from spectro_render.report import Reporter
-from spectro_render.tasks import Settings
 
 DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
 SONGS = 16

@@ -18,16 +18,16 @@ from typing import Any
 
 from ray.cluster_utils import Cluster
 
-from spectro_render import tasks
-from spectro_render.batch import Batch
-from spectro_render.cluster import RayEngine
-from spectro_render.engine import LocalEngine
-from spectro_render.jobs import Job, plan_jobs
+from spectro_render.batch import tasks
+from spectro_render.batch.batch import Batch
+from spectro_render.batch.engine import LocalEngine
+from spectro_render.batch.history import History
+from spectro_render.batch.jobs import Job, plan_jobs
+from spectro_render.batch.ray_engine import RayEngine
+from spectro_render.batch.ray_worker import MakeEngine, make_engine
+from spectro_render.batch.tasks import Begun, Finished, Settings, Task
 from spectro_render.options import Encoding
 from spectro_render.report import Reporter
-from spectro_render.resume import History
-from spectro_render.tasks import Begun, Finished, Settings, Task
-from spectro_render.worker import MakeEngine, make_engine
 from tests.benchmarks.bench_batch import write_songs
 
 SECONDS = 0.5  # of simulated rendering

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from spectro_render import __version__
 from spectro_render.audio.destination import Destination
-from spectro_render.engine import LocalEngine
+from spectro_render.batch.engine import LocalEngine
+from spectro_render.batch.jobs import Job
+from spectro_render.batch.tasks import Begun, Event, Finished, Settings, Task
 from spectro_render.errors import DeviceError, EngineError, SpectroRenderError, WeightsError
-from spectro_render.jobs import Job
-from spectro_render.tasks import Begun, Event, Finished, Settings, Task
 
 if TYPE_CHECKING:
     import ray

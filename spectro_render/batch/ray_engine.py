@@ -24,6 +24,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spectro_render import __version__
+from spectro_render.batch.ray_worker import (
+    MakeEngine,
+    Report,
+    Sound,
+    Told,
+    Welcome,
+    Worker,
+    make_engine,
+)
+from spectro_render.batch.tasks import Begun, Cluster, Event, Settings, Task
 from spectro_render.checkpoints.find import available_models
 from spectro_render.checkpoints.load import VOCODERS
 from spectro_render.errors import (
@@ -34,8 +44,6 @@ from spectro_render.errors import (
     SpectroRenderError,
 )
 from spectro_render.report import Reporter, count
-from spectro_render.tasks import Begun, Cluster, Event, Settings, Task
-from spectro_render.worker import MakeEngine, Report, Sound, Told, Welcome, Worker, make_engine
 
 if TYPE_CHECKING:
     import ray

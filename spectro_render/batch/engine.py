@@ -10,15 +10,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from spectro_render.audio.audio import AudioWriter
+from spectro_render.batch.tasks import Begun, Event, Finished, Settings, Task
 from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.midi.read import read_midi
-from spectro_render.tasks import Begun, Event, Finished, Settings, Task
 
 if TYPE_CHECKING:
+    from spectro_render.batch.slots import Rendering, Slots
     from spectro_render.midi.score import Score
     from spectro_render.options import RenderOptions
     from spectro_render.render.renderer import Renderer
-    from spectro_render.slots import Rendering, Slots
     from spectro_render.tokens.vocabulary import TokenWindow
 
 
@@ -80,7 +80,7 @@ class LocalEngine:
 
     def begin(self, task: Task) -> None:
         """Take a task; raises MidiError, OptionError, OutputError, or what keeps all others too."""
-        from spectro_render.slots import Rendering, Slots
+        from spectro_render.batch.slots import Rendering, Slots
 
         score = read_midi(task.data)
         _ = self.renderer  # loading it is no part of the first song's time

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from spectro_render.audio.audio import Audio, AudioWriter
-from spectro_render.cores import Cores
+from spectro_render.batch.cores import Cores
+from spectro_render.batch.tasks import Task
 from spectro_render.errors import OutputError
 from spectro_render.options import Progress, RenderOptions
 from spectro_render.render.renderer import Renderer
 from spectro_render.render.song import Song
-from spectro_render.tasks import Task
 
 
 @dataclass(eq=False)

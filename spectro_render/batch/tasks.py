@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
 from spectro_render.audio.destination import Destination
-from spectro_render.jobs import Job
+from spectro_render.batch.jobs import Job
 from spectro_render.options import Encoding
 
 

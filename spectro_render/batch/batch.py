@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from spectro_render.audio.destination import Destination, open_destination, sweep
-from spectro_render.engine import Engine
+from spectro_render.batch.engine import Engine
+from spectro_render.batch.history import History, checksum
+from spectro_render.batch.jobs import STREAM, Job
+from spectro_render.batch.tasks import Begun, Event, Finished, Settings, Task
 from spectro_render.errors import (
     DeviceError,
     EngineError,
@@ -22,10 +25,7 @@ from spectro_render.errors import (
     WeightsError,
     reason_of,
 )
-from spectro_render.jobs import STREAM, Job
 from spectro_render.report import Reporter, SongBars, complain, count, times_real_time
-from spectro_render.resume import History, checksum
-from spectro_render.tasks import Begun, Event, Finished, Settings, Task
 
 MOST_SHOWN = 10  # failures, at the end
 _FATAL = (WeightsError, DeviceError, EngineError)  # no other song would fare better
