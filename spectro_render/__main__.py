@@ -1,5 +1,5 @@
 """python -m spectro_render"""
 
-from spectro_render.cli import main
+from spectro_render.cli.app import main
 
 main()

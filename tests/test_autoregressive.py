@@ -13,7 +13,7 @@ from torch import Tensor
 from toys import toy_config, window_alone
 
 from spectro_render.checkpoints.load import load_model, save_model
-from spectro_render.cli import run
+from spectro_render.cli.app import run
 from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.diffusion import noise_source
 from spectro_render.errors import OptionError, WeightsError

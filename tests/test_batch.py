@@ -19,7 +19,7 @@ from golden import PIPELINE
 
 from spectro_render.audio.audio import Audio
 from spectro_render.batch import history as resume
-from spectro_render.cli import run
+from spectro_render.cli.app import run
 from spectro_render.midi.score import Note, Score
 from spectro_render.render.renderer import Renderer
 from spectro_render.render.song import Song

@@ -19,10 +19,11 @@ import pytest
 import soundfile
 from golden import PIPELINE
 
-from spectro_render import cli, diffusion
+from spectro_render import diffusion
 from spectro_render.batch import history as resume
 from spectro_render.checkpoints import find as registry
 from spectro_render.checkpoints.manifest import ONNX
+from spectro_render.cli import app as cli
 from spectro_render.network import device as precision
 from spectro_render.render import renderer as render
 

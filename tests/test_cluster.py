@@ -18,7 +18,7 @@ import soundfile
 
 from spectro_render.batch.history import NAME
 from spectro_render.batch.jobs import Job, longest_first
-from spectro_render.cli import run
+from spectro_render.cli.app import run
 from tests.test_render import STEPS_OF_16_BIT
 
 MakeSong = Callable[..., Path]

@@ -15,12 +15,12 @@ from limits import file_size_limit
 from safetensors.torch import load_file
 from torch import Tensor
 
-from spectro_render import cli
 from spectro_render.checkpoints import convert as convert_module
 from spectro_render.checkpoints.convert import convert
 from spectro_render.checkpoints.files import PICKLE, TENSORS
 from spectro_render.checkpoints.load import Defaults, load_model
 from spectro_render.checkpoints.manifest import CHECKSUMS, INDEX, ONNX, verify
+from spectro_render.cli import app as cli
 from spectro_render.errors import OptionError, OutputError, WeightsCorrupt, WeightsNotFound
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.model import SpectrogramModel

@@ -18,7 +18,7 @@ import soundfile
 import torch
 from conftest import Song
 
-from spectro_render.cli import run
+from spectro_render.cli.app import run
 from spectro_render.constants import SAMPLE_RATE, WINDOW_FRAMES
 from spectro_render.errors import SpectroRenderError
 from spectro_render.midi.score import Note, Score

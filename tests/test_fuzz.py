@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spectro_render.batch import history as resume
-from spectro_render.cli import run
+from spectro_render.cli.app import run
 from tests.fuzz.mutations import SEEDS, mutations, seeds
 
 FILES, SONGS = 3000, 60

@@ -17,7 +17,6 @@ from golden import PIPELINE
 from hub_server import GATED, PRIVATE, REPO, Hub, checksum, serve
 from test_cli import read_all
 
-from spectro_render import cli
 from spectro_render.checkpoints.files import PICKLE, TENSORS
 from spectro_render.checkpoints.find import find_model, get_model
 from spectro_render.checkpoints.hub import BLOCK, KNOWN_MODELS, pull
@@ -32,6 +31,7 @@ from spectro_render.checkpoints.hub_cache import (
 )
 from spectro_render.checkpoints.load import load_model
 from spectro_render.checkpoints.manifest import INDEX, choose_files, verify
+from spectro_render.cli import app as cli
 from spectro_render.errors import DownloadError, WeightsCorrupt, WeightsError, WeightsNotFound
 from spectro_render.render.renderer import Renderer
 from spectro_render.report import as_size

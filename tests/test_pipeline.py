@@ -21,9 +21,9 @@ from torch import Tensor
 from toys import toy_config
 
 import spectro_render as sr
-from spectro_render import cli
 from spectro_render.checkpoints.files import TENSORS
 from spectro_render.checkpoints.load import load_model, save_model
+from spectro_render.cli import app as cli
 from spectro_render.compat.components import SpectrogramScheduler
 from spectro_render.constants import LOG_MEL_MAX, LOG_MEL_MIN, MAX_TOKENS
 from spectro_render.errors import (

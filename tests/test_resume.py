@@ -19,7 +19,7 @@ import pytest
 from spectro_render.audio import destination
 from spectro_render.batch import jobs
 from spectro_render.batch.history import NAME, History
-from spectro_render.cli import run
+from spectro_render.cli.app import run
 
 MakeSong = Callable[..., Path]
 SONGS = ("a.mid", "b.mid", "deep/c.mid")

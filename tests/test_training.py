@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from toys import toy_config
 
 from spectro_render.checkpoints.load import load_model
-from spectro_render.cli import run
+from spectro_render.cli.app import run
 from spectro_render.constants import N_MELS, WINDOW_FRAMES, WINDOW_SAMPLES, WINDOW_SECONDS
 from spectro_render.diffusion import corrupt, learning_target
 from spectro_render.errors import OptionError, SpectroRenderError

@@ -22,7 +22,7 @@ DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
 
 def render_under_profile(begun: float) -> None:
     """Render the example into a temporary file and print the table; `begun` as of `time.time`."""
-    from spectro_render import cli
+    from spectro_render.cli import app as cli
 
     cli._let_idle_threads_sleep()  # as its main does
     for name in ("pretty_midi", "safetensors", "soundfile", "spectro_render.render"):
@@ -71,7 +71,7 @@ def stages(seconds: Callable[..., float]) -> dict[str, float]:
 
 def print_table(start_up: float, totals: dict[CodeType | str, float]) -> None:
     """A row a stage: seconds and share of the whole."""
-    from spectro_render.cli import run
+    from spectro_render.cli.app import run
 
     def seconds(*functions: Any) -> float:
         return sum(totals.get(plain(function).__code__, 0.0) for function in functions)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json as json_format
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.errors import SpectroRenderError, WeightsNotFound
-from spectro_render.report import as_size, complain, count, one_line
+from spectro_render.report import as_size, complain, one_line
 
 if TYPE_CHECKING:
-    from spectro_render.midi.score import Score, Track
-    from spectro_render.tokens.vocabulary import Vocabulary
+    pass
 
 StoredFormat = Literal["float32", "float16", "bfloat16"]
 
@@ -48,92 +45,6 @@ def _import_evaluate() -> Callable[..., int]:
     from spectro_render.evaluation.command import evaluate
 
     return evaluate
-
-
-@management.command()
-def info(
-    inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT", help="MIDI files, or - for stdin.")
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Whose words to count in.  [default: default]"),
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
-) -> int:
-    """Say what is in MIDI files, and what of it the model cannot render."""
-    from spectro_render.midi.read import read_midi
-
-    vocabulary = _vocabulary_of(model)
-    failures = 0
-    for name in inputs:
-        try:
-            score = read_midi(sys.stdin.buffer if name == "-" else name)
-        except SpectroRenderError as error:
-            complain(f"{name}: {error}")
-            failures += 1
-            continue
-        facts = _facts(name, score, vocabulary)
-        print(json_format.dumps(facts) if json else _as_text(facts), flush=True)
-    return 1 if failures else 0
-
-
-def _vocabulary_of(model: str | None) -> Vocabulary:
-    """That of the model; where there is no default one, the published."""
-    from spectro_render.checkpoints.find import find_model
-    from spectro_render.checkpoints.load import read_vocabulary
-    from spectro_render.tokens.vocabulary import Vocabulary
-
-    try:
-        path = find_model(model or "default")
-    except WeightsNotFound:
-        if model is not None:
-            raise
-        return Vocabulary()
-    return read_vocabulary(path)
-
-
-def _facts(name: str, score: Score, vocabulary: Vocabulary) -> dict[str, Any]:
-    from spectro_render.tokens.write import song_windows
-
-    windows = song_windows(score, vocabulary)
-    return {
-        "input": name,
-        "seconds": round(score.duration, 4),
-        "windows": len(windows),
-        "notes": len(score.notes),
-        "dropped_notes": sum(window.dropped for window in windows),
-        "tracks": [_track_facts(track) for track in score.tracks],
-        "repairs": score.repairs,
-        "ignored": score.ignored,
-    }
-
-
-def _track_facts(track: Track) -> dict[str, Any]:
-    import pretty_midi
-
-    instrument = pretty_midi.program_to_instrument_name(track.program)
-    return {
-        "name": track.name,
-        "instrument": "Drums" if track.is_drum else instrument,
-        "program": None if track.is_drum else track.program,
-        "notes": track.n_notes,
-    }
-
-
-def _as_text(facts: dict[str, Any]) -> str:
-    minutes, seconds = divmod(facts["seconds"], 60)
-    windows = f"{count(facts['windows'], 'window')} of {WINDOW_SECONDS} s"
-    notes = count(facts["notes"], "note")
-    lines = [f"{facts['input']}: {minutes:.0f}:{seconds:05.2f}, {windows}, {notes}"]
-    for track in facts["tracks"]:
-        name = f'  "{track["name"]}"' if track["name"] else ""
-        lines.append(f"{count(track['notes'], 'note'):>14}  {track['instrument']}{name}")
-    lines += [f"  repaired: {phrase}" for phrase in facts["repairs"]]
-    lines += [f"  ignored: {phrase}" for phrase in facts["ignored"]]
-    if facts["dropped_notes"]:
-        lines.append(f"  too dense: {count(facts['dropped_notes'], 'note')} would be left out")
-    return "\n".join(one_line(line) for line in lines)
 
 
 @models.callback()

@@ -413,7 +413,7 @@ def _invoke(arguments: list[str]) -> int:
     """Run the sub-command that comes first, or the main job."""
     command = typer.main.get_command(rendering)
     if arguments and arguments[0] in SUB_COMMANDS:
-        from spectro_render.manage import program_of
+        from spectro_render.cli.models import program_of
 
         command = typer.main.get_command(program_of(arguments[0]))
     try:

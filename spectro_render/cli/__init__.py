@@ -1,0 +1,5 @@
+"""The command line."""
+
+from spectro_render.cli.app import main, run
+
+__all__ = ["main", "run"]
