@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spectro_render.checkpoints.load import Checkpoint, load_model
+from spectro_render.checkpoints import load_checkpoint
+from spectro_render.checkpoints.load import Checkpoint
 
 DATA = Path(__file__).parent / "data" / "golden"
 PIPELINE = DATA / "tiny_pipeline"
@@ -22,7 +23,7 @@ def arrays(name: str) -> dict[str, Tensor]:
 @lru_cache
 def checkpoint() -> Checkpoint:
     torch.set_num_threads(1)
-    return load_model(PIPELINE, vocoder="griffin-lim")
+    return load_checkpoint(PIPELINE, vocoder="griffin-lim")
 
 
 def tokens(window: int) -> Tensor:

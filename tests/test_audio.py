@@ -313,7 +313,9 @@ def test_an_interruption_at_any_step_leaves_no_half_file(tmp_path: Path) -> None
 
 
 def test_the_end_of_the_program_leaves_no_half_file(tmp_path: Path) -> None:
-    begin = "from spectro_render.destination import open_destination; open_destination('a.wav')"
+    begin = (
+        "from spectro_render.audio.destination import open_destination; open_destination('a.wav')"
+    )
     subprocess.run([sys.executable, "-c", begin], cwd=tmp_path, check=True)
     assert list(tmp_path.iterdir()) == []
 

@@ -12,7 +12,8 @@ from golden import difference
 from torch import Tensor
 from toys import toy_config, window_alone
 
-from spectro_render.checkpoints.load import load_model, save_model
+from spectro_render.checkpoints import load_checkpoint
+from spectro_render.checkpoints.load import save_model
 from spectro_render.cli.app import run
 from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.diffusion import noise_source
@@ -268,7 +269,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_saves_and_loads(kind: str, tmp_path: Path) -> None:
     model = make(KINDS[kind])
     save_model(tmp_path, model, dtype="float32")
-    loaded = load_model(tmp_path)
+    loaded = load_checkpoint(tmp_path)
     assert loaded.config == model.config
     state = loaded.model.state_dict()
     assert state.keys() == model.state_dict().keys()
@@ -289,7 +290,7 @@ def test_a_directory_with_impossible_settings(directory: Path, tmp_path: Path) -
         stored = json.loads((directory / "decoder" / "config.json").read_text())
         config.write_text(json.dumps({**stored, name: value}))
         with pytest.raises(WeightsError, match=r"decoder/config\.json"):
-            load_model(tmp_path)
+            load_checkpoint(tmp_path)
 
 
 def test_renders_the_same_again(directory: Path, song: object) -> None:

@@ -225,8 +225,9 @@ def program(path: Path, changes: str) -> tuple[str, ...]:
     """The program with something changed on this side of the cluster, or on the other."""
     path.write_text(
         "import os, sys, time\n"
-        "from spectro_render import cli, cluster, tasks, worker\n"
-        "from spectro_render.engine import LocalEngine\n"
+        "from spectro_render import cli\n"
+        "from spectro_render.batch import ray_engine as cluster, ray_worker as worker, tasks\n"
+        "from spectro_render.batch.engine import LocalEngine\n"
         "from spectro_render.errors import WeightsError\n"
         f"{changes}\n"
         "sys.exit(cli.run(sys.argv[1:]))\n"

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from spectro_render.checkpoints import convert as convert_module
+from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints.convert import convert
 from spectro_render.checkpoints.files import PICKLE, TENSORS
-from spectro_render.checkpoints.load import Defaults, load_model
+from spectro_render.checkpoints.load import Defaults
 from spectro_render.checkpoints.manifest import CHECKSUMS, INDEX, ONNX, verify
 from spectro_render.cli import app as cli
 from spectro_render.errors import OptionError, OutputError, WeightsCorrupt, WeightsNotFound
@@ -34,7 +35,7 @@ def files_of(path: Path) -> set[str]:
 
 def denoised(path: Path) -> Tensor:
     """What the model in a directory makes of some tokens and noise."""
-    model = load_model(path, vocoder="griffin-lim").model
+    model = load_checkpoint(path, vocoder="griffin-lim").model
     noise = torch.randn(1, 256, 128, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         memory = model.encode(tokens(0), noise.tanh())
@@ -90,7 +91,7 @@ def test_our_own_models_keep_all_they_have(tiny_model: Path, tmp_path: Path) -> 
     (source / CHECKSUMS).unlink()
     (source / "README.md").write_text("a model card")
     convert(source, copy, dtype="bfloat16")
-    before, after = load_model(source), load_model(copy)
+    before, after = load_checkpoint(source), load_checkpoint(copy)
     assert after.config == before.config
     assert after.defaults == before.defaults == Defaults("dpm++", 2)
     assert after.vocoder_kind == "melgan"
@@ -124,7 +125,7 @@ def test_a_t5x_checkpoint(t5x: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         "another model's\n"
     )
     assert verify(copy)
-    loaded = load_model(copy)
+    loaded = load_checkpoint(copy)
     assert loaded.config == TINY
     assert loaded.vocoder_kind == "griffin-lim"
     assert loaded.defaults == Defaults("diffusers", 100, 2.0)
@@ -138,7 +139,7 @@ def test_a_zip_file(t5x: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     archive = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", t5x))
     convert(archive, tmp_path / "copy", dtype="float16", quiet=True)
     assert capsys.readouterr().err == ""
-    assert load_model(tmp_path / "copy").config == TINY
+    assert load_checkpoint(tmp_path / "copy").config == TINY
     assert not list(tmp_path.glob(".*"))
 
 
@@ -184,7 +185,9 @@ def test_damage_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_room_is_looked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = sum(4 * tensor.numel() for tensor in load_model(PIPELINE).model.state_dict().values())
+    needed = sum(
+        4 * tensor.numel() for tensor in load_checkpoint(PIPELINE).model.state_dict().values()
+    )
     needed += (PIPELINE / ONNX).stat().st_size
     usage = shutil.disk_usage(tmp_path)._replace(free=needed - 1)
     monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda path: usage)
@@ -222,4 +225,4 @@ def test_a_name_wins_over_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "default").mkdir()
     monkeypatch.chdir(tmp_path)
     assert cli.run(["models", "convert", "default", "copy", "--dtype", "float16"]) == 0
-    assert load_model("copy").config == load_model("default").config
+    assert load_checkpoint("copy").config == load_checkpoint("default").config

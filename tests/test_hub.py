@@ -17,6 +17,7 @@ from golden import PIPELINE
 from hub_server import GATED, PRIVATE, REPO, Hub, checksum, serve
 from test_cli import read_all
 
+from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints.files import PICKLE, TENSORS
 from spectro_render.checkpoints.find import find_model, get_model
 from spectro_render.checkpoints.hub import BLOCK, KNOWN_MODELS, pull
@@ -29,7 +30,6 @@ from spectro_render.checkpoints.hub_cache import (
     is_hub_name,
     parse_hub_name,
 )
-from spectro_render.checkpoints.load import load_model
 from spectro_render.checkpoints.manifest import INDEX, choose_files, verify
 from spectro_render.cli import app as cli
 from spectro_render.errors import DownloadError, WeightsCorrupt, WeightsError, WeightsNotFound
@@ -191,7 +191,7 @@ def test_only_what_loading_reads_is_fetched(hub: Hub, cache: Path) -> None:
     assert sorted(set(hub.asked_for())) == FILES
     assert len(hub.asked_for()) == len(FILES)
     assert cached(REPO) == find_model(REPO) == path
-    assert load_model(REPO, vocoder="griffin-lim").name == REPO
+    assert load_checkpoint(REPO, vocoder="griffin-lim").name == REPO
 
 
 def test_pickles_only_where_there_is_nothing_else() -> None:
@@ -234,7 +234,7 @@ def test_only_what_is_new_is_fetched_again(hub: Hub) -> None:
 
 def test_the_vocoder_alone(hub: Hub) -> None:
     pytest.importorskip("onnxruntime")
-    loaded = load_model(PIPELINE, vocoder=REPO)
+    loaded = load_checkpoint(PIPELINE, vocoder=REPO)
     assert loaded.vocoder_kind == "onnx"
     assert sorted(hub.asked_for()) == ["melgan/model.onnx", INDEX]
     assert cached(REPO) is None and cached(REPO, vocoder_only=True)

@@ -42,7 +42,7 @@ def modules_after(code: str) -> set[str]:
     "code",
     [
         "import spectro_render",
-        "from spectro_render import audio, errors, midi, tokens, weights",
+        "from spectro_render import audio, batch, checkpoints, errors, midi, options, tokens",
         "from spectro_render.cli import run; assert run(['--help']) == 0",
         "from spectro_render.cli import run; assert run(['--version']) == 0",
         "from spectro_render.cli import run; assert run(['info', '--help']) == 0",
@@ -62,7 +62,7 @@ def test_reading_midi_loads_no_plotting() -> None:
 
 
 def test_note_seq_is_whole_for_others() -> None:
-    code = "from spectro_render.midi import _note_seq_modules; _note_seq_modules()"
+    code = "from spectro_render.midi.read import _note_seq_modules; _note_seq_modules()"
     after = "import warnings; warnings.simplefilter('ignore'); import note_seq"
     assert modules_after(f"{code}; {after}; note_seq.midi_io") >= {"note_seq", "note_seq.midi_io"}
     assert modules_after(
@@ -75,8 +75,8 @@ def test_no_garbage_is_collected_while_the_model_loads() -> None:
     """Python would look through everything that torch makes, some hundred times."""
     code = """
 import gc, json
-from spectro_render.engine import LocalEngine
-from spectro_render.tasks import Encoding, Settings
+from spectro_render.batch.engine import LocalEngine
+from spectro_render.batch.tasks import Encoding, Settings
 passes = []
 gc.callbacks.append(lambda phase, info: passes.append(phase))
 engine = LocalEngine(Settings({}, {}, Encoding("wav")), 1)

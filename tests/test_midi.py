@@ -388,7 +388,7 @@ def test_joined_ticks_may_need_a_tempo_of_more_than_three_bytes() -> None:
 
 
 def test_too_many_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spectro_render.smf.MAX_EVENTS", 1000)
+    monkeypatch.setattr("spectro_render.midi.smf.MAX_EVENTS", 1000)
     assert len(read_midi(smf(C4 * 500)).notes) == 500
     assert error(smf(C4 * 400, C4 * 101)) == "more than 1,000 MIDI events; split the file"
 

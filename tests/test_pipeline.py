@@ -21,8 +21,9 @@ from torch import Tensor
 from toys import toy_config
 
 import spectro_render as sr
+from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints.files import TENSORS
-from spectro_render.checkpoints.load import load_model, save_model
+from spectro_render.checkpoints.load import save_model
 from spectro_render.cli import app as cli
 from spectro_render.compat.components import SpectrogramScheduler
 from spectro_render.constants import LOG_MEL_MAX, LOG_MEL_MIN, MAX_TOKENS
@@ -332,7 +333,7 @@ def test_melgan_is_called_as_in_diffusers(sounding: Pipeline) -> None:
     samples = sounding.melgan(input_features=log_mel)
     assert isinstance(samples, list) and len(samples) == 1
     assert samples[0].shape == (1, 81_920)
-    own = load_model(PIPELINE, vocoder="onnx").vocoder(torch.from_numpy(log_mel))
+    own = load_checkpoint(PIPELINE, vocoder="onnx").vocoder(torch.from_numpy(log_mel))
     assert np.array_equal(samples[0], own.numpy())
 
 
@@ -484,7 +485,7 @@ def test_what_is_saved_comes_back(sounding: Pipeline, tmp_path: Path) -> None:
     again = quiet(Pipeline.from_pretrained(tmp_path))
     assert torch.equal(mel(again), mel(sounding))
     assert np.array_equal(again(SHORT, seeded(), 1).audios, sounding(SHORT, seeded(), 1).audios)
-    assert load_model(tmp_path).config == checkpoint().config
+    assert load_checkpoint(tmp_path).config == checkpoint().config
 
     again.melgan = None
     again.to(torch.float16).save_pretrained(tmp_path)
@@ -601,7 +602,9 @@ def test_a_directory_has_no_revisions() -> None:
 @pytest.fixture
 def stored_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """The noise of the authors' run, instead of that of a seed and a window."""
-    monkeypatch.setattr("spectro_render.render.noise_source", lambda *place: golden_noise(3))
+    monkeypatch.setattr(
+        "spectro_render.render.renderer.noise_source", lambda *place: golden_noise(3)
+    )
 
 
 @pytest.mark.usefixtures("stored_noise")

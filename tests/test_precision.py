@@ -8,7 +8,7 @@ from golden import tokens
 from torch import Tensor
 from toys import toy_config
 
-from spectro_render.checkpoints.load import load_model
+from spectro_render.checkpoints import load_checkpoint
 from spectro_render.diffusion import noise_source, sample
 from spectro_render.errors import DeviceError
 from spectro_render.mel import from_model
@@ -31,7 +31,7 @@ NOTES = [WindowNote(48 + 3 * k, 10 * k, 20, False, False, 40 * k, 40 * k + 60) f
 
 @pytest.fixture(scope="module")
 def default() -> MelModel:
-    return load_model().model
+    return load_checkpoint().model
 
 
 def framed() -> SpectrogramModel:

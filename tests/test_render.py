@@ -10,7 +10,7 @@ import torch
 from golden import checkpoint
 from toys import window_alone
 
-from spectro_render.checkpoints.load import load_model
+from spectro_render.checkpoints import load_checkpoint
 from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
 from spectro_render.errors import DeviceError, MidiError, OptionError, WeightsNotFound
 from spectro_render.midi.score import Note, Score, section
@@ -98,7 +98,7 @@ class TestNoise:
 def test_windows_hear_what_earlier_ones_told(tiny_model: Path) -> None:
     """Same weights, same context: what is known of notes that have ended makes a difference."""
     score = make_score(12.0)
-    loaded, mels = load_model(tiny_model), []
+    loaded, mels = load_checkpoint(tiny_model), []
     for steps in (0, 300):
         model = SpectrogramModel(replace(loaded.config, memory_steps=steps))
         model.load_state_dict(loaded.model.state_dict())

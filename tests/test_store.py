@@ -19,6 +19,7 @@ from limits import file_size_limit
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints.files import (
     PICKLE,
     TENSORS,
@@ -29,7 +30,6 @@ from spectro_render.checkpoints.files import (
     without_numbers,
     write_part,
 )
-from spectro_render.checkpoints.load import load_model
 from spectro_render.errors import WeightsCorrupt, WeightsError
 
 
@@ -61,7 +61,7 @@ def refusal(path: Path) -> str:
 
 
 def test_a_directory_of_pickles(pickled: Path) -> None:
-    model, expected = load_model(pickled, vocoder="griffin-lim").model, checkpoint().model
+    model, expected = load_checkpoint(pickled, vocoder="griffin-lim").model, checkpoint().model
     noisy, time = torch.ones(1, 256, 128), torch.tensor([0.5])
     with torch.no_grad():
         outputs = [
@@ -229,7 +229,7 @@ def test_nothing_is_initialised(tmp_path: Path) -> None:
     program = """
 import sys
 from torch import nn
-from spectro_render.store import without_numbers
+from spectro_render.checkpoints.files import without_numbers
 with without_numbers():
     network = nn.Sequential(nn.Embedding(1 << 20, 1 << 20), nn.Linear(1 << 20, 1 << 20))
 assert all(parameter.is_meta for parameter in network.parameters())

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from toys import toy_config
 
-from spectro_render.checkpoints.load import load_model
+from spectro_render.checkpoints import load_checkpoint
 from spectro_render.cli.app import run
 from spectro_render.constants import N_MELS, WINDOW_FRAMES, WINDOW_SAMPLES, WINDOW_SECONDS
 from spectro_render.diffusion import corrupt, learning_target
@@ -492,7 +492,7 @@ class TestExport:
         trainer = Trainer(TINY, options, tmp_path / "work" / "diffusion", CPU, lambda line: None)
         trainer.train(Windows(cache), Windows(cache))
         export(tmp_path / "work", tmp_path / "model")
-        loaded = load_model(tmp_path / "model")
+        loaded = load_checkpoint(tmp_path / "model")
         assert loaded.config == TINY
         assert loaded.vocoder_kind == "griffin-lim"
         assert (loaded.defaults.sampler, loaded.defaults.steps) == ("dpm++", 10)

@@ -361,8 +361,8 @@ def test_sound_does_not_depend_on_the_number_of_threads() -> None:
     """Whose phases take any rounding for a reason to jump."""
     code = """
 import hashlib, torch
-from spectro_render.weights import load_model
-vocoder = load_model("default").vocoder
+from spectro_render.checkpoints import load_checkpoint
+vocoder = load_checkpoint("default").vocoder
 torch.manual_seed(0)
 with torch.inference_mode():
     samples = vocoder(torch.randn(1, 60, 128).cumsum(1).clamp(-11, 2))

@@ -16,11 +16,11 @@ from torch import Tensor
 from toys import toy_config
 
 from spectro_render.checkpoints import find as registry
+from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints.files import TENSORS
 from spectro_render.checkpoints.find import available_models, find_model
 from spectro_render.checkpoints.load import (
     Defaults,
-    load_model,
     load_vocoder,
     read_vocabulary,
     save_model,
@@ -81,7 +81,7 @@ def change_json(path: Path, **values: object) -> None:
 def refusal(path: Path, kind: type[WeightsError] = WeightsError) -> str:
     """The one line that loading ends in."""
     with pytest.raises(kind) as caught:
-        load_model(path, vocoder="griffin-lim")
+        load_checkpoint(path, vocoder="griffin-lim")
     line = str(caught.value)
     assert "\n" not in line
     return line
@@ -125,7 +125,7 @@ def test_any_number_format_is_loaded_as_float32(published: Path, dtype: torch.dt
         tensors.update({name: tensor.to(dtype) for name, tensor in tensors.items()})
 
     change_tensors(published / "decoder" / TENSORS, convert)
-    model = load_model(published, vocoder="griffin-lim").model
+    model = load_checkpoint(published, vocoder="griffin-lim").model
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
@@ -135,14 +135,14 @@ def test_older_diffusers_write_fewer_settings(published: Path) -> None:
     for key in ("timestep_spacing", "steps_offset", "clip_sample_range"):
         del settings[key]
     path.write_text(json.dumps(settings))
-    assert load_model(published, vocoder="griffin-lim").schedule == checkpoint().schedule
+    assert load_checkpoint(published, vocoder="griffin-lim").schedule == checkpoint().schedule
 
 
 # --- a directory of our own -------------------------------------------------------------------
 
 
 def test_what_is_saved_comes_back(own: Path) -> None:
-    loaded, model = load_model(own), make_model()
+    loaded, model = load_checkpoint(own), make_model()
     assert loaded.config == CONFIG
     assert loaded.defaults == DEFAULTS
     assert (loaded.vocabulary.velocity_bins, loaded.vocabulary.programs) == (32, "full")
@@ -161,7 +161,7 @@ def test_what_is_saved_comes_back(own: Path) -> None:
 )
 def test_every_setting_comes_back(tmp_path: Path, config: ModelConfig) -> None:
     save_model(tmp_path, make_model(config))
-    assert load_model(tmp_path).config == config
+    assert load_checkpoint(tmp_path).config == config
 
 
 def test_the_vocoder_comes_back(tmp_path: Path) -> None:
@@ -170,14 +170,14 @@ def test_the_vocoder_comes_back(tmp_path: Path) -> None:
     save_model(tmp_path, make_model(), vocoder, dtype="float32")
     with torch.no_grad():
         expected = vocoder(log_mel)
-        samples = load_model(tmp_path).vocoder(log_mel)
+        samples = load_checkpoint(tmp_path).vocoder(log_mel)
     assert samples.shape == (2, 40 * 320)
     assert torch.allclose(samples, expected, atol=1e-5)
 
 
 def test_no_vocoder_means_griffin_lim(tmp_path: Path) -> None:
     save_model(tmp_path, make_model())
-    loaded = load_model(tmp_path)
+    loaded = load_checkpoint(tmp_path)
     assert loaded.vocoder_kind == "griffin-lim"
     assert isinstance(loaded.vocoder, GriffinLim)
 
@@ -188,7 +188,7 @@ def test_saving_again_leaves_nothing_behind(own: Path) -> None:
     assert not (own / "melgan").exists()
     assert not (own / "continuous_encoder").exists()
     assert "README.md" in (own / CHECKSUMS).read_text()
-    assert load_model(own).config.context_layers == 0
+    assert load_checkpoint(own).config.context_layers == 0
 
 
 def test_diffusers_class_names_only_where_diffusers_could_load_it(
@@ -254,7 +254,7 @@ def test_diffusers_way_to_say_that_there_is_no_context(own: Path) -> None:
     change_json(own / INDEX, continuous_encoder=[None, None])
     write_checksums(own)
     assert verify(own)
-    assert load_model(own).config.context_layers == 0
+    assert load_checkpoint(own).config.context_layers == 0
 
 
 def test_a_listed_file_is_gone(own: Path) -> None:
@@ -404,10 +404,10 @@ def test_damaged_vocoder(own: Path) -> None:
     (own / CHECKSUMS).unlink()
     change_json(own / "melgan" / "config.json", channels=32)
     with pytest.raises(WeightsCorrupt, match="shape"):
-        load_model(own)
+        load_checkpoint(own)
     change_json(own / "melgan" / "config.json", loudness=11)
     with pytest.raises(WeightsError, match="describes no vocoder"):
-        load_model(own)
+        load_checkpoint(own)
 
 
 # --- ONNX -------------------------------------------------------------------------------------
@@ -415,7 +415,7 @@ def test_damaged_vocoder(own: Path) -> None:
 
 def test_onnx_vocoder() -> None:
     pytest.importorskip("onnxruntime")
-    loaded = load_model(PIPELINE)
+    loaded = load_checkpoint(PIPELINE)
     assert loaded.vocoder_kind == "onnx"
     log_mel = torch.randn(2, 10, 128, generator=torch.Generator().manual_seed(0))
     samples = loaded.vocoder(log_mel)
@@ -433,7 +433,7 @@ def test_damaged_onnx(published: Path) -> None:
     pytest.importorskip("onnxruntime")
     (published / ONNX).write_bytes(b"nothing")
     with pytest.raises(WeightsCorrupt, match=r"model\.onnx") as caught:
-        load_model(published)
+        load_checkpoint(published)
     assert "\n" not in str(caught.value)
 
 
@@ -450,7 +450,7 @@ def test_a_vocoder_that_is_not_there(
     kind: str | Path, error: type[WeightsError], hint: str
 ) -> None:
     with pytest.raises(error) as caught:
-        load_model(PIPELINE, vocoder=kind)
+        load_checkpoint(PIPELINE, vocoder=kind)
     assert caught.value.hint == hint
 
 
@@ -464,28 +464,28 @@ def test_an_unknown_kind_of_vocoder() -> None:
 
 def test_their_vocoder_for_our_model(own: Path, mel: Tensor) -> None:
     pytest.importorskip("onnxruntime")
-    samples = load_model(PIPELINE).vocoder(mel)
+    samples = load_checkpoint(PIPELINE).vocoder(mel)
     for vocoder in (PIPELINE, str(PIPELINE), PIPELINE / ONNX):
-        loaded = load_model(own, vocoder=vocoder)
+        loaded = load_checkpoint(own, vocoder=vocoder)
         assert (loaded.name, loaded.vocoder_kind, loaded.config) == ("own", "onnx", CONFIG)
         assert torch.equal(loaded.vocoder(mel), samples)
-    assert load_model(own, vocoder="melgan").vocoder_kind == "melgan"
+    assert load_checkpoint(own, vocoder="melgan").vocoder_kind == "melgan"
 
 
 def test_our_vocoder_for_their_model(own: Path, mel: Tensor) -> None:
-    loaded = load_model(PIPELINE, vocoder=own)
+    loaded = load_checkpoint(PIPELINE, vocoder=own)
     assert (loaded.name, loaded.vocoder_kind) == ("tiny_pipeline", "melgan")
     assert loaded.config == checkpoint().config
-    assert torch.equal(loaded.vocoder(mel), load_model(own).vocoder(mel))
+    assert torch.equal(loaded.vocoder(mel), load_checkpoint(own).vocoder(mel))
 
 
 def test_of_another_model_only_the_vocoder_is_checked(own: Path) -> None:
     (own / "decoder" / TENSORS).write_bytes(b"damaged")
-    assert load_model(PIPELINE, vocoder=own).vocoder_kind == "melgan"
+    assert load_checkpoint(PIPELINE, vocoder=own).vocoder_kind == "melgan"
     path = own / "melgan" / TENSORS
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(WeightsCorrupt) as caught:
-        load_model(PIPELINE, vocoder=own)
+        load_checkpoint(PIPELINE, vocoder=own)
     assert f"{path} has the SHA-256 " in str(caught.value)
 
 
@@ -494,7 +494,7 @@ def test_every_error_says_what_to_do(published: Path) -> None:
     for changes in damage:
         change_json(published / "notes_encoder" / "config.json", **changes)
         with pytest.raises(WeightsError) as caught:
-            load_model(published, vocoder="griffin-lim")
+            load_checkpoint(published, vocoder="griffin-lim")
         assert caught.value.hint
 
 

@@ -35,7 +35,7 @@ from spectro_render.batch.ray_worker import (
 )
 from spectro_render.batch.tasks import Begun, Cluster, Event, Settings, Task
 from spectro_render.checkpoints.find import available_models
-from spectro_render.checkpoints.load import VOCODERS
+from spectro_render.checkpoints.manifest import VOCODERS
 from spectro_render.errors import (
     EngineError,
     MidiError,

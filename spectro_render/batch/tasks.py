@@ -28,18 +28,22 @@ class Settings:
 
     def fingerprint(self) -> str:
         """Which model this is, wherever it lies. Raises WeightsError."""
-        from spectro_render.checkpoints.load import fingerprint_of
+        from spectro_render.checkpoints.find import fingerprint_of
 
-        return fingerprint_of(**self._chosen("model", "vocoder", "quiet"))
+        return fingerprint_of(self._files())
 
     def size(self) -> int:
         """Bytes of the model's files. Raises WeightsError."""
-        from spectro_render.checkpoints.load import bytes_of
+        from spectro_render.checkpoints.find import bytes_of
 
-        return bytes_of(**self._chosen("model", "quiet"))
+        return bytes_of(self._files())
 
-    def _chosen(self, *names: str) -> dict[str, Any]:
-        return {name: self.model[name] for name in names if self.model.get(name) is not None}
+    def _files(self) -> Any:
+        from spectro_render.checkpoints.find import resolve_model
+        from spectro_render.report import Reporter
+
+        model, vocoder = self.model.get("model", "default"), self.model.get("vocoder")
+        return resolve_model(model, vocoder, Reporter(quiet=bool(self.model.get("quiet"))))
 
 
 @dataclass(frozen=True)

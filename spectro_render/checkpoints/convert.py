@@ -25,6 +25,7 @@ from spectro_render.checkpoints.manifest import (
     MELGAN,
     ONNX,
     SCHEDULER,
+    ModelFiles,
     has_vocoder,
     write_checksums,
 )
@@ -71,7 +72,7 @@ def _convert_directory(source: Path, folder: Path, dtype: str) -> None:
     """Everything but the tensors stays as it is."""
     from spectro_render.checkpoints.load import load_model
 
-    model = load_model(source, vocoder="griffin-lim").model
+    model = load_model(ModelFiles(source.name, source, source, "griffin-lim")).model
     files = [source / name for name in (*CARDS, ONNX) if os.path.isfile(source / name)]
     _check_space(folder, model, dtype, sum(file.stat().st_size for file in files))
     for part, name in layout.FOLDERS.items():

@@ -36,7 +36,7 @@ from spectro_render.checkpoints.manifest import (
 from spectro_render.errors import WeightsError, WeightsNotFound
 from spectro_render.report import Reporter
 
-PACKAGE = Path(__file__).resolve().parent
+PACKAGE = Path(__file__).resolve().parents[1]
 MODEL_FOLDERS = (PACKAGE.parent / "weights", PACKAGE / "_weights")  # of a checkout, of a wheel
 
 

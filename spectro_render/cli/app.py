@@ -73,7 +73,8 @@ def _device(value: str) -> str:
 
 
 def _vocoder(value: str | None) -> str | None:
-    from spectro_render.checkpoints.load import VOCODERS, is_vocoder
+    from spectro_render.checkpoints.find import is_vocoder
+    from spectro_render.checkpoints.manifest import VOCODERS
 
     if value is not None and not is_vocoder(value):
         kinds = ", ".join(VOCODERS)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spectro_render.errors import SpectroRenderError, WeightsNotFound
-from spectro_render.report import as_size, complain, one_line
+from spectro_render.report import Reporter, as_size, complain, one_line
 
 if TYPE_CHECKING:
     pass
@@ -92,7 +92,7 @@ def pull_model(
     """
     from spectro_render.checkpoints.find import refresh_model
 
-    print(refresh_model(name, quiet=quiet))
+    print(refresh_model(name, Reporter(quiet=quiet)))
     return 0
 
 
@@ -156,6 +156,6 @@ def convert_model(
     from spectro_render.checkpoints.convert import convert
     from spectro_render.checkpoints.find import get_model
 
-    path = Path(source) if os.path.isfile(source) else get_model(source, quiet=quiet)
+    path = Path(source) if os.path.isfile(source) else get_model(source, Reporter(quiet=quiet))
     convert(path, destination, dtype=dtype, quiet=quiet)
     return 0

@@ -6,9 +6,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints import names as layout
 from spectro_render.checkpoints.files import without_numbers, write_json
-from spectro_render.checkpoints.load import load_model, save_model
+from spectro_render.checkpoints.load import save_model
 from spectro_render.checkpoints.manifest import INDEX, MELGAN, ONNX, write_checksums
 from spectro_render.compat.components import (
     Component,
@@ -36,9 +37,9 @@ def load_components(name: str, *, with_melgan: bool = True) -> dict[str, Any]:
     """The components of a model, by the names of the pipeline's arguments.
 
     `melgan` is None where the model has no vocoder, or without `with_melgan`. Raises WeightsError
-    for a model that is not of the published form, and as `load_model` does.
+    for a model that is not of the published form, and as `load_checkpoint` does.
     """
-    loaded = load_model(name, vocoder=None if with_melgan else NO_FILE)
+    loaded = load_checkpoint(name, None if with_melgan else NO_FILE)
     config, model = loaded.config, loaded.model
     is_diffusion = isinstance(model, SpectrogramModel) and isinstance(model.notes, TokenEncoder)
     if not is_diffusion or not loaded.vocabulary.is_published:

@@ -13,7 +13,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from spectro_render.audio.audio import Audio
 from spectro_render.audio.limiter import DEFAULT_GAIN
-from spectro_render.checkpoints.load import Checkpoint, load_model
+from spectro_render.checkpoints import load_checkpoint
+from spectro_render.checkpoints.load import Checkpoint
 from spectro_render.constants import SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS
 from spectro_render.diffusion import check_sampling, guide, noise_source, sample
 from spectro_render.errors import OptionError
@@ -26,6 +27,7 @@ from spectro_render.network.frames import note_table
 from spectro_render.network.model import EncodedNotes, MelModel, Memory, SpectrogramModel
 from spectro_render.options import OnProgress, Progress, RenderOptions
 from spectro_render.render.song import Reading, Song, Voice
+from spectro_render.report import Reporter
 from spectro_render.tokens.vocabulary import PAD, TokenWindow
 from spectro_render.tokens.write import song_windows, sounding_seconds
 
@@ -71,7 +73,7 @@ class Renderer:
         """
         place = find_device(device)
         check_dtype(dtype)
-        checkpoint = load_model(model, vocoder=vocoder, quiet=quiet)
+        checkpoint = load_checkpoint(model, vocoder, Reporter(quiet=quiet))
         number_format = choose_dtype(dtype, checkpoint.model, place)
         narrow(checkpoint.model, number_format)
         return cls(checkpoint, place, number_format)

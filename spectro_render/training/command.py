@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import torch
 import typer
 
-from spectro_render.checkpoints.load import Defaults, load_model, save_model
+from spectro_render.checkpoints import load_checkpoint
+from spectro_render.checkpoints.load import Defaults, save_model
 from spectro_render.diffusion import Target
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.network.build import make_model
@@ -135,7 +136,7 @@ def _train_diffusion(
     if trainer.checkpoint.exists():
         trainer.resume()
     elif start_from is not None:
-        trainer.start_from(load_model(start_from).model)
+        trainer.start_from(load_checkpoint(start_from).model)
     how = (config.conditioning, config.memory_steps)
     trainer.train(Windows(work / "train", *how), Windows(work / "valid", *how))
 

@@ -29,7 +29,7 @@ LOAD = """
 import json, sys, time
 import torch
 import spectro_render.autoregressive
-from spectro_render.weights import load_model
+from spectro_render.checkpoints import load_checkpoint
 
 def memory(kind):
     with open("/proc/self/status") as status:
@@ -39,7 +39,7 @@ before = memory("VmRSS")
 with open("/proc/self/clear_refs", "w") as file:
     file.write("5")  # forget the peak so far
 wall, cpu = time.perf_counter(), time.process_time()
-loaded = load_model(sys.argv[1], vocoder="griffin-lim")
+loaded = load_checkpoint(sys.argv[1], vocoder="griffin-lim")
 print(json.dumps({
     "seconds": time.perf_counter() - wall,
     "cpu_seconds": time.process_time() - cpu,

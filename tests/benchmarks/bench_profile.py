@@ -27,7 +27,7 @@ def render_under_profile(begun: float) -> None:
     cli._let_idle_threads_sleep()  # as its main does
     for name in ("pretty_midi", "safetensors", "soundfile", "spectro_render.render"):
         import_module(name)
-    import_module("spectro_render.midi")._note_seq_modules()
+    import_module("spectro_render.midi.read")._note_seq_modules()
     start_up = time.time() - begun
     profiler = cProfile.Profile()
     with tempfile.TemporaryDirectory() as folder:

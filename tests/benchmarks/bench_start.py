@@ -20,7 +20,7 @@ COMMANDS = {
     "imports: all that a song needs": [
         sys.executable,
         "-c",
-        "import spectro_render.render as r; r.read_midi(input())",
+        "from spectro_render.midi import read_midi; read_midi(input())",
     ],
     "song.mid -o - | head -c 100000": [*PROGRAM, str(DEMO), "-o", "-"],
 }
