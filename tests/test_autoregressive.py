@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden import difference
 from torch import Tensor
-from toys import toy_config, window_alone
 
 from spectro_render.autoregressive import (
     AutoregressiveModel,
@@ -32,6 +30,8 @@ from spectro_render.render import Progress, Renderer
 from spectro_render.tokens import WindowNote
 from spectro_render.vocoder import MelGAN, VocoderConfig
 from spectro_render.weights import load_model, save_model
+from tests.support.golden import difference
+from tests.support.toys import toy_config, window_alone
 
 CPU = torch.device("cpu")
 FRAMED = autoregressive(toy_config(decoder_layers=2))

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden import PIPELINE, tokens
-from limits import file_size_limit
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -23,6 +21,8 @@ from spectro_render.manifest import CHECKSUMS, INDEX, ONNX, verify
 from spectro_render.model import ModelConfig, SpectrogramModel
 from spectro_render.store import PICKLE, TENSORS
 from spectro_render.weights import Defaults, load_model
+from tests.support.golden import PIPELINE, tokens
+from tests.support.limits import file_size_limit
 
 TINY = ModelConfig(16, 1, 64, 16, 1, 1, 1, 64)
 
@@ -45,7 +45,7 @@ def denoised(path: Path) -> Tensor:
 def t5x(tmp_path: Path) -> Path:
     pytest.importorskip("msgpack", reason="the extra t5x is not installed")
     pytest.importorskip("tensorstore", reason="the extra t5x is not installed")
-    from t5x_writer import t5x_arrays, write_t5x
+    from tests.support.t5x_writer import t5x_arrays, write_t5x
 
     torch.manual_seed(0)
     path = tmp_path / "small_with_context"

@@ -5,10 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from golden import arrays, checkpoint, difference, tokens
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from toys import toy_config
 
 from spectro_render.conditioning import (
     DRUM_KIT,
@@ -26,6 +24,8 @@ from spectro_render.layers import attend, gelu
 from spectro_render.levels import MOST_LEVELS, LevelCache
 from spectro_render.model import FrameEncoder, SpectrogramModel
 from spectro_render.tokens import WindowNote
+from tests.support.golden import arrays, checkpoint, difference, tokens
+from tests.support.toys import toy_config
 
 SAME = 2e-6  # two orders of float32 sums
 

@@ -14,11 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from golden import PIPELINE, arrays, checkpoint, difference, tokens
 from safetensors.torch import load_file
-from test_diffusion import golden_noise
 from torch import Tensor
-from toys import toy_config
 
 import spectro_render as sr
 from spectro_render import cli
@@ -39,6 +36,8 @@ from spectro_render.store import TENSORS
 from spectro_render.tokens import EOS
 from spectro_render.vocoder import MelGAN, VocoderConfig
 from spectro_render.weights import load_model, save_model
+from tests.support.golden import PIPELINE, arrays, checkpoint, difference, golden_noise, tokens
+from tests.support.toys import toy_config
 
 Pipeline = sr.SpectrogramDiffusionPipeline
 

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden import checkpoint
-from toys import window_alone
 
 from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
 from spectro_render.errors import DeviceError, MidiError, OptionError, WeightsNotFound
@@ -23,9 +21,10 @@ from spectro_render.render import (
 )
 from spectro_render.tokens import TAIL_SECONDS
 from spectro_render.weights import load_model
-from tests.benchmarks.bench_growth import time_and_memory
-
-STEPS_OF_16_BIT = 2 / 2**15  # two: what rounding may do
+from tests.support.costs import time_and_memory
+from tests.support.golden import checkpoint
+from tests.support.tolerances import STEPS_OF_16_BIT
+from tests.support.toys import window_alone
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ import pytest
 from spectro_render import destination, jobs
 from spectro_render.cli import run
 from spectro_render.resume import NAME, History
+from tests.support.songs import MakeSong
 
-MakeSong = Callable[..., Path]
 SONGS = ("a.mid", "b.mid", "deep/c.mid")
 
 

@@ -11,7 +11,6 @@ import mido
 import pytest
 import torch
 from safetensors.torch import save_file
-from toys import toy_config
 
 from spectro_render.autoregressive import make_model
 from spectro_render.cli import run
@@ -49,6 +48,7 @@ from spectro_render.training.objective import (
     stratified_times,
 )
 from spectro_render.weights import load_model
+from tests.support.toys import toy_config
 
 TINY = toy_config(width=16, head_width=8, level_width=32)
 CPU = torch.device("cpu")

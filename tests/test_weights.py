@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden import PIPELINE, checkpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from toys import toy_config
 
 from spectro_render import registry
 from spectro_render.errors import (
@@ -36,6 +34,8 @@ from spectro_render.weights import (
     read_vocabulary,
     save_model,
 )
+from tests.support.golden import PIPELINE, checkpoint
+from tests.support.toys import toy_config
 
 CONFIG = toy_config(head_width=8, mlp_width=48, decoder_layers=2)
 VOCODER = VocoderConfig(channels=16, dilations=(1, 3), upsample=(), iterations=0)

@@ -27,7 +27,7 @@ from spectro_render.report import Reporter
 from spectro_render.resume import History
 from spectro_render.tasks import Begun, Encoding, Finished, Settings, Task
 from spectro_render.worker import MakeEngine, make_engine
-from tests.benchmarks.bench_batch import write_songs
+from tests.support.songs import write_songs
 
 SECONDS = 0.5  # of simulated rendering
 SILENCE = bytes(850_000)  # as much as three minutes of Ogg Vorbis
