@@ -1,20 +1,19 @@
 """What several tests need: songs made in code, and a tiny model with random weights."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from toys import write_toy_model
+
+from tests.support.songs import MakeSong
+from tests.support.toys import write_toy_model
 
 # One thread is the fastest for toys, above all on a busy machine; read when torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-Song = Callable[..., Path]
-
 
 @pytest.fixture
-def song(tmp_path: Path) -> Song:
+def song(tmp_path: Path) -> MakeSong:
     """Writes `tmp_path / name`: a note every half second on a few instruments and a drum."""
 
     def write(name: str = "song.mid", seconds: float = 2.0) -> Path:

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden import difference
 from torch import Tensor
-from toys import toy_config, window_alone
 
 from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints.load import save_model
@@ -35,6 +33,8 @@ from spectro_render.options import Progress
 from spectro_render.render.renderer import Renderer
 from spectro_render.tokens.vocabulary import WindowNote
 from spectro_render.vocoder.melgan import MelGAN, VocoderConfig
+from tests.support.golden import difference
+from tests.support.toys import toy_config, window_alone
 
 CPU = torch.device("cpu")
 FRAMED = autoregressive(toy_config(decoder_layers=2))

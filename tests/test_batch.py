@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from golden import PIPELINE
 
 from spectro_render.audio.audio import Audio
 from spectro_render.batch import history as resume
@@ -23,9 +22,10 @@ from spectro_render.cli.app import run
 from spectro_render.midi.score import Note, Score
 from spectro_render.render.renderer import Renderer
 from spectro_render.render.song import Song
-from tests.test_render import STEPS_OF_16_BIT
+from tests.support.golden import PIPELINE
+from tests.support.songs import MakeSong
+from tests.support.tolerances import STEPS_OF_16_BIT
 
-MakeSong = Callable[..., Path]
 SECONDS = (1.0, 13.0, 3.0, 8.0, 6.0)  # of five songs: they end at different windows
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from golden import PIPELINE
 
 from spectro_render import diffusion
 from spectro_render.batch import history as resume
@@ -26,9 +25,11 @@ from spectro_render.checkpoints.manifest import ONNX
 from spectro_render.cli import app as cli
 from spectro_render.network import device as precision
 from spectro_render.render import renderer as render
+from tests.support.golden import PIPELINE
+from tests.support.processes import read_all
+from tests.support.songs import MakeSong
 
 Run = Callable[..., tuple[int, str, str]]
-Song = Callable[..., Path]
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def files(folder: Path) -> list[str]:
 # --- one file ---------------------------------------------------------------------------------
 
 
-def test_a_song_is_rendered_beside_itself(run: Run, song: Song, here: Path) -> None:
+def test_a_song_is_rendered_beside_itself(run: Run, song: MakeSong, here: Path) -> None:
     song(seconds=3)
     code, out, err = run("song.mid")
     assert (code, out) == (0, "")
@@ -76,14 +77,14 @@ def test_a_song_is_rendered_beside_itself(run: Run, song: Song, here: Path) -> N
     assert files(here) == ["song.mid", "song.wav"]
 
 
-def test_an_explicit_output_is_replaced(run: Run, song: Song, here: Path) -> None:
+def test_an_explicit_output_is_replaced(run: Run, song: MakeSong, here: Path) -> None:
     song()
     (here / "out.flac").write_bytes(b"before")
     assert run("song.mid", "-o", "out.flac", "-q") == (0, "", "")
     assert soundfile.info("out.flac").format == "FLAC"
 
 
-def test_a_song_beside_its_input_is_not_replaced(run: Run, song: Song, here: Path) -> None:
+def test_a_song_beside_its_input_is_not_replaced(run: Run, song: MakeSong, here: Path) -> None:
     song()
     (here / "song.wav").write_bytes(b"before")
     code, _, err = run("song.mid")
@@ -96,7 +97,7 @@ def test_a_song_beside_its_input_is_not_replaced(run: Run, song: Song, here: Pat
     assert soundfile.info("song.wav").frames > 0
 
 
-def test_a_folder_takes_one_file_too(run: Run, song: Song, here: Path) -> None:
+def test_a_folder_takes_one_file_too(run: Run, song: MakeSong, here: Path) -> None:
     song()
     (here / "out").mkdir()
     assert run("song.mid", "-o", "out", "-q")[0] == 0
@@ -104,7 +105,7 @@ def test_a_folder_takes_one_file_too(run: Run, song: Song, here: Path) -> None:
     assert files(here) == ["new/song.ogg", "out/song.wav", "song.mid"]
 
 
-def test_the_sound_is_what_the_library_renders(run: Run, song: Song, tiny_model: Path) -> None:
+def test_the_sound_is_what_the_library_renders(run: Run, song: MakeSong, tiny_model: Path) -> None:
     song(seconds=7)
     options = {"steps": 3, "guidance": 1.5, "seed": 5, "start": 1.0, "duration": 6.0}
     arguments = [word for name in options for word in (f"--{name}", str(options[name]))]
@@ -115,7 +116,7 @@ def test_the_sound_is_what_the_library_renders(run: Run, song: Song, tiny_model:
     np.testing.assert_allclose(soundfile.read("song.wav")[0], audio.samples[0], atol=2**-15)
 
 
-def test_presets_of_steps(run: Run, song: Song, here: Path) -> None:
+def test_presets_of_steps(run: Run, song: MakeSong, here: Path) -> None:
     song()
     for name, options in {
         "fast": ["--fast"],
@@ -128,7 +129,7 @@ def test_presets_of_steps(run: Run, song: Song, here: Path) -> None:
     assert fast == ten != best == ddpm
 
 
-def test_the_vocoder_of_another_model(run: Run, song: Song, here: Path) -> None:
+def test_the_vocoder_of_another_model(run: Run, song: MakeSong, here: Path) -> None:
     pytest.importorskip("onnxruntime")
     song()
     for name, vocoder in (("a", PIPELINE / ONNX), ("b", PIPELINE)):
@@ -138,7 +139,7 @@ def test_the_vocoder_of_another_model(run: Run, song: Song, here: Path) -> None:
     assert first == same != other
 
 
-def test_the_same_command_gives_the_same_bytes(run: Run, song: Song, here: Path) -> None:
+def test_the_same_command_gives_the_same_bytes(run: Run, song: MakeSong, here: Path) -> None:
     song()
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         assert run("song.mid", "-o", f"{name}.wav", "--seed", seed)[0] == 0
@@ -157,14 +158,14 @@ def test_the_same_command_gives_the_same_bytes(run: Run, song: Song, here: Path)
         (["-o", "a", "--format", "flac"], ("FLAC", "PCM_16", 16_000)),
     ],
 )
-def test_formats(run: Run, song: Song, arguments: list[str], expected: tuple[object]) -> None:
+def test_formats(run: Run, song: MakeSong, arguments: list[str], expected: tuple[object]) -> None:
     song()
     assert run("song.mid", *arguments)[0] == 0
     info = soundfile.info(arguments[1])
     assert (info.format, info.subtype, info.samplerate) == expected
 
 
-def test_raw_samples(run: Run, song: Song, here: Path) -> None:
+def test_raw_samples(run: Run, song: MakeSong, here: Path) -> None:
     song()
     assert run("song.mid", "--raw")[0] == 0
     assert run("song.mid")[0] == 0
@@ -176,7 +177,7 @@ def test_raw_samples(run: Run, song: Song, here: Path) -> None:
 
 
 def test_a_folder_is_mirrored_and_what_is_complete_is_skipped(
-    run: Run, song: Song, here: Path
+    run: Run, song: MakeSong, here: Path
 ) -> None:
     for name in ("in/a.mid", "in/deep/er/b.MIDI", "in/c.kar", "in/.hidden.mid", "in/.git/d.mid"):
         song(name, seconds=1)
@@ -199,14 +200,14 @@ def test_a_folder_is_mirrored_and_what_is_complete_is_skipped(
     assert (here / "out/a.wav").read_bytes() != b"of old"
 
 
-def test_inputs_of_one_name_get_different_outputs(run: Run, song: Song, here: Path) -> None:
+def test_inputs_of_one_name_get_different_outputs(run: Run, song: MakeSong, here: Path) -> None:
     song("in/a.mid", seconds=1)
     song("in/a.kar", seconds=1)
     assert run("in", "-o", "out")[0] == 0
     assert files(here / "out") == ["a.kar.wav", "a.mid.wav"]
 
 
-def test_one_bad_file_does_not_stop_the_others(run: Run, song: Song, here: Path) -> None:
+def test_one_bad_file_does_not_stop_the_others(run: Run, song: MakeSong, here: Path) -> None:
     (here / "bad.mid").write_bytes(b"<html>")
     (here / "empty").mkdir()
     song("good.mid", seconds=1)
@@ -226,7 +227,7 @@ def test_one_bad_file_does_not_stop_the_others(run: Run, song: Song, here: Path)
 
 
 def test_a_model_that_is_missing_ends_the_batch_with_one_line(
-    song: Song, here: Path, capfd: pytest.CaptureFixture[str]
+    song: MakeSong, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     song("a.mid")
     song("b.mid")
@@ -277,7 +278,7 @@ def test_a_model_that_is_missing_ends_the_batch_with_one_line(
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(
-    song: Song, here: Path, arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]
+    song: MakeSong, here: Path, arguments: list[str], said: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     song("song.mid")
     song("in/song.mid")
@@ -314,7 +315,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     ],
 )
 def test_what_is_found_out_later_is_one_line_and_exit_code_1(
-    run: Run, song: Song, here: Path, tiny_model: Path, arguments: list[str], said: str
+    run: Run, song: MakeSong, here: Path, tiny_model: Path, arguments: list[str], said: str
 ) -> None:
     song()
     code, out, err = run("song.mid", *arguments)
@@ -324,7 +325,7 @@ def test_what_is_found_out_later_is_one_line_and_exit_code_1(
     assert files(here) == ["song.mid"]
 
 
-def test_an_input_whose_name_is_too_long(run: Run, song: Song) -> None:
+def test_an_input_whose_name_is_too_long(run: Run, song: MakeSong) -> None:
     song()
     code, _, err = run("a" * 300, "song.mid", "-q")
     assert (code, err) == (
@@ -334,7 +335,7 @@ def test_an_input_whose_name_is_too_long(run: Run, song: Song) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_folders_that_cannot_be_read(run: Run, song: Song, here: Path) -> None:
+def test_folders_that_cannot_be_read(run: Run, song: MakeSong, here: Path) -> None:
     song("in/a.mid", seconds=1)
     song("in/closed/b.mid", seconds=1)
     (here / "in/closed").chmod(0)
@@ -348,7 +349,7 @@ def test_folders_that_cannot_be_read(run: Run, song: Song, here: Path) -> None:
 
 
 def test_a_bug_keeps_its_traceback_and_a_batch_goes_on(
-    run: Run, song: Song, here: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, song: MakeSong, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     song("a.mid", seconds=1)
     song("b.mid", seconds=1)
@@ -375,7 +376,7 @@ def test_a_bug_keeps_its_traceback_and_a_batch_goes_on(
 
 
 def test_what_is_not_heard_is_said_once_and_not_with_quiet(
-    run: Run, here: Path, song: Song
+    run: Run, here: Path, song: MakeSong
 ) -> None:
     import mido
 
@@ -407,7 +408,7 @@ def test_what_is_too_dense_is_said(run: Run, here: Path) -> None:
     )
 
 
-def test_json_says_what_was_made(run: Run, song: Song) -> None:
+def test_json_says_what_was_made(run: Run, song: MakeSong) -> None:
     song(seconds=2)
     code, out, err = run("song.mid", "--json", "-q")
     record = json.loads(out)
@@ -452,7 +453,9 @@ def test_choices_are_those_of_the_library() -> None:
 # --- sub-commands -----------------------------------------------------------------------------
 
 
-def test_info(song: Song, here: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_info(
+    song: MakeSong, here: Path, tiny_model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     song(seconds=6)
     assert cli.run(["info", "song.mid", "gone.mid", "--model", str(tiny_model)]) == 1
     out, err = capfd.readouterr()
@@ -467,7 +470,7 @@ def test_info(song: Song, here: Path, tiny_model: Path, capfd: pytest.CaptureFix
     assert err.startswith("spectro-render: gone.mid: ")
 
 
-def test_info_json(song: Song, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_info_json(song: MakeSong, here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     song()
     assert cli.run(["info", "song.mid", "--json"]) == 0
     facts = json.loads(capfd.readouterr().out)
@@ -482,7 +485,7 @@ def test_info_json(song: Song, here: Path, capfd: pytest.CaptureFixture[str]) ->
 
 
 def test_info_tells_what_the_model_would_do(
-    song: Song,
+    song: MakeSong,
     here: Path,
     tiny_model: Path,
     capfd: pytest.CaptureFixture[str],
@@ -555,7 +558,9 @@ def test_models(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
 # --- processes --------------------------------------------------------------------------------
 
 
-def test_a_pipeline_with_a_terminal_to_talk_to(song: Song, here: Path, tiny_model: Path) -> None:
+def test_a_pipeline_with_a_terminal_to_talk_to(
+    song: MakeSong, here: Path, tiny_model: Path
+) -> None:
     song(seconds=6)
     terminal, stderr = pty.openpty()
     with open("song.mid", "rb") as midi, open("out.wav", "wb") as wav:
@@ -578,7 +583,7 @@ def test_a_pipeline_with_a_terminal_to_talk_to(song: Song, here: Path, tiny_mode
 
 
 def test_songs_have_bars_of_their_own_below_that_of_all(
-    song: Song, here: Path, tiny_model: Path
+    song: MakeSong, here: Path, tiny_model: Path
 ) -> None:
     for number in range(3):
         song(f"in/{number}.mid", seconds=6 + 5 * number)
@@ -601,7 +606,9 @@ def test_songs_have_bars_of_their_own_below_that_of_all(
     assert sorted(made) == ["out/0.wav", "out/1.wav", "out/2.wav"]
 
 
-def test_a_terminal_gets_a_table_of_what_failed(song: Song, here: Path, tiny_model: Path) -> None:
+def test_a_terminal_gets_a_table_of_what_failed(
+    song: MakeSong, here: Path, tiny_model: Path
+) -> None:
     song("in/good.mid")
     for number in range(12):
         (here / f"in/{number:02d}.mid").write_bytes(b"no MIDI at all")
@@ -622,18 +629,7 @@ def test_a_terminal_gets_a_table_of_what_failed(song: Song, here: Path, tiny_mod
     assert lines[-2].strip() == "and 2 more"
 
 
-def read_all(terminal: int) -> str:
-    """All that a process says to a terminal."""
-    shown = b""
-    try:
-        while block := os.read(terminal, 4096):
-            shown += block
-    except OSError:  # how Linux says that the other end is closed
-        pass
-    return shown.decode()
-
-
-def test_a_terminal_is_spared_the_sound(song: Song, here: Path) -> None:
+def test_a_terminal_is_spared_the_sound(song: MakeSong, here: Path) -> None:
     song()
     terminal, stdout = pty.openpty()
     process = subprocess.Popen(
@@ -646,7 +642,7 @@ def test_a_terminal_is_spared_the_sound(song: Song, here: Path) -> None:
     assert err.startswith("spectro-render: sound is not for a terminal to show; name a file")
 
 
-def test_a_reader_that_goes_away_is_no_error(song: Song, here: Path, tiny_model: Path) -> None:
+def test_a_reader_that_goes_away_is_no_error(song: MakeSong, here: Path, tiny_model: Path) -> None:
     song(seconds=12)
     line = " ".join(command("-", "-o", "-", "-q", "--model", str(tiny_model)))
     done = subprocess.run(
@@ -678,7 +674,7 @@ def wait_for_a_half_file(folder: Path) -> None:
     ],
 )
 def test_a_run_that_is_ended_leaves_no_half_file(
-    song: Song, here: Path, tiny_model: Path, number: int, expected: tuple[int, str]
+    song: MakeSong, here: Path, tiny_model: Path, number: int, expected: tuple[int, str]
 ) -> None:
     song(seconds=600)
     process = subprocess.Popen(
@@ -712,19 +708,21 @@ def shell(line: str, **options: Any) -> tuple[int, str, str]:
         ("run --version 2>&-", 0, ""),
     ],
 )
-def test_broken_standard_streams(song: Song, here: Path, line: str, code: int, said: str) -> None:
+def test_broken_standard_streams(
+    song: MakeSong, here: Path, line: str, code: int, said: str
+) -> None:
     song()
     returned, _, err = shell(line)
     assert (returned, err) == (code, f"spectro-render: {said}\n" if said else "")
 
 
-def test_rendering_needs_no_standard_stream(song: Song, here: Path, tiny_model: Path) -> None:
+def test_rendering_needs_no_standard_stream(song: MakeSong, here: Path, tiny_model: Path) -> None:
     song(seconds=1)
     assert shell(f"run song.mid --model {tiny_model} <&- >&- 2>&-") == (0, "", "")
     assert soundfile.info("song.wav").duration == 3.5
 
 
-def test_records_that_are_lost(song: Song, here: Path, tiny_model: Path) -> None:
+def test_records_that_are_lost(song: MakeSong, here: Path, tiny_model: Path) -> None:
     song("in/a.mid", seconds=1)
     song("in/b.mid", seconds=1)
     said = "spectro-render: the records are cut off: no space left on device\n"
@@ -732,21 +730,23 @@ def test_records_that_are_lost(song: Song, here: Path, tiny_model: Path) -> None
     assert files(here) == ["in/a.mid", "in/a.wav", "in/b.mid", "in/b.wav"]
 
 
-def test_sound_that_is_lost(song: Song, here: Path, tiny_model: Path) -> None:
+def test_sound_that_is_lost(song: MakeSong, here: Path, tiny_model: Path) -> None:
     song(seconds=1)
     code, _, err = shell(f"run song.mid -o - -q --model {tiny_model} >/dev/full")
     said = "spectro-render: song.mid: the output stream: cannot write: no space left on device"
     assert code == 1 and err.startswith(said) and err.count("\n") == 1
 
 
-def test_names_that_the_terminal_cannot_show(song: Song, here: Path) -> None:
+def test_names_that_the_terminal_cannot_show(song: MakeSong, here: Path) -> None:
     song("é.mid")
     code, out, err = shell("run info é.mid", env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert (code, err) == (0, "")
     assert out.startswith("\\xe9.mid: 0:02.00, ")
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_half_file(run: Run, song: Song, here: Path) -> None:
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(
+    run: Run, song: MakeSong, here: Path
+) -> None:
     song(seconds=6)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))

@@ -19,9 +19,9 @@ import soundfile
 from spectro_render.batch.history import NAME
 from spectro_render.batch.jobs import Job, longest_first
 from spectro_render.cli.app import run
-from tests.test_render import STEPS_OF_16_BIT
+from tests.support.songs import MakeSong
+from tests.support.tolerances import STEPS_OF_16_BIT
 
-MakeSong = Callable[..., Path]
 HEAD = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8}
 NODE = {"num_cpus": 1, "object_store_memory": 10**8}
 SECONDS = (9.0, 1.0, 6.0, 3.0, 1.5, 2.0)

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden import PIPELINE, tokens
-from limits import file_size_limit
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,6 +23,8 @@ from spectro_render.cli import app as cli
 from spectro_render.errors import OptionError, OutputError, WeightsCorrupt, WeightsNotFound
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.model import SpectrogramModel
+from tests.support.golden import PIPELINE, tokens
+from tests.support.limits import file_size_limit
 
 TINY = ModelConfig(16, 1, 64, 16, 1, 1, 1, 64)
 
@@ -47,7 +47,7 @@ def denoised(path: Path) -> Tensor:
 def t5x(tmp_path: Path) -> Path:
     pytest.importorskip("msgpack", reason="the extra t5x is not installed")
     pytest.importorskip("tensorstore", reason="the extra t5x is not installed")
-    from t5x_writer import t5x_arrays, write_t5x
+    from tests.support.t5x_writer import t5x_arrays, write_t5x
 
     torch.manual_seed(0)
     path = tmp_path / "small_with_context"
@@ -185,9 +185,8 @@ def test_damage_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_room_is_looked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = sum(
-        4 * tensor.numel() for tensor in load_checkpoint(PIPELINE).model.state_dict().values()
-    )
+    model = load_checkpoint(PIPELINE).model
+    needed = sum(4 * tensor.numel() for tensor in model.state_dict().values())
     needed += (PIPELINE / ONNX).stat().st_size
     usage = shutil.disk_usage(tmp_path)._replace(free=needed - 1)
     monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda path: usage)

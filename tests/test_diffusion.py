@@ -7,7 +7,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from golden import PIPELINE, arrays, checkpoint, difference, tokens
 from torch import Tensor
 
 from spectro_render.checkpoints.load import load_vocoder
@@ -32,6 +31,7 @@ from spectro_render.diffusion import (
 )
 from spectro_render.errors import OptionError
 from spectro_render.mel import from_model
+from tests.support.golden import PIPELINE, arrays, checkpoint, difference, golden_noise, tokens
 
 TARGETS: tuple[Target, ...] = ("epsilon", "v", "x0")
 SHAPE = (2, 8, 4)
@@ -58,11 +58,6 @@ FIRST_X0 = {
     },
 }
 ROUNDING = 1e-6  # of epsilon, guidance included
-
-
-def golden_noise(seed: int) -> Callable[[], Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return lambda: torch.randn(1, 256, 128, generator=generator)
 
 
 def given(predict: Predict, values: dict[tuple[int, int], float]) -> Predict:

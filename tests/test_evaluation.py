@@ -16,7 +16,6 @@ import numpy.typing as npt
 import pytest
 import soundfile
 import torch
-from conftest import Song
 
 from spectro_render.cli.app import run
 from spectro_render.constants import SAMPLE_RATE, WINDOW_FRAMES
@@ -24,6 +23,7 @@ from spectro_render.errors import SpectroRenderError
 from spectro_render.midi.score import Note, Score
 from spectro_render.training.synth import SOUNDFONTS, Synthesizer
 from spectro_render.vocoder.griffin_lim import griffin_lim
+from tests.support.songs import MakeSong
 
 for package in ("mir_eval", "onnxruntime"):
     pytest.importorskip(package, reason="needs the extra 'evaluate'")
@@ -476,7 +476,7 @@ class TestReferences:
 
 class TestCommand:
     @pytest.fixture
-    def folder(self, song: Song, tmp_path: Path) -> Path:
+    def folder(self, song: MakeSong, tmp_path: Path) -> Path:
         """Two songs and recordings of them, one file that is broken."""
         for name in ("one", "two"):
             song(f"songs/{name}.mid", seconds=3.0)

@@ -13,9 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from golden import PIPELINE
-from hub_server import GATED, PRIVATE, REPO, Hub, checksum, serve
-from test_cli import read_all
 
 from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints.files import PICKLE, TENSORS
@@ -35,6 +32,9 @@ from spectro_render.cli import app as cli
 from spectro_render.errors import DownloadError, WeightsCorrupt, WeightsError, WeightsNotFound
 from spectro_render.render.renderer import Renderer
 from spectro_render.report import as_size
+from tests.support.golden import PIPELINE
+from tests.support.hub_server import GATED, PRIVATE, REPO, Hub, checksum, serve
+from tests.support.processes import read_all
 
 DECODER = f"decoder/{TENSORS}"  # 1.4 MB, the only file that comes in more than one block
 FILES = sorted(path.relative_to(PIPELINE).as_posix() for path in PIPELINE.rglob("*.*"))

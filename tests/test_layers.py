@@ -1,153 +1,164 @@
-"""Who imports whom: each module only those above it, and every edge is in this table."""
+"""Who imports whom: each room only those above it, every arrow is in this table, and no circles."""
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "spectro_render"
 
-BASE = {"constants", "errors"}  # for everybody, and not repeated below
+BASE = {"constants", "errors", "options"}  # for everybody, and not repeated below
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "constants": set(),
     "errors": set(),
-    # MIDI -> notes -> ids
-    "smf": set(),
-    "smf_repair": {"smf"},
-    "midi": {"smf", "smf_repair"},
-    "tokens": {"midi"},
-    # ids -> mel -> samples; no file, no device name and no progress bar is known here
-    "mel": set(),
-    "phase": set(),
-    "conditioning": {"tokens"},
-    "layers": set(),
-    "levels": set(),
-    "model": {"conditioning", "layers", "levels"},
-    "autoregressive": {"layers", "model"},
-    "presets": {"autoregressive", "model"},
-    "diffusion": set(),
-    "precision": {"conditioning"},
-    "vocoder": {"mel", "phase"},
-    "streaming": {"vocoder"},
-    "vocoder_onnx": set(),
-    # samples -> bytes
-    "destination": set(),
-    "encoders": set(),
-    "audio": {"destination", "encoders"},
-    # what is said
+    "options": set(),
     "report": set(),
+    # MIDI -> notes -> ids
+    "midi": set(),
+    "tokens": {"midi"},
+    # ids -> mel -> samples; no file and no progress bar is known here
+    "mel": set(),
+    "diffusion": set(),
+    "network": {"tokens"},
+    "vocoder": {"mel"},
+    # samples -> bytes
+    "audio": set(),
     # model directories
-    "layout": {"autoregressive", "diffusion", "model"},
-    "store": {"layout"},
-    "manifest": {"layout", "store"},
-    "hub_cache": {"layout", "manifest", "store"},
-    "hub": {"hub_cache", "manifest", "report"},
-    "registry": {"hub", "hub_cache", "manifest"},
-    "weights": {
-        *("autoregressive", "diffusion", "layout", "tokens", "vocoder", "vocoder_onnx"),
-        *("manifest", "registry", "store"),
-    },
-    "t5x_files": {"store"},
-    "t5x": {"layout", "model", "store", "t5x_files", "tokens"},
-    "convert": {
-        *("autoregressive", "destination", "layout", "manifest", "report", "store", "t5x"),
-        *("t5x_files", "weights"),
-    },
-    # the whole
-    "song": {"audio", "conditioning", "streaming", "tokens", "vocoder"},
+    "checkpoints": {"diffusion", "network", "report", "tokens", "vocoder"},
+    # the whole, and the whole under diffusers' names
     "render": {
-        *("midi", "tokens", "mel", "conditioning", "model", "diffusion", "song"),
-        *("audio", "autoregressive", "precision", "weights"),
+        *("audio", "checkpoints", "diffusion", "mel", "midi", "network", "report"),
+        *("tokens", "vocoder"),
     },
-    # the same under diffusers' names
-    "components": {"diffusion", "layout", "model", "store", "vocoder"},
-    "pipeline_store": {
-        *("components", "destination", "layout", "manifest", "model", "store", "weights"),
+    "compat": {
+        *("checkpoints", "diffusion", "mel", "midi", "network", "tokens", "vocoder"),
     },
-    "pipeline": {
-        *("midi", "tokens", "mel", "model", "diffusion", "components", "pipeline_store"),
-    },
-    # what a task is
-    "jobs": {"encoders", "midi", "report"},
-    "resume": set(),
-    "tasks": {"destination", "jobs", "weights"},
-    "cores": set(),
-    "slots": {"audio", "cores", "render", "song", "tasks"},
-    "engine": {"audio", "midi", "render", "slots", "tasks"},
-    # nothing but the command `train` imports it
+    # many songs
+    "batch": {"__init__", "audio", "checkpoints", "midi", "render", "report"},
+    # only the commands `train` and `evaluate` import them
     "training": {
-        *("midi", "tokens", "mel", "conditioning", "model", "autoregressive", "presets"),
-        *("diffusion", "vocoder", "weights", "render", "jobs"),
+        *("checkpoints", "diffusion", "mel", "midi", "network", "tokens", "vocoder"),
     },
-    # nothing but the command `evaluate` imports it
     "evaluation": {
-        *("midi", "tokens", "mel", "streaming", "audio", "render", "report", "jobs", "training"),
-    },
-    # the command line
-    "worker": {"__init__", "destination", "engine", "jobs", "tasks"},
-    "cluster": {"__init__", "registry", "report", "tasks", "weights", "worker"},
-    "batch": {"destination", "engine", "jobs", "report", "resume", "tasks"},
-    "manage": {
-        *("convert", "manifest", "midi", "registry", "report", "tokens", "training", "weights"),
-        "evaluation",
+        *("audio", "mel", "midi", "render", "report", "tokens", "training", "vocoder"),
     },
     "cli": {
-        *("__init__", "batch", "cluster", "encoders", "engine", "jobs", "manage", "report"),
-        *("tasks", "weights"),
+        *("__init__", "audio", "batch", "checkpoints", "evaluation", "midi", "report"),
+        *("tokens", "training"),
     },
     "__main__": {"cli"},
 }
 
-
-def imports(path: Path) -> Iterator[str]:
-    """The modules of this package that a file imports anywhere, but for its type checker."""
-    yield from _imports(ast.parse(path.read_text(encoding="utf-8")))
+MAX_TOP_FILES, MAX_TOP_FOLDERS = 9, 13  # 12 rooms, and the assets
+MAX_CHAIN = 15  # files, each importing the next
 
 
-def _imports(node: ast.AST) -> Iterator[str]:
+def imports(path: Path, *, for_types: bool = False) -> Iterator[str]:
+    """The files of this package, as 'audio.limiter', that a file imports anywhere.
+
+    What only the type checker sees counts with `for_types`.
+    """
+    yield from _imports(ast.parse(path.read_text(encoding="utf-8")), for_types)
+
+
+def _imports(node: ast.AST, for_types: bool) -> Iterator[str]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-            continue
+            if not for_types:
+                continue
         if isinstance(child, ast.ImportFrom):
             assert child.level == 0, "imports are absolute"
             names = [f"{child.module}.{alias.name}" for alias in child.names]
-            yield from (_module(name) for name in names if name.startswith(PACKAGE.name + "."))
+            yield from (_file(name) for name in names if name.startswith(PACKAGE.name + "."))
         elif isinstance(child, ast.Import):
             assert all(not alias.name.startswith(PACKAGE.name) for alias in child.names)
-        yield from _imports(child)
+        yield from _imports(child, for_types)
 
 
-def _module(name: str) -> str:
-    """`spectro_render.audio.Audio` -> `audio`; a name of the package itself -> `__init__`."""
-    first = name.split(".")[1]
-    exists = (PACKAGE / first).is_dir() or (PACKAGE / f"{first}.py").is_file()
-    return first if exists else "__init__"
+def _file(name: str) -> str:
+    """The file that holds a name: `spectro_render.audio.limiter.Limiter` -> `audio.limiter`.
+
+    What a folder exports is in its `__init__`: `spectro_render.audio.Limiter` -> `audio`.
+    """
+    parts = name.split(".")[1:]
+    while parts and not (PACKAGE.joinpath(*parts).is_dir() or _path(".".join(parts)).is_file()):
+        parts.pop()
+    return ".".join(parts) or "__init__"
 
 
-def imports_of(module: str) -> set[str]:
-    """What a module, or all files of a folder, import."""
-    folder = PACKAGE / module
-    paths = folder.rglob("*.py") if folder.is_dir() else [PACKAGE / f"{module}.py"]
-    return {name for path in paths for name in imports(path)} - {module} - BASE
+def _path(file: str) -> Path:
+    path = PACKAGE.joinpath(*file.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def test_every_module_has_a_row() -> None:
-    found = {path.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py")}
-    assert {name.removesuffix(".py") for name in found} == set(ALLOWED)
+def files() -> list[str]:
+    """All files of the package, a folder's `__init__` under the folder's name."""
+    found = (path.relative_to(PACKAGE).with_suffix("").parts for path in PACKAGE.rglob("*.py"))
+    return sorted(".".join(parts).removesuffix(".__init__") for parts in found)
+
+
+def room(file: str) -> str:
+    return file.partition(".")[0]
+
+
+def room_imports(name: str) -> set[str]:
+    """The rooms that a room, or a file at the top, imports."""
+    found = (imports(_path(file)) for file in files() if room(file) == name)
+    return {room(file) for names in found for file in names} - {name} - BASE
+
+
+def test_every_room_has_a_row() -> None:
+    assert {room(file) for file in files()} == set(ALLOWED)
 
 
 def test_the_base_imports_nothing() -> None:
-    assert not set().union(*(imports(PACKAGE / f"{module}.py") for module in BASE))
+    assert not set().union(*(imports(_path(file)) for file in BASE))
 
 
-@pytest.mark.parametrize("module", ALLOWED)
-def test_a_row_names_only_rows_above_it(module: str) -> None:
+@pytest.mark.parametrize("name", ALLOWED)
+def test_a_row_names_only_rows_above_it(name: str) -> None:
     rows = list(ALLOWED)
-    assert ALLOWED[module] <= set(rows[: rows.index(module)])
+    assert ALLOWED[name] <= set(rows[: rows.index(name)])
 
 
-@pytest.mark.parametrize("module", ALLOWED)
-def test_imports_are_those_of_the_table(module: str) -> None:
-    assert imports_of(module) == ALLOWED[module]
+@pytest.mark.parametrize("name", ALLOWED)
+def test_imports_are_those_of_the_table(name: str) -> None:
+    assert room_imports(name) == ALLOWED[name]
+
+
+def test_the_top_stays_small() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= MAX_TOP_FILES
+    folders = [path for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"]
+    assert len(folders) <= MAX_TOP_FOLDERS
+
+
+def graph(*, for_types: bool) -> dict[str, set[str]]:
+    """File -> the files that it imports. A folder's `__init__` is not imported with its files."""
+    return {file: set(imports(_path(file), for_types=for_types)) - {file} for file in files()}
+
+
+def test_there_is_no_circle() -> None:
+    """Not even one that only the type checker would walk."""
+    edges = graph(for_types=True)
+    while leaves := [file for file, others in edges.items() if not others & set(edges)]:
+        for file in leaves:
+            del edges[file]
+    assert set(edges) == set()
+
+
+def longest_chain() -> list[str]:
+    edges = graph(for_types=False)
+
+    @cache
+    def chain(file: str) -> tuple[str, ...]:
+        return (file, *max((chain(other) for other in edges[file]), key=len, default=()))
+
+    return list(max(map(chain, edges), key=len))
+
+
+def test_no_chain_of_imports_is_long() -> None:
+    chain = longest_chain()
+    assert len(chain) <= MAX_CHAIN, " > ".join(chain)

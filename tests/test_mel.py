@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from golden import arrays, difference
 
 from spectro_render.constants import LOG_MEL_MAX, LOG_MEL_MIN, MEL_FLOOR
 from spectro_render.mel import from_model, hann_window, log_mel, mel_matrix, to_model
+from tests.support.golden import arrays, difference
 
 AUDIBLE = 9.0  # nats below a frame's loudest band: 78 dB
 

@@ -5,10 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from golden import arrays, checkpoint, difference, tokens
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from toys import toy_config
 
 from spectro_render.constants import N_MELS, STEPS_PER_WINDOW, WINDOW_FRAMES
 from spectro_render.diffusion import SAMPLERS, Predict, guide, sample
@@ -26,6 +24,8 @@ from spectro_render.network.frames import (
 from spectro_render.network.layers import attend, gelu
 from spectro_render.network.model import FrameEncoder, SpectrogramModel
 from spectro_render.tokens.vocabulary import WindowNote
+from tests.support.golden import arrays, checkpoint, difference, tokens
+from tests.support.toys import toy_config
 
 SAME = 2e-6  # two orders of float32 sums
 

@@ -14,11 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from golden import PIPELINE, arrays, checkpoint, difference, tokens
 from safetensors.torch import load_file
-from test_diffusion import golden_noise
 from torch import Tensor
-from toys import toy_config
 
 import spectro_render as sr
 from spectro_render.checkpoints import load_checkpoint
@@ -41,6 +38,8 @@ from spectro_render.network.config import ModelConfig
 from spectro_render.network.model import SpectrogramModel
 from spectro_render.tokens.vocabulary import EOS
 from spectro_render.vocoder.melgan import MelGAN, VocoderConfig
+from tests.support.golden import PIPELINE, arrays, checkpoint, difference, golden_noise, tokens
+from tests.support.toys import toy_config
 
 Pipeline = sr.SpectrogramDiffusionPipeline
 

@@ -17,8 +17,8 @@ import pytest
 import soundfile
 
 from spectro_render.audio.audio import AudioWriter
+from tests.support.songs import MakeSong
 
-Song = Callable[..., Path]
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
@@ -53,7 +53,7 @@ def raw_samples(path: str) -> np.ndarray:
 
 
 @needs_ffmpeg
-def test_standard_input_to_mp3_by_ffmpeg(shell: Shell, song: Song) -> None:
+def test_standard_input_to_mp3_by_ffmpeg(shell: Shell, song: MakeSong) -> None:
     song("a.mid", seconds=1)
     done = shell(f"cat a.mid | render - -o - -q | {FFMPEG} -i - a.mp3")
     assert (done.returncode, done.stdout) == (0, "")
@@ -63,7 +63,7 @@ def test_standard_input_to_mp3_by_ffmpeg(shell: Shell, song: Song) -> None:
 
 @needs_ffmpeg
 @needs_sox
-def test_raw_samples_for_what_plays_s16le(shell: Shell, song: Song) -> None:
+def test_raw_samples_for_what_plays_s16le(shell: Shell, song: MakeSong) -> None:
     song("a.mid", seconds=1)
     done = shell(
         "render a.mid -o - --raw -q"
@@ -129,7 +129,7 @@ def test_compressed_streams_are_whole_to_ffmpeg(shell: Shell, format: str) -> No
 
 
 @needs_sox
-def test_a_player_that_stops_early_ends_us_quietly(shell: Shell, song: Song) -> None:
+def test_a_player_that_stops_early_ends_us_quietly(shell: Shell, song: MakeSong) -> None:
     song("a.mid", seconds=20)
     sox = "sox -V1 -t wav - -n trim 0 0.1"  # and leaves when it has that much
     done = shell(f"render a.mid -o - --json | {sox}; echo ${{PIPESTATUS[0]}}")
@@ -137,7 +137,7 @@ def test_a_player_that_stops_early_ends_us_quietly(shell: Shell, song: Song) -> 
 
 
 @needs_proc
-def test_a_slow_reader_is_waited_for_in_the_same_memory(song: Song, tiny_model: Path) -> None:
+def test_a_slow_reader_is_waited_for_in_the_same_memory(song: MakeSong, tiny_model: Path) -> None:
     """24 windows, 8 MB, for one who reads a byte and sleeps: no more is rendered meanwhile."""
     path = song("a.mid", seconds=120)
     command = [sys.executable, "-m", "spectro_render", path.name, "-o", "-", "--raw", "-q"]
@@ -187,7 +187,7 @@ def wait_until_idle(pid: int) -> Usage | None:
 # --- names and words ----------------------------------------------------------------------------
 
 
-def test_names_from_find_by_xargs(shell: Shell, song: Song) -> None:
+def test_names_from_find_by_xargs(shell: Shell, song: MakeSong) -> None:
     names = ("in/a song.mid", "in/-q.mid", "in/deep/two\nlines.mid", "in/d\u00e9j\u00e0 'vu'.mid")
     for name in names:
         song(name, seconds=1)
@@ -197,7 +197,7 @@ def test_names_from_find_by_xargs(shell: Shell, song: Song) -> None:
         assert soundfile.info(Path(name).with_suffix(".wav")).duration == 3.5
 
 
-def test_only_sound_is_on_standard_output(shell: Shell, song: Song) -> None:
+def test_only_sound_is_on_standard_output(shell: Shell, song: MakeSong) -> None:
     whole = song("whole.mid", seconds=1).read_bytes()
     Path("cut.mid").write_bytes(whole[:-8])  # is repaired, and that is said
     done = shell("render cut.mid -o - --json | cat > a.wav")

@@ -4,9 +4,7 @@ import copy
 
 import pytest
 import torch
-from golden import tokens
 from torch import Tensor
-from toys import toy_config
 
 from spectro_render.checkpoints import load_checkpoint
 from spectro_render.diffusion import noise_source, sample
@@ -23,6 +21,8 @@ from spectro_render.network.device import (
 from spectro_render.network.frames import note_table
 from spectro_render.network.model import MelModel, SpectrogramModel
 from spectro_render.tokens.vocabulary import WindowNote
+from tests.support.golden import tokens
+from tests.support.toys import toy_config
 
 CPU = torch.device("cpu")
 MAX_ERROR, MEAN_ERROR = 0.2, 0.015  # nats of log-mel, of the default model in bfloat16

@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden import checkpoint
-from toys import window_alone
 
 from spectro_render.checkpoints import load_checkpoint
 from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
@@ -19,9 +17,10 @@ from spectro_render.network.model import Attention, DecoderLayer, SpectrogramMod
 from spectro_render.options import Progress, RenderOptions
 from spectro_render.render.renderer import Renderer
 from spectro_render.tokens.write import TAIL_SECONDS
-from tests.benchmarks.bench_growth import time_and_memory
-
-STEPS_OF_16_BIT = 2 / 2**15  # two: what rounding may do
+from tests.support.costs import time_and_memory
+from tests.support.golden import checkpoint
+from tests.support.tolerances import STEPS_OF_16_BIT
+from tests.support.toys import window_alone
 
 
 @pytest.fixture(scope="module")

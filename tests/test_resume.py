@@ -20,8 +20,8 @@ from spectro_render.audio import destination
 from spectro_render.batch import jobs
 from spectro_render.batch.history import NAME, History
 from spectro_render.cli.app import run
+from tests.support.songs import MakeSong
 
-MakeSong = Callable[..., Path]
 SONGS = ("a.mid", "b.mid", "deep/c.mid")
 
 

@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from golden import PIPELINE, checkpoint, tokens
-from limits import file_size_limit
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -31,6 +29,8 @@ from spectro_render.checkpoints.files import (
     write_part,
 )
 from spectro_render.errors import WeightsCorrupt, WeightsError
+from tests.support.golden import PIPELINE, checkpoint, tokens
+from tests.support.limits import file_size_limit
 
 
 @pytest.fixture
@@ -260,9 +260,9 @@ def test_what_the_system_refuses_to_write(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["float32", "float16", "bin"])
 def test_loading_takes_little_time_and_memory(tmp_path: Path, kind: str) -> None:
     """55 M parameters: their memory in float32 and a fifth, and a share of ten seconds."""
-    from benchmarks.bench_load import MEDIUM, measure, write_model
+    from tests.support.costs import MEDIUM, measure_loading, write_model
 
     write_model(tmp_path / "model", MEDIUM, kind)
-    cost = measure(tmp_path / "model")
+    cost = measure_loading(tmp_path / "model")
     assert cost.peak < 1.2 * cost.weights + 30e6  # what a first call allocates does not grow
     assert cost.cpu_seconds < 10 * cost.weights / 1.64e9 + 1

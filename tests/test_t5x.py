@@ -12,17 +12,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from golden import arrays, checkpoint, tokens
 
 from spectro_render.checkpoints.t5x import read_t5x
 from spectro_render.errors import WeightsCorrupt, WeightsError, WeightsNotFound
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.model import SpectrogramModel
+from tests.support.golden import arrays, checkpoint, tokens
 
 pytest.importorskip("msgpack", reason="the extra t5x is not installed")
 pytest.importorskip("tensorstore", reason="the extra t5x is not installed")
 
-from t5x_writer import Arrays, t5x_arrays, write_index, write_t5x, write_zarr, zarr_elsewhere
+from tests.support.t5x_writer import (
+    Arrays,
+    t5x_arrays,
+    write_index,
+    write_t5x,
+    write_zarr,
+    zarr_elsewhere,
+)
 
 SMALL = ModelConfig(
     width=16,

@@ -13,8 +13,8 @@ from spectro_render.constants import MAX_TOKENS, STEPS_PER_WINDOW, WINDOW_SECOND
 from spectro_render.errors import TokenError
 from spectro_render.midi.read import read_midi
 from spectro_render.midi.score import Note, Score
-from spectro_render.tokens.events import _events, _Sound, _sounds, _split
-from spectro_render.tokens.fit import _fit, _Length, _Page, _ranks
+from spectro_render.tokens.events import Sound, split_events, to_events, to_sounds
+from spectro_render.tokens.fit import Page, _Length, _ranks, fit_page
 from spectro_render.tokens.read import detokenize, window_notes
 from spectro_render.tokens.vocabulary import (
     EOS,
@@ -301,22 +301,22 @@ def test_length_without_a_sound_is_what_writing_gives(vocabulary: Vocabulary, se
     assert length.ids == 2  # tie, EOS
 
 
-def crowded_page(vocabulary: Vocabulary, seed: int) -> tuple[_Page, list[_Sound]]:
+def crowded_page(vocabulary: Vocabulary, seed: int) -> tuple[Page, list[Sound]]:
     """The second window of some crowd: notes held, begun and ended, and drums."""
     drums = [note(i / 30, 9, i % 5, velocity=i % 127 + 1, is_drum=True) for i in range(300)]
-    sounds = _sounds([*crowd(150, seed), *drums], vocabulary)
-    first, second, *_ = _split(_events(sounds), 30.0, vocabulary)
-    held = _Page(0, {}, [], first).held_after(math.inf)
-    return _Page(STEPS_PER_WINDOW, held, [held[key] for key in sorted(held)], second), sounds
+    sounds = to_sounds([*crowd(150, seed), *drums], vocabulary)
+    first, second, *_ = split_events(to_events(sounds), 30.0, vocabulary)
+    held = Page(0, {}, [], first).held_after(math.inf)
+    return Page(STEPS_PER_WINDOW, held, [held[key] for key in sorted(held)], second), sounds
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
 @pytest.mark.parametrize("count", [700, 3000])
 def test_as_many_notes_are_kept_as_fit(vocabulary: Vocabulary, count: int) -> None:
-    sounds = _sounds(crowd(count), vocabulary)
-    events, *_ = _split(_events(sounds), 20.0, vocabulary)
-    page = _Page(0, {}, [], events)
-    _, surplus = _fit(page, sounds, vocabulary)
+    sounds = to_sounds(crowd(count), vocabulary)
+    events, *_ = split_events(to_events(sounds), 20.0, vocabulary)
+    page = Page(0, {}, [], events)
+    _, surplus = fit_page(page, sounds, vocabulary)
     leaving = [sound for *_, sound in sorted(_ranks(page, sounds))][: len(surplus)]
     assert surplus == set(leaving)
     assert len(_write(page.without(surplus), vocabulary)) <= MAX_TOKENS

@@ -11,7 +11,6 @@ import mido
 import pytest
 import torch
 from safetensors.torch import save_file
-from toys import toy_config
 
 from spectro_render.checkpoints import load_checkpoint
 from spectro_render.cli.app import run
@@ -50,6 +49,7 @@ from spectro_render.training.objective import (
     mel_of,
     stratified_times,
 )
+from tests.support.toys import toy_config
 
 TINY = toy_config(width=16, head_width=8, level_width=32)
 CPU = torch.device("cpu")

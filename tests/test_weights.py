@@ -10,21 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden import PIPELINE, checkpoint
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from toys import toy_config
 
 from spectro_render.checkpoints import find as registry
 from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints.files import TENSORS
 from spectro_render.checkpoints.find import available_models, find_model
-from spectro_render.checkpoints.load import (
-    Defaults,
-    load_vocoder,
-    read_vocabulary,
-    save_model,
-)
+from spectro_render.checkpoints.load import Defaults, load_vocoder, read_vocabulary, save_model
 from spectro_render.checkpoints.manifest import CHECKSUMS, INDEX, ONNX, verify, write_checksums
 from spectro_render.checkpoints.names import stored_name
 from spectro_render.errors import (
@@ -38,6 +31,8 @@ from spectro_render.network.model import SpectrogramModel
 from spectro_render.tokens.vocabulary import Vocabulary
 from spectro_render.vocoder.griffin_lim import GriffinLim
 from spectro_render.vocoder.melgan import MelGAN, VocoderConfig
+from tests.support.golden import PIPELINE, checkpoint
+from tests.support.toys import toy_config
 
 CONFIG = toy_config(head_width=8, mlp_width=48, decoder_layers=2)
 VOCODER = VocoderConfig(channels=16, dilations=(1, 3), upsample=(), iterations=0)

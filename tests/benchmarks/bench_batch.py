@@ -13,41 +13,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import pretty_midi
 import torch
 
 from spectro_render.batch.batch import Batch
 from spectro_render.batch.engine import LocalEngine
 from spectro_render.batch.jobs import plan_jobs
 from spectro_render.batch.tasks import Settings
-from spectro_render.midi.read import read_midi
-from spectro_render.midi.score import section
 from spectro_render.options import Encoding
 from spectro_render.report import Reporter
+from tests.support.songs import SONGS, write_songs
 
-DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
-SONGS = 16
 SIZES = (1, 4, 8, 16)
-
-
-def write_songs(folder: Path) -> float:
-    """Sections of the example, 15 to 22.5 s long; seconds of music."""
-    score, total = read_midi(DEMO), 0.0
-    for number in range(SONGS):
-        seconds = 15.0 + number / 2
-        part = section(score, float(number % 8), seconds)
-        midi = pretty_midi.PrettyMIDI()
-        instruments: dict[tuple[int, bool], pretty_midi.Instrument] = {}
-        for note in part.notes:
-            key = (note.program, note.is_drum)
-            instrument = instruments.setdefault(key, pretty_midi.Instrument(*key))
-            instrument.notes.append(
-                pretty_midi.Note(note.velocity, note.pitch, note.start, note.end)
-            )
-        midi.instruments = list(instruments.values())
-        midi.write(str(folder / f"{number:02d}.mid"))
-        total += seconds
-    return total
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from spectro_render.batch.ray_worker import MakeEngine, make_engine
 from spectro_render.batch.tasks import Begun, Finished, Settings, Task
 from spectro_render.options import Encoding
 from spectro_render.report import Reporter
-from tests.benchmarks.bench_batch import write_songs
+from tests.support.songs import write_songs
 
 SECONDS = 0.5  # of simulated rendering
 SILENCE = bytes(850_000)  # as much as three minutes of Ogg Vorbis

@@ -1,5 +1,6 @@
 """The stored numbers of the public implementations, and the tiny model they were made with."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import Tensor
 from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints.load import Checkpoint
 
-DATA = Path(__file__).parent / "data" / "golden"
+DATA = Path(__file__).parents[1] / "data" / "golden"
 PIPELINE = DATA / "tiny_pipeline"
 
 
@@ -29,6 +30,12 @@ def checkpoint() -> Checkpoint:
 def tokens(window: int) -> Tensor:
     """Ids (1, L) of one of the three windows."""
     return arrays("runs")[f"tokens_{window}"].long()[None]
+
+
+def golden_noise(seed: int) -> Callable[[], Tensor]:
+    """Draws the noise (1, 256, 128) of one window after another."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(1, 256, 128, generator=generator)
 
 
 def difference(ours: Tensor, reference: Tensor) -> float:

@@ -1,0 +1,1 @@
+"""What several tests, benchmarks and fuzzers share; none of it is a test."""
