@@ -43,3 +43,26 @@ class Encoding:
     format: str
     bit_depth: str | None = None  # None: the format's own
     sample_rate: int | None = None  # Hz; None: the model's
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the mels of a song are drawn, with every choice made.
+
+    An autoregressive model heeds the seed alone.
+    """
+
+    sampler: str  # one of diffusion.SAMPLERS
+    steps: int
+    guidance: float  # 1: none
+    seed: int
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which model renders, and on what; names as the user gave them."""
+
+    name: str = "default"  # of a model or a directory, or OWNER/REPO of the Hugging Face Hub
+    vocoder: str | None = None  # a kind, another model or an ONNX file; None: the model's best
+    device: str = "auto"
+    dtype: str = "auto"  # number format of the network's products
