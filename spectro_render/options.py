@@ -1,4 +1,4 @@
-"""What a user chooses for a rendering, without torch."""
+"""Records of what a user chose, and of how far it is, that every part passes on. No torch."""
 
 from __future__ import annotations
 
@@ -25,12 +25,16 @@ class RenderOptions:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a rendering is: step (or frame) 1..steps of window 1..windows."""
+    """How far a song is: a share, 0 to 1, of window 1..windows is done."""
 
     window: int
     windows: int
-    step: int
-    steps: int
+    share: float
+
+    @property
+    def done(self) -> float:
+        """Windows that are done, the share of the one under way included."""
+        return self.window - 1 + self.share
 
 
 OnProgress = Callable[[Progress], None]

@@ -1,6 +1,6 @@
-"""What the user hears about a run: lines, a progress bar and JSON records.
+"""Tells the user about a run: messages, progress bars and JSON records.
 
-Talk goes to standard error, which leaves standard output to results.
+Messages and bars go to standard error, which leaves standard output to results.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.errors import reason_of
+from spectro_render.options import Progress
 
 if TYPE_CHECKING:
     from rich import progress as rich_progress
@@ -28,7 +29,7 @@ MOST_BARS = 8  # of songs at once
 
 
 class Reporter:
-    """Says what happens, as loudly as the user wants it."""
+    """Prints messages, bars and records, as far as the user wants them."""
 
     def __init__(self, *, quiet: bool = False, json_stream: TextIO | None = None) -> None:
         self._quiet = quiet
@@ -37,12 +38,12 @@ class Reporter:
         self.is_cut_off = False  # records got lost
 
     def say(self, text: str) -> None:
-        """A line that `--quiet` leaves out."""
+        """Print a line on standard error, which `--quiet` leaves out."""
         if not self._quiet:
             complain(text)
 
     def record(self, fields: dict[str, Any]) -> None:
-        """One JSON object on a line of its own, where JSON is wanted."""
+        """Print one JSON object on a line of its own, where JSON is wanted."""
         if self._json_stream is None:
             return
         try:
@@ -57,7 +58,7 @@ class Reporter:
 
     @contextmanager
     def songs(self, number: int) -> Iterator[SongBars]:
-        """Bars on a terminal, of all songs and of those under way, and nothing elsewhere."""
+        """Show bars on a terminal: one of all songs, one of each that is rendered now."""
         if self._quiet or not sys.stderr.isatty():
             yield SongBars()
             return
@@ -72,7 +73,10 @@ class Reporter:
     def summary(
         self, results: Mapping[str, int], failures: Sequence[tuple[str, str]], text: str
     ) -> None:
-        """How many songs became what: a line and, on a terminal, a table with some failures."""
+        """Print the line that sums up a run and, on a terminal, a table with some failures.
+
+        results: how many songs each status has; failures: names and reasons.
+        """
         if len(results) > 1 and not self._quiet and sys.stderr.isatty():
             from rich.console import Console
 
@@ -81,7 +85,10 @@ class Reporter:
 
     @contextmanager
     def download(self, name: str, done: int, size: int) -> Iterator[Callable[[int], None]]:
-        """The same for a download of `size` bytes; it is called with how many are there."""
+        """Show a bar of a download of `size` bytes, `done` of which are there already.
+
+        Gives a function to be called with the number of bytes that are there.
+        """
         if self._quiet or not sys.stderr.isatty():
             yield lambda _: None
             return
@@ -91,22 +98,22 @@ class Reporter:
 
 
 class SongBars:
-    """How far songs are, told to nobody."""
+    """Progress bars of songs that nobody sees, where there is no terminal."""
 
-    def show(self, song: object, name: str, done: float, windows: int) -> None:
-        """So many windows of a song are done; called from any thread."""
+    def show(self, song: object, name: str, progress: Progress) -> None:
+        """Show how far a song is; may be called from any thread."""
 
     def hide(self, song: object, seconds: float = 0.0) -> None:
-        """A song is over, as so many seconds of sound, or there was nothing to do."""
+        """Remove the bar of a song that is over, and count its seconds of sound."""
 
     @contextmanager
     def moved_away(self, for_stream: TextIO) -> Iterator[None]:
-        """Make room for a line, if it goes to the same terminal."""
+        """Take the bars off the screen while a line is printed, if both go to one terminal."""
         yield
 
 
 class _VisibleBars(SongBars):
-    """The same as bars on a terminal, the one of all songs at the top."""
+    """Progress bars on a terminal, the one of all songs at the top."""
 
     def __init__(self, bars: rich_progress.Progress, songs: int) -> None:
         self._bars = bars
@@ -119,15 +126,15 @@ class _VisibleBars(SongBars):
         if songs > 1:
             self._whole = bars.add_task("songs", total=songs, state=f"0 of {songs}", speed="")
 
-    def show(self, song: object, name: str, done: float, windows: int) -> None:
+    def show(self, song: object, name: str, progress: Progress) -> None:
         with self._lock:
             self._bars.start()  # not before: a download may have had a bar of its own
-            row = self._rows.get(song) or self._add(song, name, windows)
-            row.done = done
+            row = self._rows.get(song) or self._add(song, name, progress.windows)
+            row.done = progress.done
             if row.number is not None:
-                state = f"window {min(int(done) + 1, windows)}/{windows}"
-                speed = _speed(done * WINDOW_SECONDS, row.begun)
-                self._bars.update(row.number, completed=done, state=state, speed=speed)
+                state = f"window {progress.window}/{progress.windows}"
+                speed = _speed(row.done * WINDOW_SECONDS, row.begun)
+                self._bars.update(row.number, completed=row.done, state=state, speed=speed)
             self._show_whole()
 
     def hide(self, song: object, seconds: float = 0.0) -> None:
@@ -168,7 +175,7 @@ class _VisibleBars(SongBars):
 
 @dataclass
 class _Row:
-    """A song under way."""
+    """The bar of a song that is rendered now."""
 
     windows: int
     number: rich_progress.TaskID | None = None  # of its bar; None: there are enough
@@ -181,7 +188,7 @@ def _speed(seconds: float, begun: float) -> str:
 
 
 def complain(text: str) -> None:
-    """A line on standard error, whatever `--quiet` says; where nobody can hear it, nothing."""
+    """Print a line on standard error, whatever `--quiet` says; where that is closed, nothing."""
     try:
         print(f"{PROGRAM}: {one_line(text)}", file=sys.stderr, flush=True)
     except OSError:
@@ -189,20 +196,20 @@ def complain(text: str) -> None:
 
 
 def abandon(stream: TextIO) -> None:
-    """Let what is still to be written to a broken stream vanish.
+    """Discard what is still to be written to a broken stream.
 
-    Python would try once more at its end.
+    Python would try to write it once more when it exits.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def count(number: int, noun: str) -> str:
-    """`1 note`, `2 notes`."""
+    """A number with its noun: `1 note`, `2 notes`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def as_size(size: float) -> str:
-    """Bytes in powers of ten: `1.7 GB`, `58 MB`."""
+    """A number of bytes in powers of ten: `1.7 GB`, `58 MB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 999.5 or unit == "GB":
             break
@@ -211,12 +218,12 @@ def as_size(size: float) -> str:
 
 
 def one_line(text: str) -> str:
-    """`text` without the control characters that a file name may hold."""
+    """Escape the control characters that a file name may hold, so that a line stays a line."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def times_real_time(audio_seconds: float, wall_seconds: float) -> float:
-    """The real-time factor: seconds of sound a second of work."""
+    """The real-time factor: seconds of sound per second of work."""
     return audio_seconds / max(wall_seconds, 1e-9)
 
 
@@ -249,6 +256,6 @@ def _make_bar(state: str, end: str) -> rich_progress.Progress:
         TimeRemainingColumn(),
         TextColumn(end),
         console=Console(stderr=True),
-        redirect_stdout=False,  # which is not ours to show
+        redirect_stdout=False,  # it may carry sound
         transient=True,  # the line that says what was made takes its place
     )

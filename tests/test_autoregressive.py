@@ -299,7 +299,7 @@ def test_renders_the_same_again(directory: Path, song: object) -> None:
     seen: list[Progress] = []
     audio = renderer.render(path, seed=1, on_progress=seen.append)
     assert np.isfinite(audio.samples).all()
-    assert seen == [Progress(1, 1, k + 1, WINDOW_FRAMES) for k in range(WINDOW_FRAMES)]
+    assert seen == [Progress(1, 1, (k + 1) / WINDOW_FRAMES) for k in range(WINDOW_FRAMES)]
     assert np.array_equal(audio.samples, renderer.render(path, seed=1).samples)
     assert not np.allclose(audio.samples, renderer.render(path, seed=2).samples, atol=1e-3)
 

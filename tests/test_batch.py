@@ -20,6 +20,7 @@ from spectro_render.audio.audio import Audio
 from spectro_render.batch import history as resume
 from spectro_render.cli.app import run
 from spectro_render.midi.score import Note, Score
+from spectro_render.options import RenderOptions
 from spectro_render.render.renderer import Renderer
 from spectro_render.render.song import Song
 from tests.support.golden import PIPELINE
@@ -84,15 +85,15 @@ def test_one_at_a_time_is_bit_for_bit_what_a_single_rendering_gives(
 def test_mels_of_token_models_too() -> None:
     """Whose windows have different numbers of ids, so some of each batch are padded."""
     renderer = Renderer.load(PIPELINE, device="cpu")
-    options = renderer.resolve(sampler="dpm++", steps=2, guidance=1.5)
+    options = RenderOptions(sampler="dpm++", steps=2, guidance=1.5)
     scores = [made_up(2.0, 60), made_up(9.0, 50), Score((Note(0, 7, 40, 80, 30, False),), 7.0)]
     songs = [renderer.begin(score, options) for score in scores]
     mels: list[list[torch.Tensor]] = [[] for _ in songs]
     while any(not song.is_over for song in songs):
-        renderer.advance([song for song in songs if not song.is_over], options)
+        renderer.advance([song for song in songs if not song.is_over])
         for song, made in zip(songs, mels, strict=True):
-            if len(made) < song.reading.done:
-                made.append(song.reading.before)
+            if len(made) < song.cursor.done:
+                made.append(song.cursor.previous_mel)
     for score, made in zip(scores, mels, strict=True):
         alone = list(renderer.mels(renderer.windows(score), options))
         difference = (torch.stack(made) - torch.stack(alone)).abs()

@@ -623,7 +623,7 @@ def test_a_terminal_gets_a_table_of_what_failed(
     os.close(terminal)
     assert process.wait() == 1
     assert lines[-1].startswith("spectro-render: 1 rendered, 12 failed: 4.5 s of sound in ")
-    assert lines[-1].endswith("; why is in out/.spectro-render.jsonl")
+    assert lines[-1].endswith("; the reasons are in out/.spectro-render.jsonl")
     assert lines[-14].endswith("rendered   1") and lines[-13] == "failed    12"
     assert [line.split()[0] for line in lines[-12:-2]] == [f"in/{k:02d}.mid:" for k in range(10)]
     assert lines[-2].strip() == "and 2 more"

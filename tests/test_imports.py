@@ -76,10 +76,13 @@ def test_no_garbage_is_collected_while_the_model_loads() -> None:
     code = """
 import gc, json
 from spectro_render.batch.engine import LocalEngine
-from spectro_render.batch.tasks import Encoding, Settings
+from spectro_render.batch.tasks import Settings
+from spectro_render.checkpoints.find import resolve_model
+from spectro_render.options import Encoding, ModelChoice, RenderOptions
 passes = []
 gc.callbacks.append(lambda phase, info: passes.append(phase))
-engine = LocalEngine(Settings({}, {}, Encoding("wav")), 1)
+settings = Settings(ModelChoice(), RenderOptions(), Encoding("wav"))
+engine = LocalEngine(settings, 1, resolve_model)
 passes.clear()
 engine.renderer
 gc.callbacks.clear()

@@ -14,7 +14,7 @@ from spectro_render.errors import DeviceError, MidiError, OptionError, WeightsNo
 from spectro_render.midi.score import Note, Score, section
 from spectro_render.network.device import find_device
 from spectro_render.network.model import Attention, DecoderLayer, SpectrogramModel
-from spectro_render.options import Progress, RenderOptions
+from spectro_render.options import Progress, RenderOptions, Sampling
 from spectro_render.render.renderer import Renderer
 from spectro_render.tokens.write import TAIL_SECONDS
 from tests.support.costs import time_and_memory
@@ -118,17 +118,17 @@ def test_memory_does_not_grow_with_the_song(tiny_model: Path, tmp_path: Path) ->
 
 class TestOptions:
     def test_model_defaults_fill_in(self, renderer: Renderer) -> None:
-        options = renderer.resolve(RenderOptions(seed=4))
-        assert (options.sampler, options.steps, options.guidance) == ("dpm++", 2, 1.0)
-        assert options.gain == 12.0
-        assert renderer.resolve(options, steps=7).steps == 7
+        assert renderer.sampling(RenderOptions(seed=4)) == Sampling("dpm++", 2, 1.0, seed=4)
+        assert renderer.sampling(RenderOptions(steps=7)).steps == 7
+        assert renderer.gain(RenderOptions()) == 12.0
+        assert renderer.gain(RenderOptions(gain=0.0)) == 0.0
 
     def test_presets(self, renderer: Renderer) -> None:
         for quality, preset in (("fast", ("dpm++", 10)), ("best", ("ddpm", 1000))):
-            options = renderer.resolve(quality=quality)
-            assert (options.sampler, options.steps) == preset
-        options = renderer.resolve(quality="best", steps=3, sampler="ddim")
-        assert (options.sampler, options.steps) == ("ddim", 3)
+            sampling = renderer.sampling(RenderOptions(quality=quality))
+            assert (sampling.sampler, sampling.steps) == preset
+        sampling = renderer.sampling(RenderOptions(quality="best", steps=3, sampler="ddim"))
+        assert (sampling.sampler, sampling.steps) == ("ddim", 3)
 
     @pytest.mark.parametrize(
         ("sampler", "steps"), [("ddpm", 3), ("ddpm-small", 3), ("ddim", 3), ("diffusers", 3)]
@@ -196,14 +196,14 @@ class TestGuidance:
             hook.remove()
 
     def test_the_published_weights_were_meant_for_two(self) -> None:
-        assert Renderer(checkpoint(), torch.device("cpu"), torch.float32).resolve().guidance == 2
+        assert Renderer(checkpoint(), torch.device("cpu"), torch.float32).sampling().guidance == 2
 
 
 class TestProgress:
     def test_counts_every_step_of_every_window(self, renderer: Renderer) -> None:
         seen: list[Progress] = []
         renderer.render(make_score(8.0), steps=3, on_progress=seen.append)
-        assert seen == [Progress(w, 3, s, 3) for w in (1, 2, 3) for s in (1, 2, 3)]
+        assert seen == [Progress(w, 3, s / 3) for w in (1, 2, 3) for s in (1, 2, 3)]
 
 
 class TestSection:

@@ -1,4 +1,7 @@
-"""Hands jobs to an engine, says and remembers what became of them; one failure stops no other."""
+"""Renders the jobs of one command, and reports and remembers what became of each.
+
+The failure of one song does not stop the others.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,7 @@ import os
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +17,7 @@ from spectro_render.audio.destination import Destination, open_destination, swee
 from spectro_render.batch.engine import Engine
 from spectro_render.batch.history import History, checksum
 from spectro_render.batch.jobs import STREAM, Job
-from spectro_render.batch.tasks import Begun, Event, Finished, Settings, Task
+from spectro_render.batch.tasks import Begun, Event, Finished, Settings, Task, discard
 from spectro_render.errors import (
     DeviceError,
     EngineError,
@@ -25,54 +26,68 @@ from spectro_render.errors import (
     WeightsError,
     reason_of,
 )
+from spectro_render.options import Progress
 from spectro_render.report import Reporter, SongBars, complain, count, times_real_time
 
 MOST_SHOWN = 10  # failures, at the end
 _FATAL = (WeightsError, DeviceError, EngineError)  # no other song would fare better
 
 
-@dataclass
 class Batch:
-    """The jobs of one command."""
+    """Renders the jobs of one command.
 
-    settings: Settings
-    engine: Engine
-    reporter: Reporter
-    stream: BinaryIO | None = None  # for the job that has no file to write to
-    force: bool = False  # render again what is complete
-    keeps_going: bool = False  # after a bug in this program, too
-    folder: Path | None = None  # that all outputs go to; it remembers how they were made
-    _tasks: dict[Task, Begun | None] = field(default_factory=dict, init=False)  # under way
-    _counts: Counter[str] = field(default_factory=Counter, init=False)  # of each status
-    _failures: list[tuple[str, str]] = field(default_factory=list, init=False)  # the first
-    _seconds: float = field(default=0.0, init=False)  # of sound so far
-    _bars: SongBars = field(default_factory=SongBars, init=False)
-    _history: History | None = field(default=None, init=False)
-    _shown: Exception | None = field(default=None, init=False)  # the last bug
+    For each song `begin` gives the engine a task, `hear` takes the engine's events, and `record`
+    keeps the result; `run` does this for all.
+    """
 
-    def __post_init__(self) -> None:
-        """Look at what the folder remembers, once that is asked for."""
-        if self.folder is not None:
-            settings = self.settings
-            self._history = History(self.folder, settings.origin, settings.fingerprint)
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        reporter: Reporter,
+        fingerprint: Callable[[], str],
+        *,
+        stream: BinaryIO | None = None,
+        force: bool = False,
+        keeps_going: bool = False,
+        folder: Path | None = None,
+    ) -> None:
+        """`fingerprint` tells which model renders, and may take its time.
+
+        stream: where the sound of a job without a file goes; force: render again what is complete;
+        keeps_going: after a bug in this program, too; folder: where all outputs are, if they have a
+        folder in common, which then remembers how they were made.
+        """
+        self.settings, self.engine, self.reporter = settings, engine, reporter
+        self.stream, self.force, self.keeps_going = stream, force, keeps_going
+        self._history: History | None = None
+        if folder is not None:
+            self._history = History(folder, settings.origin, fingerprint)
+        self._active: dict[Task, Begun | None] = {}
+        self._bars = SongBars()
+        self._counts: Counter[str] = Counter()  # of each status
+        self._failures: list[tuple[str, str]] = []  # the first ones: name and reason
+        self._seconds = 0.0  # of sound so far
+        self._shown: Exception | None = None  # the bug that was last printed
 
     def run(self, jobs: Sequence[Job]) -> int:
         """Render all jobs; the number of failures."""
         waiting = deque(jobs)
-        begin = time.monotonic()
+        started = time.monotonic()
         try:
             with self.reporter.songs(len(jobs)) as self._bars:
+                self.engine.on_progress = self._show_progress
                 self._fill(waiting)
-                while self._tasks:
+                while self._active:
                     for task, event in self.engine.advance():
-                        self._hear(task, event)
+                        self.hear(task, event)
                     self._fill(waiting)
             if len(jobs) > 1:
-                text = self._summary(time.monotonic() - begin)
+                text = self._summary(time.monotonic() - started)
                 self.reporter.summary(self._results, self._failures, text)
         except _FATAL as error:
             complain(str(error))
-            for job in (*(task.job for task in self._tasks), *waiting):
+            for job in (*(task.job for task in self._active), *waiting):
                 self._record_failure(job, error)
         finally:
             self.engine.stop()
@@ -82,17 +97,17 @@ class Batch:
         return self._counts["failed"] + self.reporter.is_cut_off
 
     def _fill(self, waiting: deque[Job]) -> None:
-        """Begin waiting jobs until the engine has its hands full."""
+        """Begin waiting jobs until the engine has no more room."""
         while waiting and self.engine.has_room:
             job = waiting[0]
             try:
-                self._begin(job)
+                self.begin(job)
             except Exception as error:
-                self._give_up(error)
+                self._raise_fatal(error)
                 self._fail(job, error)
             waiting.popleft()
 
-    def _begin(self, job: Job) -> None:
+    def begin(self, job: Job) -> None:
         """Give the engine a job, unless its output is there already."""
         was_complete = job.is_complete
         is_kept = was_complete and not (job.is_explicit or self.force)
@@ -100,16 +115,20 @@ class Batch:
         if data is None:
             self._skip(job, f"{job.target} is there already; --force renders again")
             return
-        task = Task(job, data, partial(self._open, job, was_complete))
-        task.on_progress = partial(self._bars.show, job, job.name)
         try:
-            self.engine.begin(task)
+            output = self._take_output(job, was_complete)
         except OutputBusy as error:
             if job.is_explicit:
                 raise
             self._skip(job, error.message.removeprefix(f"{job.target}: "))
-        else:
-            self._tasks[task] = None
+            return
+        task = Task(job, data, output)
+        try:
+            self.engine.begin(task)
+        except BaseException:
+            discard(output)
+            raise
+        self._active[task] = None
 
     def _outdated(self, job: Job) -> bytes | None:
         """The input, if the output was made from another one or in another way, else None."""
@@ -118,31 +137,39 @@ class Batch:
         data = job.read()
         return data if self._history.is_outdated(job.target, checksum(data)) else None
 
-    def _open(self, job: Job, was_complete: bool) -> Destination:
-        """Take a job's output; raises OutputBusy if another run has done that meanwhile."""
+    def _take_output(self, job: Job, was_complete: bool) -> Destination:
+        """Open a job's output; raises OutputBusy if another run has written it meanwhile."""
         target = job.prepare_target() or self.stream
         assert target is not None
-        destination = open_destination(target)
-        if job.is_complete and not (was_complete or job.is_explicit):  # which was faster
-            destination.discard()
+        output = open_destination(target)
+        if job.is_complete and not (was_complete or job.is_explicit):
+            discard(output)
             raise OutputBusy(f"{job.target}: another run has written it")
-        return destination
+        return output
 
-    def _hear(self, task: Task, event: Event) -> None:
+    def _show_progress(self, task: Task, progress: Progress) -> None:
+        self._bars.show(task.job, task.job.name, progress)
+
+    def hear(self, task: Task, event: Event) -> None:
         """Do what an event asks for."""
         if isinstance(event, Begun):
-            self._tasks[task] = event
-            self._tell_about(task.job, event)
+            self._active[task] = event
+            self._report_losses(task.job, event)
             return
-        if isinstance(event, Finished):
-            self._finish(task, self._tasks.pop(task), event)
-        else:
-            self._give_up(event)
-            del self._tasks[task]
+        begun = self._active[task]
+        if isinstance(event, Exception):
+            self._raise_fatal(event)
+            del self._active[task]
             self._fail(task.job, event)
+        elif begun is not None:
+            del self._active[task]
+            self._finish(task, begun, event)
 
-    def _give_up(self, error: Exception) -> None:
-        """Raise what no other song would survive, or a bug of this program, or show it."""
+    def _raise_fatal(self, error: Exception) -> None:
+        """Raise what no other song would survive, and bugs of this program where one ends it.
+
+        Where the others go on, a bug is printed with its trace.
+        """
         if isinstance(error, (BrokenPipeError, *_FATAL)):
             raise error
         if isinstance(error, (SpectroRenderError, OSError)):
@@ -153,8 +180,8 @@ class Batch:
             traceback.print_exception(error)
             self._shown = error
 
-    def _tell_about(self, job: Job, begun: Begun) -> None:
-        """Say once what will not be heard."""
+    def _report_losses(self, job: Job, begun: Begun) -> None:
+        """Say what of a file will not be heard, and what was wrong with it."""
         if begun.repairs:
             self.reporter.say(f"{job.name}: repaired: {'; '.join(begun.repairs)}")
         if begun.ignored:
@@ -164,9 +191,8 @@ class Batch:
                 f"{job.name}: too dense at {seconds:.2f} s: {count(notes, 'note')} left out"
             )
 
-    def _finish(self, task: Task, begun: Begun | None, made: Finished) -> None:
-        """Say and record what was made."""
-        assert begun is not None
+    def _finish(self, task: Task, begun: Begun, made: Finished) -> None:
+        """Report and record a song that is complete."""
         self._seconds += made.seconds
         self._bars.hide(task.job, made.seconds)
         names = _names(task.job)
@@ -176,30 +202,27 @@ class Batch:
             f"{task.job.name} -> {names['output']}: {made.seconds:.2f} s of sound"
             f" in {made.wall_seconds:.2f} s ({factor:.2f} times real time){beside}"
         )
-        self._record(
-            task.job,
-            {
-                "status": "rendered",
-                **names,
-                "seconds": round(made.seconds, 4),
-                "wall_seconds": round(made.wall_seconds, 4),
-                "real_time_factor": round(factor, 4),
-                "notes": begun.notes,
-                "ignored": begun.ignored,
-                "repairs": begun.repairs,
-                "model": made.model,
-                "device": made.device,
-                **({"host": made.host} if made.host else {}),
-                "format": self.settings.encoding.format,
-                "sample_rate": made.sample_rate,
-            },
-            checksum(task.data),
-        )
+        fields = {
+            "status": "rendered",
+            **names,
+            "seconds": round(made.seconds, 4),
+            "wall_seconds": round(made.wall_seconds, 4),
+            "real_time_factor": round(factor, 4),
+            "notes": begun.notes,
+            "ignored": begun.ignored,
+            "repairs": begun.repairs,
+            "model": made.model,
+            "device": made.device,
+            **({"host": made.host} if made.host else {}),
+            "format": self.settings.encoding.format,
+            "sample_rate": made.sample_rate,
+        }
+        self.record(task.job, fields, checksum(task.data))
 
     def _skip(self, job: Job, why: str) -> None:
         self._bars.hide(job)
         self.reporter.say(f"{job.name}: {why}")
-        self._record(job, {"status": "skipped", **_names(job)})
+        self.record(job, {"status": "skipped", **_names(job)})
 
     def _fail(self, job: Job, error: Exception) -> None:
         self._bars.hide(job)
@@ -209,10 +232,13 @@ class Batch:
     def _record_failure(self, job: Job, error: Exception) -> None:
         if len(self._failures) < MOST_SHOWN:
             self._failures.append((job.name, _reason(error)))
-        self._record(job, {"status": "failed", **_names(job), "error": _reason(error)})
+        self.record(job, {"status": "failed", **_names(job), "error": _reason(error)})
 
-    def _record(self, job: Job, fields: dict[str, Any], sha256: str | None = None) -> None:
-        """One more result: for whoever asked for JSON, and for a later run."""
+    def record(self, job: Job, fields: dict[str, Any], sha256: str | None = None) -> None:
+        """Count a result, print it where JSON is wanted, and keep it for a later run.
+
+        `fields` tell what became of the job, `sha256` is that of the input where it was rendered.
+        """
         self._counts[fields["status"]] += 1
         self.reporter.record(fields)
         if fields["status"] == "skipped" or job.target is None:
@@ -229,6 +255,7 @@ class Batch:
 
     @property
     def _results(self) -> dict[str, int]:
+        """How many jobs were rendered, skipped and failed, without those that are none."""
         names = ("rendered", "skipped", "failed")
         return {name: self._counts[name] for name in names if self._counts[name]}
 
@@ -242,17 +269,18 @@ class Batch:
                 f" ({factor:.1f} times real time)"
             )
         if self._counts["failed"] and self._history is not None:
-            text += f"; why is in {self._history.path}"
+            text += f"; the reasons are in {self._history.path}"
         return text
 
 
 def _names(job: Job) -> dict[str, str | None]:
+    """The input and the output of a job, as records and messages call them."""
     target = str(job.target) if job.target else None
     return {"input": job.name, "output": STREAM if job.is_streamed else target}
 
 
 def _reason(error: Exception) -> str:
-    """What, why and what to do, in one line."""
+    """What went wrong, why and what to do, in one line."""
     if isinstance(error, SpectroRenderError):
         return str(error)
     if isinstance(error, OSError):

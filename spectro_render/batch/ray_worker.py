@@ -1,8 +1,7 @@
-"""What a machine of a Ray cluster does: renders as one machine does, and keeps what it has made."""
+"""The worker that runs on a machine of a Ray cluster: it renders songs and keeps their files."""
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 import tempfile
@@ -15,20 +14,26 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from spectro_render import __version__
 from spectro_render.audio.destination import Destination
+from spectro_render.batch.cores import let_idle_threads_sleep
 from spectro_render.batch.engine import LocalEngine
 from spectro_render.batch.jobs import Job
 from spectro_render.batch.tasks import Begun, Event, Finished, Settings, Task
+from spectro_render.checkpoints.find import fingerprint_of, resolve_model
 from spectro_render.errors import DeviceError, EngineError, SpectroRenderError, WeightsError
+from spectro_render.options import ModelChoice, Progress
+from spectro_render.report import Reporter
 
 if TYPE_CHECKING:
     import ray
+
+    from spectro_render.checkpoints.manifest import ModelFiles
 
 MakeEngine: TypeAlias = Callable[[Settings, int], LocalEngine]  # of so many cores
 
 
 @dataclass(frozen=True)
-class Welcome:
-    """A worker that is ready."""
+class WorkerReady:
+    """The report of a worker that has loaded the model."""
 
     host: str
     node: str  # Ray's name of the machine
@@ -38,96 +43,102 @@ class Welcome:
 
 
 @dataclass(frozen=True)
-class Sound:
-    """A song that is over, and the bytes of its output, until they are fetched."""
+class FinishedFile:
+    """A song that is complete, and the bytes of its output, which stay here until fetched."""
 
     finished: Finished
     data: ray.ObjectRef[Any]  # uint8 (bytes,)
 
 
-Told: TypeAlias = "Begun | Sound | Exception"
+SendableEvent: TypeAlias = "Begun | FinishedFile | Exception"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a worker has to tell of its songs, which have numbers."""
+    """The events and the progress of a worker's songs, by the songs' numbers."""
 
-    events: list[tuple[int, Told]]
-    progress: dict[int, tuple[float, int]]  # windows done, of how many
+    events: list[tuple[int, SendableEvent]]
+    progress: dict[int, Progress]
 
 
 def make_engine(settings: Settings, cores: int) -> LocalEngine:
-    """An engine on some cores of this machine, with the model in memory."""
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as `cli` does, for torch
+    """Make an engine on some cores of this machine, with the model in memory."""
+    let_idle_threads_sleep()
     import torch
 
     torch.set_num_threads(cores)
-    engine = LocalEngine(settings, sys.maxsize)
+    engine = LocalEngine(settings, sys.maxsize, partial(find_model, settings.model))
     _ = engine.renderer
     return engine
 
 
+def find_model(choice: ModelChoice) -> ModelFiles:
+    """Find the model on this machine, without words on standard error."""
+    return resolve_model(choice.name, choice.vocoder, Reporter(quiet=True))
+
+
 class Worker:
-    """The actor. One call at a time; songs are computed only within `render`."""
+    """The Ray actor of a machine. One call at a time; songs are computed only within `render`."""
 
     def __init__(self, settings: Settings, cores: int, make_engine: MakeEngine) -> None:
         self._settings, self._cores, self._make_engine = settings, cores, make_engine
         self._host = socket.gethostname()
         self._numbers: dict[Task, int] = {}
-        self._outputs: dict[Task, BinaryIO] = {}  # files without names
-        self._progress: dict[int, tuple[float, int]] = {}
+        self._files: dict[Task, BinaryIO] = {}  # without names
+        self._progress: dict[int, Progress] = {}
 
-    def hello(self) -> Welcome:
+    def start(self) -> WorkerReady:
         """Load the model. Raises EngineError."""
         try:
-            fingerprint = self._settings.fingerprint()
+            fingerprint = fingerprint_of(find_model(self._settings.model))
             self._engine = self._make_engine(self._settings, self._cores)
         except (WeightsError, DeviceError) as error:
             raise EngineError(f"{self._host}: {error.message}", error.hint) from None
+        self._engine.on_progress = self._on_progress
         import ray
 
         node = ray.get_runtime_context().get_node_id()
-        return Welcome(self._host, node, __version__, fingerprint, self._engine.size)
+        return WorkerReady(self._host, node, __version__, fingerprint, self._engine.size)
 
     def render(self, songs: Sequence[tuple[int, Job, bytes]], seconds: float) -> Report:
         """Begin songs, and go on with all until some are over, or so many seconds have passed."""
         end = time.monotonic() + seconds
         failed = [self._begin(*song) for song in songs]
-        events: list[tuple[int, Told]] = [event for event in failed if event is not None]
+        events: list[tuple[int, SendableEvent]] = [event for event in failed if event is not None]
         is_one_over = bool(events)
         while not (is_one_over or self._engine.is_idle or time.monotonic() > end):
             for task, event in self._engine.advance():
-                events.append(self._told(task, event))
+                events.append(self._sendable(task, event))
                 is_one_over |= not isinstance(event, Begun)
         return Report(events, dict(self._progress))
 
     def _begin(self, number: int, job: Job, data: bytes) -> tuple[int, Exception] | None:
-        """What is wrong with a song, if anything."""
+        """Give the engine a song; the error if it cannot be begun."""
         try:
             file: Any = tempfile.TemporaryFile()
         except OSError as error:
             return number, error
-        task = Task(job, data, partial(Destination, file, job.name, can_seek=True))
-        task.on_progress = partial(self._on_progress, number)
+        task = Task(job, data, Destination(file, job.name, can_seek=True))
         try:
             self._engine.begin(task)
         except Exception as error:
             file.close()
             return number, _explained(error)
-        self._numbers[task], self._outputs[task] = number, file
+        self._numbers[task], self._files[task] = number, file
         return None
 
-    def _on_progress(self, number: int, done: float, windows: int) -> None:
-        self._progress[number] = done, windows
+    def _on_progress(self, task: Task, progress: Progress) -> None:
+        if task in self._numbers:
+            self._progress[self._numbers[task]] = progress
 
-    def _told(self, task: Task, event: Event) -> tuple[int, Told]:
+    def _sendable(self, task: Task, event: Event) -> tuple[int, SendableEvent]:
         """An event as it can be sent."""
         number = self._numbers[task]
         if isinstance(event, Begun):
             return number, event
         del self._numbers[task]
         self._progress.pop(number, None)
-        with self._outputs.pop(task) as file:
+        with self._files.pop(task) as file:
             if isinstance(event, Exception):
                 return number, _explained(event)
             try:
@@ -136,16 +147,16 @@ class Worker:
                 return number, _explained(error)
 
 
-def _kept(finished: Finished, file: BinaryIO) -> Sound:
+def _kept(finished: Finished, file: BinaryIO) -> FinishedFile:
     import numpy as np
     import ray
 
     file.seek(0)
-    return Sound(finished, ray.put(np.fromfile(file, np.uint8)))
+    return FinishedFile(finished, ray.put(np.fromfile(file, np.uint8)))
 
 
 def _explained(error: Exception) -> Exception:
-    """A bug with its trace, which would not travel with it."""
+    """Add its trace to a bug, as Ray sends an error without one."""
     if not isinstance(error, (SpectroRenderError, OSError)) and sys.version_info >= (3, 11):
         error.add_note("".join(traceback.format_exception(error)))
     return error

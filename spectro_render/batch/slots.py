@@ -1,25 +1,47 @@
-"""Songs on their way, and which core of the processor makes whose next window when."""
+"""Runs several songs at once: each CPU core renders the next window of a group of songs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from spectro_render.audio.audio import Audio, AudioWriter
 from spectro_render.batch.cores import Cores
-from spectro_render.batch.tasks import Task
-from spectro_render.errors import OutputError
-from spectro_render.options import Progress, RenderOptions
-from spectro_render.render.renderer import Renderer
-from spectro_render.render.song import Song
+from spectro_render.batch.tasks import Task, discard
+from spectro_render.options import Progress
+
+if TYPE_CHECKING:
+    from spectro_render.render.renderer import Renderer
+    from spectro_render.render.song import Song
+
+BATCH_SIZE = 8
+MOST_WEIGHTS = 50_000_000  # of a network whose products, on a CPU, one song is too small for
+
+
+def usable_cores(renderer: Renderer) -> int:
+    """How many threads do best to render songs of their own, with one core each."""
+    import torch
+
+    return torch.get_num_threads() if renderer.device.type == "cpu" else 1
+
+
+def best_batch_size(renderer: Renderer) -> int:
+    """How many songs are best rendered side by side, as measured: docs/speed.md has the figures.
+
+    A network of the published size keeps a processor busy with one song.
+    """
+    weights = sum(parameter.numel() for parameter in renderer.checkpoint.model.parameters())
+    if renderer.device.type == "cpu" and weights > MOST_WEIGHTS:
+        return 1
+    return max(BATCH_SIZE, 2 * usable_cores(renderer))
 
 
 @dataclass(eq=False)
-class Rendering:
-    """A task whose song is on its way."""
+class ActiveSong:
+    """A task whose song is being rendered."""
 
     task: Task
     song: Song
@@ -36,28 +58,36 @@ class Rendering:
 
     def discard(self) -> None:
         """Leave nothing of an output that is not complete."""
-        with suppress(OSError, OutputError):  # what is wrong has been said already
-            self.writer.discard()
+        discard(self.task.output)
+
+    def progress(self, share: float = 0.0) -> Progress:
+        """How far the song is, if this share of its next window is done."""
+        cursor = self.song.cursor
+        return Progress(cursor.done + 1, len(cursor.windows), share)
 
 
-Parts = list[Audio]  # of the songs of a group: what is now certain of each
+Parts = list[Audio]  # the sound of each song of a group that is now final
 
 
 class Slots:
-    """Room for so many songs, in groups whose windows share a batch, one group a core.
+    """Room for a number of songs, in groups whose windows share a batch, one group a core.
 
     While one group is computed the next songs are read and the parts of others written.
     """
 
-    def __init__(self, renderer: Renderer, options: RenderOptions, size: int) -> None:
+    def __init__(
+        self, renderer: Renderer, size: int, on_progress: Callable[[Task, Progress], None]
+    ) -> None:
+        """`size`: how many songs there is room for; `on_progress` is called from any thread."""
         self.size = size
-        self._renderer, self._options = renderer, options
-        self._cores: Cores[Parts] = Cores(min(renderer.cores, size))
+        self._renderer = renderer
+        self._on_progress = on_progress
+        self._cores: Cores[Parts] = Cores(min(usable_cores(renderer), size))
         self._share = -(-size // self._cores.number)  # songs of a group
-        self._idle: list[Rendering] = []
-        self._working: dict[Future[Parts], list[Rendering]] = {}
+        self._idle: list[ActiveSong] = []
+        self._working: dict[Future[Parts], list[ActiveSong]] = {}
 
-    def __iter__(self) -> Iterator[Rendering]:
+    def __iter__(self) -> Iterator[ActiveSong]:
         yield from self._idle
         for group in self._working.values():
             yield from group
@@ -67,13 +97,13 @@ class Slots:
         """Whether one more song fits."""
         return sum(1 for _ in self) < self.size
 
-    def add(self, rendering: Rendering) -> None:
-        """One more song, which joins the next group that begins a window."""
-        self._idle.append(rendering)
+    def add(self, song: ActiveSong) -> None:
+        """Take one more song, which joins the next group that begins a window."""
+        self._idle.append(song)
         if self._free and len(self._idle) >= self._share:
             self._start(self._idle)
 
-    def advance(self) -> tuple[list[Rendering], Future[Parts]]:
+    def advance(self) -> tuple[list[ActiveSong], Future[Parts]]:
         """Keep every core busy until some group has its next windows: its songs, their parts.
 
         The songs still have their slots; `remove` those that are over.
@@ -87,11 +117,11 @@ class Slots:
         self._idle += group
         return group, future
 
-    def remove(self, rendering: Rendering) -> None:
-        """A song of the group that advanced last leaves its slot to another."""
-        self._idle.remove(rendering)
+    def remove(self, song: ActiveSong) -> None:
+        """Free the slot of a song of the group that advanced last."""
+        self._idle.remove(song)
 
-    def clear(self) -> list[Rendering]:
+    def clear(self) -> list[ActiveSong]:
         """Stop all work; the songs that cannot be finished."""
         self._cores.stop()
         songs = list(self)
@@ -103,26 +133,20 @@ class Slots:
     def _free(self) -> int:
         return self._cores.number - len(self._working)
 
-    def _start(self, group: list[Rendering], *, here: bool = False) -> None:
+    def _start(self, group: list[ActiveSong], *, here: bool = False) -> None:
         """Give a core some of the songs that wait."""
         future = self._cores.start(partial(self._render, group), here=here)
         self._working[future] = group
-        self._idle = [one for one in self._idle if one not in group]
+        self._idle = [song for song in self._idle if song not in group]
 
-    def _render(self, group: Sequence[Rendering]) -> Parts:
+    def _render(self, group: Sequence[ActiveSong]) -> Parts:
         def on_progress(progress: Progress) -> None:
             self._cores.check()
             if len(group) == 1:
-                _tell(group[0], progress.step / progress.steps)
+                self._on_progress(group[0].task, progress)
 
-        parts = self._renderer.advance([one.song for one in group], self._options, on_progress)
-        for one in group:
-            _tell(one)
+        parts = self._renderer.advance([active.song for active in group], on_progress)
+        for active in group:
+            if not active.song.is_over:
+                self._on_progress(active.task, active.progress())
         return parts
-
-
-def _tell(rendering: Rendering, share: float = 0.0) -> None:
-    """How far a song is: its windows that are done, and a share of the next one."""
-    reading = rendering.song.reading
-    if not reading.is_over:
-        rendering.task.on_progress(reading.done + share, len(reading))

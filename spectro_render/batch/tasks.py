@@ -1,49 +1,32 @@
-"""What is handed to those who render, and what they tell of it; all of it can be sent elsewhere."""
+"""What an engine is given to render, and the events that it reports; all of it is plain data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 from spectro_render.audio.destination import Destination
 from spectro_render.batch.jobs import Job
-from spectro_render.options import Encoding
+from spectro_render.errors import OutputError
+from spectro_render.options import Encoding, ModelChoice, RenderOptions
 
 
 @dataclass(frozen=True)
 class Settings:
     """How all songs of one command are rendered and written."""
 
-    model: dict[str, Any]  # for Renderer.load
-    choices: dict[str, Any]  # for RenderOptions: what the user chose
+    model: ModelChoice
+    options: RenderOptions
     encoding: Encoding
     batch_size: int | None = None  # songs side by side; None: what suits the model
 
     @property
     def origin(self) -> dict[str, Any]:
-        """What of it can be heard, but for the model, which `fingerprint` tells."""
-        network = {name: self.model.get(name) for name in ("dtype", "vocoder")}
-        return {**network, **asdict(self.encoding), **self.choices}
-
-    def fingerprint(self) -> str:
-        """Which model this is, wherever it lies. Raises WeightsError."""
-        from spectro_render.checkpoints.find import fingerprint_of
-
-        return fingerprint_of(self._files())
-
-    def size(self) -> int:
-        """Bytes of the model's files. Raises WeightsError."""
-        from spectro_render.checkpoints.find import bytes_of
-
-        return bytes_of(self._files())
-
-    def _files(self) -> Any:
-        from spectro_render.checkpoints.find import resolve_model
-        from spectro_render.report import Reporter
-
-        model, vocoder = self.model.get("model", "default"), self.model.get("vocoder")
-        return resolve_model(model, vocoder, Reporter(quiet=bool(self.model.get("quiet"))))
+        """The settings that change an output, apart from the model's files, as plain values."""
+        network = {"dtype": self.model.dtype, "vocoder": self.model.vocoder}
+        return {**network, **asdict(self.encoding), **asdict(self.options)}
 
 
 @dataclass(frozen=True)
@@ -55,17 +38,22 @@ class Cluster:
     cores: int | None = None  # of a worker without a GPU
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Task:
-    """A song to render."""
+    """A song to render, and where its sound goes.
+
+    The output belongs to the engine from the moment that `Engine.begin` returns.
+    """
 
     job: Job
     data: bytes  # MIDI
-    open: Callable[[], Destination]  # takes the output, once; raises OutputError, OutputBusy
-    on_progress: OnProgress = field(default=lambda windows, of: None)  # from any thread
+    output: Destination
 
 
-OnProgress: TypeAlias = Callable[[float, int], None]  # called with windows done, of how many
+def discard(output: Destination) -> None:
+    """Leave nothing of an output that will not be complete; what is wrong has been said already."""
+    with suppress(OSError, OutputError):
+        output.discard()
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,20 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from functools import cache, partial
 from io import TextIOWrapper
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, NoReturn
 
 import typer
 
+from spectro_render.batch.cores import let_idle_threads_sleep
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import OptionError, SpectroRenderError, reason_of
 from spectro_render.report import PROGRAM, Reporter, abandon, complain
 
 if TYPE_CHECKING:
     from spectro_render.batch.engine import Engine
-    from spectro_render.batch.tasks import Cluster, Settings
 
 SUB_COMMANDS = ("info", "models", "train", "evaluate")
 MAX_SEED = 2**63 - 1
@@ -41,9 +42,9 @@ EngineName = Literal["local", "ray"]
 rendering = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 _EPILOG = (
-    "Sub-commands: 'info' says what is in a MIDI file, 'models' lists and fetches models, 'train'"
-    " trains one, 'evaluate' measures one; each has its own --help. A file of such a name is given"
-    " as ./info."
+    "Sub-commands: 'info' tells what is in a MIDI file, 'models' lists and fetches models, 'train'"
+    " trains a model, 'evaluate' measures one; each has its own --help. A file with such a name is"
+    " given as ./info."
 )
 
 
@@ -103,7 +104,7 @@ def render(
         typer.Argument(
             metavar="INPUT",
             help="MIDI files, folders of them, patterns such as 'songs/**/*.mid', @LIST for a list"
-            " of files, or - for stdin.",
+            " of files, or - for standard input.",
         ),
     ] = None,
     output: Annotated[
@@ -112,20 +113,24 @@ def render(
             "--output",
             "-o",
             metavar="OUT",
-            help="A file, a folder, or - for stdout.  [default: song.wav beside song.mid]",
+            help="Audio file, folder, or - for standard output."
+            "  [default: song.wav beside song.mid]",
         ),
     ] = None,
     files_from: Annotated[
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Render the files named in LIST, one a line or ended by null bytes; - for stdin.",
+            help="Render the files named in the file LIST, one per line or ended by null bytes;"
+            " - reads the list from standard input.",
         ),
     ] = None,
     model: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="A name, a directory, or OWNER/REPO of the Hugging Face Hub."
+            metavar="NAME",
+            help="Model: a name that 'models list' prints, a directory, or OWNER/REPO of the"
+            " Hugging Face Hub.",
         ),
     ] = "default",
     vocoder: Annotated[
@@ -133,114 +138,157 @@ def render(
         typer.Option(
             metavar="NAME",
             callback=_vocoder,
-            help="What turns mels into sound: melgan, onnx or griffin-lim, another model, or an"
-            " .onnx file.  [default: the model's]",
+            help="Vocoder, which turns spectrograms into sound: melgan, onnx or griffin-lim,"
+            " another model, or an .onnx file.  [default: the model's]",
         ),
     ] = None,
-    fast: Annotated[bool, typer.Option("--fast", help="The model's preset of few steps.")] = False,
-    best: Annotated[bool, typer.Option("--best", help="The model's preset of many steps.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Render with few denoising steps, as the model suggests.")
+    ] = False,
+    best: Annotated[
+        bool,
+        typer.Option("--best", help="Render with many denoising steps, as the model suggests."),
+    ] = False,
     steps: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Denoising steps a window.  [default: the model's]"),
+        typer.Option(
+            metavar="N", min=1, help="Denoising steps per window of 5.12 s.  [default: the model's]"
+        ),
     ] = None,
     sampler: Annotated[
-        Sampler | None, typer.Option(help="How the steps are taken.  [default: the model's]")
+        Sampler | None,
+        typer.Option(help="Sampling method of the diffusion model.  [default: the model's]"),
     ] = None,
     guidance: Annotated[
         float | None,
         typer.Option(
             metavar="W",
             callback=_finite,
-            help="How strongly the notes guide; 1 is plain.  [default: the model's]",
+            help="Weight of classifier-free guidance: above 1 the notes count more; 1 turns it off."
+            "  [default: the model's]",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, max=MAX_SEED, help="Of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=MAX_SEED, help="Random seed.")] = 0,
     start: Annotated[
         float,
-        typer.Option(metavar="SECONDS", callback=_not_negative, help="Where in the song to begin."),
+        typer.Option(
+            metavar="SECONDS",
+            callback=_not_negative,
+            help="Position in the song at which to begin.",
+        ),
     ] = 0.0,
     duration: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS", callback=_positive, help="How much to render.  [default: all]"
+            metavar="SECONDS",
+            callback=_positive,
+            help="Length of the part to render.  [default: to the end]",
         ),
     ] = None,
     gain: Annotated[
         float | None,
         typer.Option(
-            metavar="DB", min=-60, max=60, callback=_finite, help="Level.  [default: the model's]"
+            metavar="DB",
+            min=-60,
+            max=60,
+            callback=_finite,
+            help="Gain in decibels, before the limiter.  [default: the model's]",
         ),
     ] = None,
     device: Annotated[
         str,
-        typer.Option(metavar="NAME", callback=_device, help="auto, cpu, cuda, cuda:N or mps."),
+        typer.Option(
+            metavar="NAME",
+            callback=_device,
+            help="Device to compute on: auto, cpu, cuda, cuda:N or mps.",
+        ),
     ] = "auto",
-    dtype: Annotated[NumberFormat, typer.Option(help="What the network computes in.")] = "auto",
+    dtype: Annotated[
+        NumberFormat, typer.Option(help="Number format of the network's arithmetic.")
+    ] = "auto",
     format: Annotated[
         Format | None,
-        typer.Option(help="Of the audio.  [default: what the suffix of OUT says, else wav]"),
+        typer.Option(help="Output format.  [default: what the suffix of OUT says, else wav]"),
     ] = None,
     sample_rate: Annotated[
         int | None,
-        typer.Option(metavar="HZ", help="Of the audio.  [default: the model's 16000]"),
+        typer.Option(metavar="HZ", help="Sample rate of the output.  [default: the model's 16000]"),
     ] = None,
     bit_depth: Annotated[
-        BitDepth | None, typer.Option(help="Of wav, flac (not float) and raw.  [default: 16]")
+        BitDepth | None,
+        typer.Option(
+            help="Bits per sample of wav, flac (not float) and raw output.  [default: 16]"
+        ),
     ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Bare little-endian samples in place of a format.")
+        bool, typer.Option("--raw", help="Write bare little-endian samples, without a file header.")
     ] = False,
     batch_size: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Songs side by side.  [default: what suits the model]"
+            metavar="N",
+            min=1,
+            help="Number of songs rendered side by side.  [default: what suits the model]",
         ),
     ] = None,
     engine: Annotated[
-        EngineName, typer.Option(help="Where to render: here, or on a Ray cluster.")
+        EngineName, typer.Option(help="Where to render: on this machine, or on a Ray cluster.")
     ] = "local",
     ray_address: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Of the cluster.  [default: RAY_ADDRESS, else one on this machine]",
+            help="Address of the Ray cluster.  [default: RAY_ADDRESS, else one on this machine]",
         ),
     ] = None,
     ray_workers: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Workers.  [default: all that there is room for]"),
+        typer.Option(
+            metavar="N", min=1, help="Number of Ray workers.  [default: all that there is room for]"
+        ),
     ] = None,
     ray_cores: Annotated[
         int | None,
         typer.Option(
             metavar="N",
             min=1,
-            help="Cores of a worker without a GPU.  [default: 1; large models: 4]",
+            help="CPU cores of a Ray worker without a GPU.  [default: 1; large models: 4]",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Render what is there already.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what failed.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Render outputs again that exist already.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     json: Annotated[
         bool,
         typer.Option(
-            "--json", help="A JSON object a file, on stdout (stderr if sound goes there)."
+            "--json",
+            help="Print a JSON object per file on standard output (on standard error if the sound"
+            " goes to standard output).",
         ),
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="And exit.")
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version and exit.",
+        ),
     ] = False,
 ) -> int:
     """Turn MIDI files into audio.
 
-    INPUT is one or more .mid, .midi, .kar or .rmi files; folders, searched in depth; patterns;
-    lists of files; or - for standard input. Outputs that are there already are skipped, unless the
-    folder OUT remembers that they were made from another file or in another way; --force renders
-    them again. Only a single output that -o names in full is always replaced.
+    INPUT is one or more .mid, .midi, .kar or .rmi files; folders, searched with all folders in
+    them; patterns; lists of files; or - for standard input. Outputs that exist already are skipped,
+    unless the folder OUT has a record that they were made from another file or with other settings;
+    --force renders them again. Only a single output that -o names in full is always replaced.
 
     Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.
     """
     from spectro_render.audio.encoders import check_format
     from spectro_render.batch.batch import Batch
+    from spectro_render.batch.engine import LocalEngine
     from spectro_render.batch.jobs import (
         choose_format,
         common_folder,
@@ -250,7 +298,8 @@ def render(
         read_lists,
     )
     from spectro_render.batch.tasks import Cluster, Settings
-    from spectro_render.options import Encoding
+    from spectro_render.checkpoints.find import fingerprint_of, resolve_model
+    from spectro_render.options import Encoding, ModelChoice, RenderOptions
 
     if raw and format:
         raise OptionError("--raw and --format exclude each other", "leave one out")
@@ -261,55 +310,41 @@ def render(
     )
     check_format(encoding.format, bit_depth, sample_rate or SAMPLE_RATE)
     jobs = plan_jobs(names, output, encoding.format, listed)
-    choices = {
-        "quality": _quality(fast=fast, best=best),
-        "steps": steps,
-        "sampler": sampler,
-        "guidance": guidance,
-        "seed": seed,
-        "gain": gain,
-        "start": start,
-        "duration": duration,
-    }
-    settings = Settings(
-        model={
-            "model": model,
-            "device": device,
-            "dtype": dtype,
-            "vocoder": vocoder,
-            "quiet": quiet,
-        },
-        choices={name: value for name, value in choices.items() if value is not None},
-        encoding=encoding,
-        batch_size=batch_size,
+    options = RenderOptions(
+        quality=_quality(fast=fast, best=best),
+        sampler=sampler,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+        gain=gain,
+        start=start,
+        duration=duration,
     )
+    settings = Settings(ModelChoice(model, vocoder, device, dtype), options, encoding, batch_size)
     if engine == "local" and (ray_address or ray_workers or ray_cores):
         raise OptionError("--ray-... means nothing to the local engine", "add --engine ray")
     cluster = Cluster(ray_address, ray_workers, ray_cores) if engine == "ray" else None
     with _audio_on_stdout() if any(job.is_streamed for job in jobs) else nullcontext() as stream:
         reporter = Reporter(quiet=quiet, json_stream=sys.stdout if json else None)
+        find_model = cache(partial(resolve_model, model, vocoder, reporter))
+        where: Engine
+        if cluster is None:
+            where = LocalEngine(settings, len(jobs), find_model)
+        else:
+            from spectro_render.batch.ray_engine import RayEngine
+
+            where = RayEngine(settings, reporter, cluster, find_model)
         batch = Batch(
             settings,
-            _make_engine(settings, reporter, cluster, len(jobs)),
+            where,
             reporter,
+            lambda: fingerprint_of(find_model()),
             stream=stream,
             force=force,
             keeps_going=several,
             folder=common_folder(names, output, listed),
         )
         return 1 if batch.run(longest_first(jobs) if cluster else jobs) else 0
-
-
-def _make_engine(
-    settings: Settings, reporter: Reporter, cluster: Cluster | None, songs: int
-) -> Engine:
-    if cluster is None:
-        from spectro_render.batch.engine import LocalEngine
-
-        return LocalEngine(settings, songs)
-    from spectro_render.batch.ray_engine import RayEngine
-
-    return RayEngine(settings, reporter, cluster)
 
 
 @contextmanager
@@ -326,7 +361,7 @@ def main() -> NoReturn:
     """The console script."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # what libraries say to developers; -W brings it back
-    _let_idle_threads_sleep()
+    let_idle_threads_sleep()
     _replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -343,17 +378,6 @@ def main() -> NoReturn:
 
 
 _signals: list[int] = []  # that have come
-
-
-def _let_idle_threads_sleep() -> None:
-    """Have a thread that waits for the others spin briefly, then give its core away.
-
-    Spinning for long, libgomp's habit, gains some where all cores are free (mels of our model on
-    two: 0.54 s, not 0.62 s), but where they are not it takes them from the very threads that are
-    waited for (beside one busy process: 2.6 s, not 1.1 s). Must be said before torch is imported.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def _replace_closed_streams() -> None:

@@ -42,7 +42,8 @@ class Subject:
     def __init__(self, renderer: Renderer, options: RenderOptions) -> None:
         self.name = renderer.name
         self._renderer = renderer
-        self._options = renderer.resolve(options)
+        renderer.sampling(options)  # raises what is wrong with them before anything is rendered
+        self._options = options
 
     def render(self, score: Score, seconds: float) -> Rendering:
         """The first seconds of a score."""
@@ -52,8 +53,7 @@ class Subject:
         mels = list(self._renderer.mels(windows, self._options))
         samples = fit(torch.cat(list(self._vocode(mels))).numpy(), seconds)
         took = time.perf_counter() - started
-        assert self._options.gain is not None
-        limiter = Limiter(self._options.gain)
+        limiter = Limiter(self._renderer.gain(self._options))
         delivered = np.concatenate([limiter.push(samples), limiter.flush()])
         return Rendering(torch.cat(mels).double().numpy(), samples, delivered, took)
 

@@ -1,4 +1,4 @@
-"""The one file that knows all the stages: MIDI -> notes -> tokens -> mel -> sound."""
+"""The one file that knows all stages: MIDI -> notes -> tokens -> mel -> sound."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,8 +13,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from spectro_render.audio.audio import Audio
 from spectro_render.audio.limiter import DEFAULT_GAIN
-from spectro_render.checkpoints import load_checkpoint
-from spectro_render.checkpoints.load import Checkpoint
+from spectro_render.checkpoints.find import resolve_model
+from spectro_render.checkpoints.load import Checkpoint, load_model
+from spectro_render.checkpoints.manifest import ModelFiles
 from spectro_render.constants import SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS
 from spectro_render.diffusion import check_sampling, guide, noise_source, sample
 from spectro_render.errors import OptionError
@@ -25,15 +26,13 @@ from spectro_render.network.autoregressive import AutoregressiveModel
 from spectro_render.network.device import check_dtype, choose_dtype, find_device, narrow
 from spectro_render.network.frames import note_table
 from spectro_render.network.model import EncodedNotes, MelModel, Memory, SpectrogramModel
-from spectro_render.options import OnProgress, Progress, RenderOptions
-from spectro_render.render.song import Reading, Song, Voice
+from spectro_render.options import OnProgress, Progress, RenderOptions, Sampling
+from spectro_render.render.song import Song, SongSound, WindowCursor
 from spectro_render.report import Reporter
 from spectro_render.tokens.vocabulary import PAD, TokenWindow
 from spectro_render.tokens.write import song_windows, sounding_seconds
 
-BATCH_SIZE = 8
 NOTE_ROWS = 64  # a multiple: products of fewer rows round otherwise, and depend on who is beside
-MOST_WEIGHTS = 50_000_000  # of a network whose products, on a CPU, one song is too small for
 
 Source: TypeAlias = Score | str | os.PathLike[str] | bytes | BinaryIO
 
@@ -64,16 +63,26 @@ class Renderer:
     ) -> "Renderer":
         """Load a model by name or directory, or `owner/repo` of the Hugging Face Hub.
 
-        What is not here yet is fetched, unless `quiet` with words on standard error. `vocoder` is
-        one of the model's ('melgan', 'onnx', 'griffin-lim'), another model, or an ONNX file.
+        A model of the Hub that is not on this machine yet is fetched, which standard error is told
+        unless `quiet`. `vocoder` is one of the model's ('melgan', 'onnx', 'griffin-lim'), another
+        model, or an ONNX file.
 
         `device` is 'auto' (a CUDA device if there is one), 'cpu', 'cuda', 'cuda:1', 'mps';
         `dtype` is the number format of the network's products: 'float32', 'bfloat16', 'float16' or
         'auto', bfloat16 where that is measured to be faster. Raises WeightsError, DeviceError.
         """
-        place = find_device(device)
+        find_device(device)  # what is wrong is said before anything is fetched
         check_dtype(dtype)
-        checkpoint = load_checkpoint(model, vocoder, Reporter(quiet=quiet))
+        files = resolve_model(model, vocoder, Reporter(quiet=quiet))
+        return cls.load_files(files, device=device, dtype=dtype)
+
+    @classmethod
+    def load_files(
+        cls, files: ModelFiles, *, device: str = "auto", dtype: str = "auto"
+    ) -> "Renderer":
+        """Load a model that `resolve_model` has found; arguments and errors as of `load`."""
+        place = find_device(device)
+        checkpoint = load_model(files)
         number_format = choose_dtype(dtype, checkpoint.model, place)
         narrow(checkpoint.model, number_format)
         return cls(checkpoint, place, number_format)
@@ -95,7 +104,7 @@ class Renderer:
             options,
             live=False,
             on_progress=on_progress,
-            **overrides,  # type: ignore[arg-type]
+            **overrides,
         )
         return Audio(np.concatenate([part.samples for part in parts], axis=1), SAMPLE_RATE)
 
@@ -104,21 +113,18 @@ class Renderer:
         source: Source,
         options: RenderOptions | None = None,
         *,
-        windows: Sequence[TokenWindow] | None = None,
         live: bool = True,
         on_progress: OnProgress | None = None,
         **overrides: object,
     ) -> Iterator[Audio]:
-        """The same sound as `render`, piece by piece, about 5.12 s each, as soon as it is certain.
+        """Render like `render`, piece by piece, about 5.12 s each, as soon as they are final.
 
         Where nobody listens yet, `live=False` gives larger pieces, which are less work; only
-        rounding differs. `windows` spares the making of those that `self.windows` gives for the
-        section of the score that `options` choose. Memory does not grow with the sound's length.
+        rounding differs. Memory does not grow with the sound's length.
         """
-        song = self.begin(source, options, windows=windows, live=live, **overrides)
-        options = self.resolve(options, **overrides)
+        song = self.begin(source, options, live=live, **overrides)
         while not song.is_over:
-            (part,) = self.advance([song], options, on_progress)
+            (part,) = self.advance([song], on_progress)
             if part.seconds:
                 yield part
 
@@ -127,34 +133,37 @@ class Renderer:
         source: Source,
         options: RenderOptions | None = None,
         *,
-        windows: Sequence[TokenWindow] | None = None,
         live: bool = True,
         **overrides: object,
     ) -> Song:
-        """A song to `advance`, by itself or beside others. Arguments and errors as of `stream`."""
-        options = self.resolve(options, **overrides)
-        assert options.gain is not None
+        """Read a song, to be rendered by `advance` alone or beside others.
+
+        Arguments and errors are those of `stream`.
+        """
+        options = replace(options or RenderOptions(), **overrides)  # type: ignore[arg-type]
+        sampling = self.sampling(options)
         score = section(as_score(source), options.start, options.duration)
-        windows = self.windows(score, options) if windows is None else windows
+        windows = self.windows(score, options)
         seconds = min(sounding_seconds(score, options.duration), len(windows) * WINDOW_SECONDS)
         samples = round(seconds * SAMPLE_RATE)
-        voice = Voice(self.checkpoint.vocoder, options.gain, samples, live=live)
-        return Song(self._reading(windows), voice)
+        sound = SongSound(self.checkpoint.vocoder, self.gain(options), samples, live=live)
+        return Song(self._cursor(windows), sampling, sound)
 
-    def advance(
-        self,
-        songs: Sequence[Song],
-        options: RenderOptions | None = None,
-        on_progress: OnProgress | None = None,
-    ) -> list[Audio]:
-        """Render the next window of each song, all in one batch; the sound that is now certain.
+    def advance(self, songs: Sequence[Song], on_progress: OnProgress | None = None) -> list[Audio]:
+        """Render the next window of each song side by side; the sound that is final by then.
 
-        Noise hangs on the seed and the window alone, so a song sounds the same whoever is beside
-        it, but for rounding: within 2 steps of 16 bits in float32, where notes are on frames.
-        Progress is the first song's. Several threads may each advance songs of their own.
+        Noise depends on the seed and the window alone, so a song sounds the same whichever songs
+        are beside it, but for rounding: within 2 steps of 16 bits in float32, where notes are on
+        frames. Progress is the first song's. Several threads may each advance songs of their own.
         """
-        self._read_on([song.reading for song in songs], self.resolve(options), on_progress)
-        return [Audio(song.speak(self.device)[None], SAMPLE_RATE) for song in songs]
+        mels: dict[Song, Tensor] = {}
+        for sampling in dict.fromkeys(song.sampling for song in songs):
+            group = [song for song in songs if song.sampling == sampling]
+            made = self.next_mels([song.cursor for song in group], sampling, on_progress)
+            mels.update(zip(group, made, strict=True))
+        return [
+            Audio(song.take_ready(mels[song].to(self.device))[None], SAMPLE_RATE) for song in songs
+        ]
 
     def windows(self, score: Score, options: RenderOptions | None = None) -> list[TokenWindow]:
         """The token windows of a score: to the end of the sound, or as many as were published."""
@@ -166,112 +175,111 @@ class Renderer:
         options: RenderOptions | None = None,
         on_progress: OnProgress | None = None,
     ) -> Iterator[Tensor]:
-        """Natural log-mels (256, 128) of windows in order; each hears the one before it."""
-        options = self.resolve(options)
-        reading = self._reading(windows)
-        while not reading.is_over:
-            self._read_on([reading], options, on_progress)
-            assert reading.before is not None
-            yield reading.before
+        """Natural log-mels (256, 128) of windows in order; each is given the one before it."""
+        cursor, sampling = self._cursor(windows), self.sampling(options)
+        while not cursor.is_over:
+            yield from self.next_mels([cursor], sampling, on_progress)
 
     def vocode(self, log_mel: Tensor) -> Tensor:
         """Natural log-mel (T, 128) -> samples (320 T,), at the model's own level."""
         with torch.inference_mode():
             return self.checkpoint.vocoder(log_mel[None].to(self.device))[0].cpu()
 
-    @property
-    def cores(self) -> int:
-        """How many threads do best to `advance` songs of their own, with one core each."""
-        return torch.get_num_threads() if self.device.type == "cpu" else 1
+    def sampling(self, options: RenderOptions | None = None) -> Sampling:
+        """How mels are drawn with these options: what they leave open is the model's default.
 
-    @property
-    def batch_size(self) -> int:
-        """How many songs are best rendered side by side, as measured: see the README's figures.
-
-        A network of the published size keeps a processor busy with one song.
+        Raises OptionError for what is impossible, or means nothing to this model.
         """
-        weights = sum(parameter.numel() for parameter in self._model.parameters())
-        if self.device.type == "cpu" and weights > MOST_WEIGHTS:
-            return 1
-        return max(BATCH_SIZE, 2 * self.cores)
-
-    def resolve(self, options: RenderOptions | None = None, **overrides: object) -> RenderOptions:
-        """Options with the model's defaults filled in. Raises OptionError for impossible ones."""
-        options = replace(options or RenderOptions(), **overrides)  # type: ignore[arg-type]
+        options = options or RenderOptions()
         own = self.checkpoint.defaults
-        gain = DEFAULT_GAIN if own.gain is None else own.gain
-        options = replace(options, gain=gain if options.gain is None else options.gain)
         if isinstance(self._model, AutoregressiveModel):
             _refuse_diffusion_options(self.name, options)
-            return options
         sampler, steps = own.preset(options.quality)
         sampler = options.sampler or sampler
         steps = steps if options.steps is None else options.steps
         guidance = own.guidance if options.guidance is None else options.guidance
         check_sampling(sampler, steps, self.checkpoint.schedule)
-        return replace(options, sampler=sampler, steps=steps, guidance=guidance)
+        return Sampling(sampler, steps, guidance, options.seed)
 
-    def _reading(self, windows: Sequence[TokenWindow]) -> Reading:
-        return Reading(windows, self.vocabulary, self._model.config.memory_steps)
+    def gain(self, options: RenderOptions) -> float:
+        """The gain in dB before the limiter: the user's, else the model's, else the program's."""
+        if options.gain is not None:
+            return options.gain
+        own = self.checkpoint.defaults.gain
+        return DEFAULT_GAIN if own is None else own
 
-    def _read_on(
-        self, readings: Sequence[Reading], options: RenderOptions, on_progress: OnProgress | None
-    ) -> None:
-        """Render the next window of each song.
+    def next_mels(
+        self,
+        cursors: Sequence[WindowCursor],
+        sampling: Sampling,
+        on_progress: OnProgress | None = None,
+    ) -> list[Tensor]:
+        """Render the next window of each song: natural log-mels (256, 128), on the CPU.
 
         Songs that begin make a batch of their own: a mask, for the context that they do not have,
         would change how the others round.
         """
-        begin = [reading for reading in readings if reading.before is None]
-        go_on = [reading for reading in readings if reading.before is not None]
-        for group in filter(None, (begin, go_on)):
-            self._render_windows(group, options, on_progress)
+        first = [cursor for cursor in cursors if cursor.previous_mel is None]
+        later = [cursor for cursor in cursors if cursor.previous_mel is not None]
+        mels: dict[WindowCursor, Tensor] = {}
+        for group in filter(None, (first, later)):
+            made = self._render_windows(group, sampling, on_progress)
+            mels.update(zip(group, made, strict=True))
+        for cursor, log_mel in mels.items():
+            cursor.move_on(log_mel)
+        return [mels[cursor] for cursor in cursors]
+
+    def _cursor(self, windows: Sequence[TokenWindow]) -> WindowCursor:
+        return WindowCursor(windows, self.vocabulary, self._model.config.memory_steps)
 
     @torch.inference_mode()
     def _render_windows(
-        self, readings: Sequence[Reading], options: RenderOptions, on_progress: OnProgress | None
-    ) -> None:
-        """The next windows of songs of which all, or none, have a window before."""
-        numbers = [reading.window.index for reading in readings]
-        draw = noise_source(options.seed, numbers, self.device)
-        on_step = self._reporter(on_progress, readings[0], options.steps or WINDOW_FRAMES)
+        self,
+        cursors: Sequence[WindowCursor],
+        sampling: Sampling,
+        on_progress: OnProgress | None,
+    ) -> Tensor:
+        """The mels (B, 256, 128) of the next windows of songs that all, or none, have begun."""
+        numbers = [cursor.window.index for cursor in cursors]
+        draw = noise_source(sampling.seed, numbers, self.device)
+        is_diffusion = isinstance(self._model, SpectrogramModel)
+        steps = sampling.steps if is_diffusion else WINDOW_FRAMES
+        on_step = self._reporter(on_progress, cursors[0], steps)
         with self._number_format():
-            memory = self._model.remember(self._encode_notes(readings), self._contexts(readings))
+            memory = self._model.remember(self._encode_notes(cursors), self._contexts(cursors))
         if isinstance(self._model, AutoregressiveModel):
             with self._number_format():
                 mels = self._model.generate(memory, draw, on_step)
         else:
-            mels = self._denoise(memory, draw, options, on_step)
-        for reading, log_mel in zip(readings, from_model(mels).cpu(), strict=True):
-            reading.go_on(log_mel)
+            mels = self._denoise(memory, draw, sampling, on_step)
+        return from_model(mels).cpu()
 
-    def _encode_notes(self, readings: Sequence[Reading]) -> EncodedNotes:
+    def _encode_notes(self, cursors: Sequence[WindowCursor]) -> EncodedNotes:
         """The notes of each song's next window: token ids, or rows for frame-aligned models."""
         if self._model.config.conditioning == "frame_aligned":
-            table = note_table([reading.notes() for reading in readings], NOTE_ROWS)
+            table = note_table([cursor.next_notes() for cursor in cursors], NOTE_ROWS)
             return self._model.encode_notes(table.to(self.device))
-        ids = [torch.tensor(reading.window.ids) for reading in readings]
+        ids = [torch.tensor(cursor.window.ids) for cursor in cursors]
         padded = pad_sequence(ids, batch_first=True, padding_value=PAD)
         return self._model.encode_notes(padded.to(self.device), [len(row) for row in ids])
 
-    def _contexts(self, readings: Sequence[Reading]) -> Tensor | None:
+    def _contexts(self, cursors: Sequence[WindowCursor]) -> Tensor | None:
         """The mel before each next window, (B, 256, 128) scaled; None where all songs begin."""
-        before = [reading.before for reading in readings if reading.before is not None]
-        return to_model(torch.stack(before)).to(self.device) if before else None
+        mels = [cursor.previous_mel for cursor in cursors if cursor.previous_mel is not None]
+        return to_model(torch.stack(mels)).to(self.device) if mels else None
 
     def _denoise(
         self,
         memory: Memory,
         draw: Callable[[], Tensor],
-        options: RenderOptions,
+        sampling: Sampling,
         on_step: Callable[[int], None] | None,
     ) -> Tensor:
-        assert options.sampler is not None and options.steps and options.guidance is not None
         return sample(
-            guide(self._predict(memory), self._predict(None), options.guidance),
+            guide(self._predict(memory), self._predict(None), sampling.guidance),
             draw(),
-            sampler=options.sampler,
-            steps=options.steps,
+            sampler=sampling.sampler,
+            steps=sampling.steps,
             draw=draw,
             target=self._model.config.target,
             schedule=self.checkpoint.schedule,
@@ -289,14 +297,14 @@ class Renderer:
         return predict
 
     def _reporter(
-        self, on_progress: OnProgress | None, reading: Reading, steps: int
+        self, on_progress: OnProgress | None, cursor: WindowCursor, steps: int
     ) -> Callable[[int], None]:
         """Called with each step of a window that is done."""
-        window, windows = reading.done + 1, len(reading)
+        window, windows = cursor.done + 1, len(cursor.windows)
 
         def on_step(step: int) -> None:
             if on_progress is not None:
-                on_progress(Progress(window, windows, step, steps))
+                on_progress(Progress(window, windows, step / steps))
 
         return on_step
 
@@ -305,7 +313,7 @@ class Renderer:
 
 
 def as_score(source: Source) -> Score:
-    """A score as it is, anything else read as MIDI. Raises MidiError."""
+    """Read MIDI into a score; a score is returned as it is. Raises MidiError."""
     return source if isinstance(source, Score) else read_midi(source)
 
 

@@ -1,4 +1,4 @@
-"""7a · A song on its way: what its next window hears, and which of its samples are certain."""
+"""One song being rendered: the windows that are still to read, and the sound made so far."""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spectro_render.audio.limiter import Limiter
 from spectro_render.network.frames import NoteMemory
+from spectro_render.options import Sampling
 from spectro_render.tokens.read import window_notes
 from spectro_render.tokens.vocabulary import TokenWindow, Vocabulary, WindowNote
 from spectro_render.vocoder.melgan import Vocoder
@@ -18,58 +19,56 @@ from spectro_render.vocoder.streaming import StreamingVocoder
 Samples: TypeAlias = npt.NDArray[np.float32]
 
 
-class Reading:
-    """The windows of one song in order, and what the next of them knows of those before."""
+class WindowCursor:
+    """Walks through the token windows of one song, and keeps what the next one needs to know."""
 
     def __init__(
         self, windows: Sequence[TokenWindow], vocabulary: Vocabulary, memory_steps: int
     ) -> None:
-        """`memory_steps` as in ModelConfig."""
-        self._windows, self._vocabulary = windows, vocabulary
+        """`memory_steps`: how long ended notes are remembered, as in ModelConfig."""
+        self.windows = windows
+        self._vocabulary = vocabulary
         self._memory = NoteMemory(memory_steps)
         self.done = 0  # windows
-        self.before: Tensor | None = None  # log-mel (256, 128) of the last one
-
-    def __len__(self) -> int:
-        return len(self._windows)
+        self.previous_mel: Tensor | None = None  # log-mel (256, 128) of the last window done
 
     @property
     def is_over(self) -> bool:
         """Whether no window is left."""
-        return self.done == len(self._windows)
+        return self.done == len(self.windows)
 
     @property
     def window(self) -> TokenWindow:
-        """The next one."""
-        return self._windows[self.done]
+        """The next window."""
+        return self.windows[self.done]
 
-    def notes(self) -> list[WindowNote]:
-        """Those of the next window, to be asked for once; see `NoteMemory`."""
+    def next_notes(self) -> list[WindowNote]:
+        """The next window's notes. Call once per window: it updates the memory of notes."""
         return self._memory.recall(window_notes(self.window.ids, self._vocabulary))
 
-    def go_on(self, log_mel: Tensor) -> None:
-        """The next window has become this mel (256, 128)."""
-        self.before = log_mel
+    def move_on(self, log_mel: Tensor) -> None:
+        """Go to the following window, as the next one has become this mel (256, 128)."""
+        self.previous_mel = log_mel
         self.done += 1
 
 
-class Voice:
-    """Turns the mels of one song into its samples: vocoded, levelled, limited, of its length."""
+class SongSound:
+    """Turns the mels of one song into its samples: vocoded, levelled, limited, cut to length."""
 
     def __init__(self, vocoder: Vocoder, gain: float, samples: int, *, live: bool) -> None:
-        """`gain` in dB; `samples`: how many the song has; `live` as in StreamingVocoder."""
+        """`gain` in dB; `samples`: the length of the song; `live` as in StreamingVocoder."""
         self._vocoder = StreamingVocoder(vocoder, live=live)
         self._limiter = Limiter(gain)
         self._remaining = samples
 
-    def push(self, log_mel: Tensor) -> Samples:
-        """The next frames (T, 128), on the vocoder's device -> the samples (S,) now certain."""
+    def add(self, log_mel: Tensor) -> Samples:
+        """The samples (S,) that the next frames (T, 128), on the vocoder's device, make final."""
         with torch.inference_mode():
             samples = self._vocoder.push(log_mel)
         return self._cut(self._limiter.push(samples.cpu().numpy()))
 
     def finish(self) -> Samples:
-        """The samples (S,) that are left."""
+        """The samples (S,) that are left after the last frames."""
         with torch.inference_mode():
             samples = self._vocoder.flush()
         last = self._limiter.push(samples.cpu().numpy()), self._limiter.flush()
@@ -82,18 +81,25 @@ class Voice:
 
 
 class Song:
-    """Both, for a song that a Renderer has begun."""
+    """A song being rendered: its windows, how their mels are drawn, and the sound made so far."""
 
-    def __init__(self, reading: Reading, voice: Voice) -> None:
-        self.reading, self.voice = reading, voice
+    def __init__(self, cursor: WindowCursor, sampling: Sampling, sound: SongSound) -> None:
+        self.cursor, self.sampling, self.sound = cursor, sampling, sound
+
+    @property
+    def windows(self) -> Sequence[TokenWindow]:
+        """All token windows of the song."""
+        return self.cursor.windows
 
     @property
     def is_over(self) -> bool:
-        """Whether its last window has been rendered."""
-        return self.reading.is_over
+        """Whether the last window has been rendered."""
+        return self.cursor.is_over
 
-    def speak(self, device: torch.device) -> Samples:
-        """The samples (S,) that the window just rendered has made certain."""
-        assert self.reading.before is not None
-        samples = self.voice.push(self.reading.before.to(device))
-        return np.concatenate([samples, self.voice.finish()]) if self.is_over else samples
+    def take_ready(self, log_mel: Tensor) -> Samples:
+        """The samples (S,) that the mel of the window just rendered makes final.
+
+        The mel is (256, 128), on the vocoder's device.
+        """
+        samples = self.sound.add(log_mel)
+        return np.concatenate([samples, self.sound.finish()]) if self.is_over else samples

@@ -11,6 +11,7 @@ import os
 import tempfile
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,8 @@ from spectro_render.batch.batch import Batch
 from spectro_render.batch.engine import LocalEngine
 from spectro_render.batch.jobs import plan_jobs
 from spectro_render.batch.tasks import Settings
-from spectro_render.options import Encoding
+from spectro_render.checkpoints.find import resolve_model
+from spectro_render.options import Encoding, ModelChoice, RenderOptions
 from spectro_render.report import Reporter
 from tests.support.songs import SONGS, write_songs
 
@@ -31,9 +33,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--model", default="default")
     chosen = parser.parse_args()
-    choices = {"steps": chosen.steps} if chosen.steps else {}
-    whole = Settings({"model": chosen.model}, choices, Encoding("wav"))
-    renderer = LocalEngine(whole, SONGS).renderer
+    options = RenderOptions(steps=chosen.steps)
+    whole = Settings(ModelChoice(chosen.model), options, Encoding("wav"))
+    find_model = partial(resolve_model, chosen.model)
+    renderer = LocalEngine(whole, SONGS, find_model).renderer
     print(f"{torch.get_num_threads()} threads, {SONGS} songs")
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         os.mkdir("in")
@@ -42,9 +45,9 @@ def main() -> None:
         for run in range(3):  # interleaved, as other work comes and goes; the first warms up
             for size in SIZES:
                 settings = replace(whole, batch_size=size)
-                engine = LocalEngine(settings, SONGS)
+                engine = LocalEngine(settings, SONGS, find_model)
                 engine.__dict__["renderer"] = renderer
-                batch = Batch(settings, engine, Reporter(quiet=True), force=True)
+                batch = Batch(settings, engine, Reporter(quiet=True), str, force=True)
                 begin = time.perf_counter()
                 assert batch.run(plan_jobs(["in"], "out", "wav")) == 0
                 seconds = time.perf_counter() - begin

@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from spectro_render.batch.jobs import Job, plan_jobs
 from spectro_render.batch.ray_engine import RayEngine
 from spectro_render.batch.ray_worker import MakeEngine, make_engine
 from spectro_render.batch.tasks import Begun, Finished, Settings, Task
-from spectro_render.options import Encoding
+from spectro_render.checkpoints.find import fingerprint_of, resolve_model
+from spectro_render.options import Encoding, ModelChoice, Progress, RenderOptions
 from spectro_render.report import Reporter
 from tests.support.songs import write_songs
 
@@ -34,7 +35,7 @@ SECONDS = 0.5  # of simulated rendering
 SILENCE = bytes(850_000)  # as much as three minutes of Ogg Vorbis
 NODES = (1, 2, 4, 8)
 NODE = {"num_cpus": 1, "object_store_memory": 2 * 10**8}
-MODEL = {"model": "default", "device": "cpu", "quiet": True}
+SETTINGS = Settings(ModelChoice(device="cpu"), RenderOptions(), Encoding("wav"))
 
 
 class Sleeper:
@@ -45,6 +46,7 @@ class Sleeper:
     def __init__(self, settings: Settings, cores: int, *, seconds: float) -> None:
         self.seconds = seconds
         self.task: Task | None = None
+        self.on_progress: Callable[[Task, Progress], None] = lambda task, progress: None
 
     @property
     def is_idle(self) -> bool:
@@ -57,11 +59,14 @@ class Sleeper:
         assert self.task is not None
         time.sleep(self.seconds)
         task, self.task = self.task, None
-        output = task.open()
-        output.write(SILENCE)
-        output.commit()
+        task.output.write(SILENCE)
+        task.output.commit()
         made = Finished(180.0, self.seconds, 0, "default", "cpu", 16_000)
         return [(task, Begun(0, [], [], [])), (task, made)]
+
+
+def fingerprint() -> str:
+    return fingerprint_of(resolve_model())
 
 
 @contextlib.contextmanager
@@ -80,13 +85,13 @@ def run(
     jobs: list[Job], address: str | None, make: MakeEngine = make_engine
 ) -> tuple[float, float]:
     """Wall and CPU seconds of this process a song, once all workers are at work."""
-    settings = Settings(MODEL, {}, Encoding("wav"))
     reporter = Reporter(quiet=True)
-    engine: Any = LocalEngine(settings, len(jobs))
+    engine: Any = LocalEngine(SETTINGS, len(jobs), resolve_model)
     if address is not None:
-        engine = RayEngine(settings, reporter, tasks.Cluster(address, cores=1), make)
+        cluster = tasks.Cluster(address, cores=1)
+        engine = RayEngine(SETTINGS, reporter, cluster, resolve_model, make)
     times: list[tuple[float, float]] = []
-    batch = Batch(settings, engine, reporter, force=True, folder=Path("out"))
+    batch = Batch(SETTINGS, engine, reporter, fingerprint, force=True, folder=Path("out"))
     finish = batch._finish
 
     def timed(*arguments: Any) -> None:
@@ -156,14 +161,13 @@ def plan(songs: int) -> None:
     tracemalloc.stop()
     print(f"planning {songs} songs: {took:.1f} s, {memory / songs:.0f} bytes a song")
     Path("out").mkdir()
-    settings = Settings(MODEL, {}, Encoding("wav"))
-    history = History(Path("out"), settings.origin, settings.fingerprint)
+    history = History(Path("out"), SETTINGS.origin, fingerprint)
     for job in jobs:
         assert job.target is not None
         history.add(job.target, "0" * 64, {"status": "rendered", "input": job.name})
     history.close()
     begin = time.perf_counter()
-    history = History(Path("out"), settings.origin, settings.fingerprint)
+    history = History(Path("out"), SETTINGS.origin, fingerprint)
     assert jobs[0].target is not None and history.knows(jobs[0].target)
     took = time.perf_counter() - begin
     print(

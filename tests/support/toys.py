@@ -57,10 +57,9 @@ def window_alone(
     options: "RenderOptions | None" = None,
 ) -> "Tensor":
     """The log-mel (256, 128) of a window that only knows the mel before it."""
-    from spectro_render.render.song import Reading
+    from spectro_render.render.song import WindowCursor
 
-    reading = Reading([window], renderer.vocabulary, 0)
-    reading.before = before
-    renderer._read_on([reading], renderer.resolve(options), None)
-    assert reading.before is not None
-    return reading.before
+    cursor = WindowCursor([window], renderer.vocabulary, 0)
+    cursor.previous_mel = before
+    (log_mel,) = renderer.next_mels([cursor], renderer.sampling(options))
+    return log_mel
