@@ -28,6 +28,17 @@ HEAVY = {
     "tqdm",
 }
 
+COMPLETING = """
+import os
+os.environ |= {"COMP_WORDS": "spectro-render --model d", "COMP_CWORD": "2"}
+os.environ["_SPECTRO_RENDER_COMPLETE"] = "complete_bash"
+from spectro_render.cli import run
+try:
+    run([])
+except SystemExit as done:
+    assert done.code == 0
+"""
+
 
 def modules_after(code: str) -> set[str]:
     """The modules that a fresh interpreter has loaded after `code`."""
@@ -48,6 +59,7 @@ def modules_after(code: str) -> set[str]:
         "from spectro_render.cli import run; assert run(['info', '--help']) == 0",
         "from spectro_render.cli import run; assert run(['x.mid', '--steps', '0']) == 2",
         "from spectro_render.cli import run; assert run(['models', 'list']) == 0",
+        COMPLETING,
     ],
 )
 def test_nothing_heavy_is_loaded(code: str) -> None:

@@ -13,8 +13,9 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from functools import cache, partial
+from importlib import import_module
 from io import TextIOWrapper
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, NoReturn
@@ -22,6 +23,15 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal, NoReturn
 import typer
 
 from spectro_render.batch.cores import let_idle_threads_sleep
+from spectro_render.cli.completion import (
+    COMPLETE,
+    first_word,
+    offer_devices,
+    offer_models,
+    offer_vocoders,
+    read_line_of_bash,
+    with_files,
+)
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import OptionError, SpectroRenderError, reason_of
 from spectro_render.report import PROGRAM, Reporter, abandon, complain
@@ -39,7 +49,7 @@ BitDepth = Literal["16", "24", "float"]
 NumberFormat = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["local", "ray"]
 
-rendering = typer.Typer(add_completion=False, rich_markup_mode=None)
+rendering = typer.Typer(rich_markup_mode=None)
 
 _EPILOG = (
     "Sub-commands: 'info' tells what is in a MIDI file, 'models' lists and fetches models, 'train'"
@@ -89,8 +99,13 @@ def _quality(*, fast: bool, best: bool) -> str | None:
     return "fast" if fast else "best" if best else None
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _offer_inputs(incomplete: str) -> list[str]:
+    """Sub-commands, if nothing stands before; otherwise the shell offers files by itself."""
+    return [] if first_word() else with_files(SUB_COMMANDS, incomplete)
+
+
+def _print_version(context: typer.Context, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:  # a shell that completes the line wants no answer
         from spectro_render import __version__
 
         print(f"{PROGRAM} {__version__}")
@@ -103,6 +118,7 @@ def render(
         list[str] | None,
         typer.Argument(
             metavar="INPUT",
+            autocompletion=_offer_inputs,
             help="MIDI files, folders of them, patterns such as 'songs/**/*.mid', @LIST for a list"
             " of files, or - for standard input.",
         ),
@@ -129,6 +145,7 @@ def render(
         str,
         typer.Option(
             metavar="NAME",
+            autocompletion=offer_models,
             help="Model: a name that 'models list' prints, a directory, or OWNER/REPO of the"
             " Hugging Face Hub.",
         ),
@@ -138,6 +155,7 @@ def render(
         typer.Option(
             metavar="NAME",
             callback=_vocoder,
+            autocompletion=offer_vocoders,
             help="Vocoder, which turns spectrograms into sound: melgan, onnx or griffin-lim,"
             " another model, or an .onnx file.  [default: the model's]",
         ),
@@ -200,6 +218,7 @@ def render(
         typer.Option(
             metavar="NAME",
             callback=_device,
+            autocompletion=offer_devices,
             help="Device to compute on: auto, cpu, cuda, cuda:N or mps.",
         ),
     ] = "auto",
@@ -435,14 +454,25 @@ def _flushed(code: int) -> int:
 
 
 def _invoke(arguments: list[str]) -> int:
-    """Run the sub-command that comes first, or the main job."""
-    command = typer.main.get_command(rendering)
-    if arguments and arguments[0] in SUB_COMMANDS:
-        from spectro_render.cli.models import program_of
-
-        command = typer.main.get_command(program_of(arguments[0]))
+    """Run the sub-command that comes first, or the main job; or answer a shell that completes."""
+    if os.environ.get(COMPLETE):
+        with suppress(SpectroRenderError):  # of a sub-command whose packages are missing
+            read_line_of_bash()
+            typer.main.get_command(_program_of(first_word())).main(prog_name=PROGRAM)  # exits
+        return 1
+    command = typer.main.get_command(_program_of(arguments[0] if arguments else None))
     try:
         with command.make_context(PROGRAM, arguments) as context:
             return int(command.invoke(context) or 0)
     except typer.Exit as done:
         return int(done.exit_code)
+
+
+def _program_of(word: str | None) -> typer.Typer:
+    """The program of the sub-command `word`; for any other first word the main job."""
+    if word not in SUB_COMMANDS:
+        return rendering
+    import_module("spectro_render.cli.info")  # adds itself to the program
+    from spectro_render.cli.models import program_of
+
+    return program_of(word)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spectro_render.cli.completion import offer_models
 from spectro_render.cli.models import management
 from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.errors import SpectroRenderError, WeightsNotFound
@@ -25,7 +26,11 @@ def info(
     ],
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Whose words to count in.  [default: default]"),
+        typer.Option(
+            metavar="NAME",
+            autocompletion=offer_models,
+            help="Whose words to count in.  [default: default]",
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
 ) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from spectro_render.cli.completion import offer_hub_models, offer_models
 from spectro_render.errors import SpectroRenderError, WeightsNotFound
 from spectro_render.report import Reporter, as_size, complain, one_line
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 StoredFormat = Literal["float32", "float16", "bfloat16"]
 
-management = typer.Typer(add_completion=False, rich_markup_mode=None)
+management = typer.Typer(rich_markup_mode=None)
 models = typer.Typer(invoke_without_command=True)
 management.add_typer(models, name="models")
 
@@ -81,7 +82,14 @@ def list_models(
 
 @models.command("pull")
 def pull_model(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="OWNER/REPO or OWNER/REPO@REVISION.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=offer_hub_models,
+            help="OWNER/REPO or OWNER/REPO@REVISION.",
+        ),
+    ],
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what failed.")] = False,
 ) -> int:
     """Fetch a model, or its newer state.
@@ -98,7 +106,10 @@ def pull_model(
 
 @models.command("path")
 def print_path(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A model that is here.")],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", autocompletion=offer_models, help="A model that is here."),
+    ],
 ) -> int:
     """Print where a model lies; nothing is fetched."""
     from spectro_render.checkpoints.find import find_model
@@ -111,7 +122,11 @@ def print_path(
 def verify_models(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL]", help="Names or directories.  [default: all at hand]"),
+        typer.Argument(
+            metavar="[MODEL]",
+            autocompletion=offer_models,
+            help="Names or directories.  [default: all at hand]",
+        ),
     ] = None,
 ) -> int:
     """Compare models with their checksums.
@@ -140,7 +155,12 @@ def verify_models(
 @models.command("convert")
 def convert_model(
     source: Annotated[
-        str, typer.Argument(metavar="SRC", help="A model, or a T5X checkpoint: folder or .zip.")
+        str,
+        typer.Argument(
+            metavar="SRC",
+            autocompletion=offer_models,
+            help="A model, or a T5X checkpoint: folder or .zip.",
+        ),
     ],
     destination: Annotated[
         Path, typer.Argument(metavar="DST", help="The directory to write; it may not exist.")

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from spectro_render.cli.completion import offer_devices, offer_models, offer_vocoders
+from spectro_render.diffusion import SAMPLERS
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.evaluation.files import Listener
 from spectro_render.evaluation.frechet import CEPSTRUM, load_embedding
@@ -26,10 +28,17 @@ from spectro_render.training.data import midi_files
 FLUIDSYNTH = "fluidsynth"
 
 
+def _offer_samplers(incomplete: str) -> list[str]:
+    return [name for name in SAMPLERS if name.startswith(incomplete)]
+
+
 def evaluate(
     midi: Annotated[Path, typer.Argument(metavar="MIDI_DIR", help="A folder of MIDI files.")],
     model: Annotated[
-        str, typer.Option(metavar="NAME", help="A model, by name or directory.")
+        str,
+        typer.Option(
+            metavar="NAME", autocompletion=offer_models, help="A model, by name or directory."
+        ),
     ] = "default",
     reference: Annotated[
         str,
@@ -56,7 +65,11 @@ def evaluate(
     ] = False,
     sampler: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="How the steps are taken.  [default: the model's]"),
+        typer.Option(
+            metavar="NAME",
+            autocompletion=_offer_samplers,
+            help="How the steps are taken.  [default: the model's]",
+        ),
     ] = None,
     steps: Annotated[
         int | None,
@@ -69,10 +82,17 @@ def evaluate(
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the noise.")] = 0,
     vocoder: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="What turns mels into sound.  [default: the model's]"),
+        typer.Option(
+            metavar="NAME",
+            autocompletion=offer_vocoders,
+            help="What turns mels into sound.  [default: the model's]",
+        ),
     ] = None,
     device: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")
+        str,
+        typer.Option(
+            metavar="NAME", autocompletion=offer_devices, help="auto, cpu, cuda, cuda:N or mps."
+        ),
     ] = "auto",
     embedding: Annotated[
         Path | None,

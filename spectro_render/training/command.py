@@ -12,6 +12,7 @@ import typer
 
 from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints.load import Defaults, save_model
+from spectro_render.cli.completion import offer_devices, offer_models
 from spectro_render.diffusion import Target
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.network.build import make_model
@@ -38,6 +39,10 @@ class Stage(str, Enum):
     export = "export"
 
 
+def _offer_presets(incomplete: str) -> list[str]:
+    return [name for name in PRESETS if name.startswith(incomplete)]
+
+
 def train(
     midi: Annotated[Path, typer.Argument(help="A folder of MIDI files to learn from.")],
     output: Annotated[Path, typer.Argument(help="The model directory to write.")],
@@ -45,7 +50,10 @@ def train(
         Path, typer.Option(help="Where data, checkpoints and logs live; run again to go on.")
     ] = Path("runs"),
     stage: Annotated[Stage, typer.Option(help="One part of the work, or all.")] = Stage.all,
-    preset: Annotated[str, typer.Option(help=f"Of the network: {', '.join(PRESETS)}.")] = "bundled",
+    preset: Annotated[
+        str,
+        typer.Option(autocompletion=_offer_presets, help=f"Of the network: {', '.join(PRESETS)}."),
+    ] = "bundled",
     hours: Annotated[float, typer.Option(min=0.1, help="Of music to synthesise.")] = 20.0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that synthesise.")] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Of the Transformer.")] = 10_000,
@@ -68,9 +76,14 @@ def train(
     dither: Annotated[float | None, typer.Option(help="Noise on deterministic frames.")] = None,
     start_from: Annotated[
         str | None,
-        typer.Option(help="A model whose Transformer a new run begins with, by name or directory."),
+        typer.Option(
+            autocompletion=offer_models,
+            help="A model whose Transformer a new run begins with, by name or directory.",
+        ),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N.")] = "auto",
+    device: Annotated[
+        str, typer.Option(autocompletion=offer_devices, help="auto, cpu, cuda, cuda:N.")
+    ] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of data, weights and noise.")] = 0,
 ) -> int:
     """Train a model: synthesise music, learn mels from notes, learn sound from mels, export.
