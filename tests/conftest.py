@@ -1,15 +1,35 @@
-"""What several tests need: songs made in code, and a tiny model with random weights."""
+"""What all tests have: an environment of their own, songs made in code, and a tiny model."""
 
-import os
+import signal
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
+from tests.support.environment import clean_environment
+from tests.support.processes import end_marked, mark_session, take_default_signals
 from tests.support.songs import MakeSong
 from tests.support.toys import write_toy_model
 
-# One thread is the fastest for toys, above all on a busy machine; read when torch is imported.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+clean_environment()  # first of all: torch, typer and others read it when they are imported
+_mark = mark_session()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """End as by Ctrl-C, with all that was started, where a signal would end this process alone."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        session.shouldstop = signal.Signals(number).name  # should the test swallow the exception
+        raise KeyboardInterrupt
+
+    take_default_signals()
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, stop)
+
+
+def pytest_unconfigure() -> None:
+    end_marked(_mark)
 
 
 @pytest.fixture

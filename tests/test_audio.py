@@ -5,7 +5,6 @@ import itertools
 import os
 import resource
 import struct
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from spectro_render.audio.audio import Audio, AudioWriter
 from spectro_render.audio.encoders import BIT_DEPTHS, FORMATS, check_format, format_of
 from spectro_render.audio.limiter import CEILING, LOOK_AHEAD, Limiter
 from spectro_render.errors import OptionError, OutputError
+from tests.support.processes import run_program
 
 BLOCK = 4000  # samples
 
@@ -316,7 +316,7 @@ def test_the_end_of_the_program_leaves_no_half_file(tmp_path: Path) -> None:
     begin = (
         "from spectro_render.audio.destination import open_destination; open_destination('a.wav')"
     )
-    subprocess.run([sys.executable, "-c", begin], cwd=tmp_path, check=True)
+    run_program([sys.executable, "-c", begin], cwd=tmp_path, check=True)
     assert list(tmp_path.iterdir()) == []
 
 

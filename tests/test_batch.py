@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from spectro_render.options import RenderOptions
 from spectro_render.render.renderer import Renderer
 from spectro_render.render.song import Song
 from tests.support.golden import PIPELINE
+from tests.support.processes import LIMIT, PIPE, start_program
 from tests.support.songs import MakeSong
 from tests.support.tolerances import STEPS_OF_16_BIT
 
@@ -136,12 +136,13 @@ def test_cores_have_songs_of_their_own(
     """Two at a time in each of two threads; a song that is left alone has all cores."""
     seen: list[tuple[bool, int, int]] = []
     advance, one_is_over = Renderer.advance, threading.Event()
+    one_is_over.set()
 
     def watched(self: Renderer, group: list[Song], *rest: Any) -> list[Audio]:
         is_main = threading.current_thread() is threading.main_thread()
         seen.append((is_main, len(group), torch.get_num_threads()))
         parts = advance(self, group, *rest)
-        one_is_over.set() if group[0].is_over else one_is_over.wait(5)
+        one_is_over.set() if group[0].is_over else one_is_over.wait(LIMIT)
         return parts
 
     monkeypatch.setattr(Renderer, "advance", watched)
@@ -220,11 +221,11 @@ def test_a_full_disk_hurts_only_the_song_it_meets(
 def test_an_interrupt_leaves_only_what_is_complete(songs: list[Path], tiny_model: Path) -> None:
     command = [sys.executable, "-m", "spectro_render", "in", "-o", "out", "--batch-size", "5"]
     options = ["--steps", "300", "--model", str(tiny_model)]
-    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process:
+    with start_program([*command, *options], stderr=PIPE, text=True) as process:
         assert process.stderr is not None
         assert "in/0.mid -> out/0.wav" in process.stderr.readline()  # one window, the others go on
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert names("out") == ["0.wav"]

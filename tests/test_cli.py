@@ -2,14 +2,11 @@
 
 import json
 import os
-import pty
 import re
 import resource
 import shlex
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,15 @@ from spectro_render.cli import app as cli
 from spectro_render.network import device as precision
 from spectro_render.render import renderer as render
 from tests.support.golden import PIPELINE
-from tests.support.processes import read_all
+from tests.support.processes import (
+    DEVNULL,
+    LIMIT,
+    PIPE,
+    run_on_terminal,
+    run_program,
+    start_program,
+    wait_until,
+)
 from tests.support.songs import MakeSong
 
 Run = Callable[..., tuple[int, str, str]]
@@ -562,19 +567,11 @@ def test_a_pipeline_with_a_terminal_to_talk_to(
     song: MakeSong, here: Path, tiny_model: Path
 ) -> None:
     song(seconds=6)
-    terminal, stderr = pty.openpty()
+    arguments = command("-", "--model", str(tiny_model), "--json", "--steps", "200")
     with open("song.mid", "rb") as midi, open("out.wav", "wb") as wav:
-        process = subprocess.Popen(
-            command("-", "--model", str(tiny_model), "--json", "--steps", "200"),
-            stdin=midi,
-            stdout=wav,
-            stderr=stderr,
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
-        )
-    os.close(stderr)
-    shown = read_all(terminal).replace("\r", "").splitlines()
-    os.close(terminal)
-    assert process.wait() == 0
+        code, said = run_on_terminal(arguments, ("stderr",), stdin=midi, stdout=wav)
+    assert code == 0
+    shown = said.replace("\r", "").splitlines()
     assert json.loads(shown[-1])["output"] == "-"  # standard output is taken
     bars, _, rest = "\n".join(shown).partition("- -> -: 8.50 s of sound")
     assert rest and "window 2/2" in bars and "x real time" in bars
@@ -587,17 +584,9 @@ def test_songs_have_bars_of_their_own_below_that_of_all(
 ) -> None:
     for number in range(3):
         song(f"in/{number}.mid", seconds=6 + 5 * number)
-    terminal, stderr = pty.openpty()
-    process = subprocess.Popen(
-        command("in", "-o", "out", "--model", str(tiny_model), "--json", "--steps", "100"),
-        stdout=stderr,
-        stderr=stderr,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
-    )
-    os.close(stderr)
-    shown = read_all(terminal)
-    os.close(terminal)
-    assert process.wait() == 0
+    arguments = command("in", "-o", "out", "--model", str(tiny_model), "--json", "--steps", "100")
+    code, shown = run_on_terminal(arguments, ("stdout", "stderr"))
+    assert code == 0
     lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", shown)]
     assert any(line.startswith("songs ") and "1 of 3" in line for line in lines)
     for number in range(3):
@@ -612,16 +601,10 @@ def test_a_terminal_gets_a_table_of_what_failed(
     song("in/good.mid")
     for number in range(12):
         (here / f"in/{number:02d}.mid").write_bytes(b"no MIDI at all")
-    terminal, stderr = pty.openpty()
-    process = subprocess.Popen(
-        command("in", "-o", "out", "--model", str(tiny_model)),
-        stderr=stderr,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
-    )
-    os.close(stderr)
-    lines = [line.rstrip() for line in read_all(terminal).splitlines()]
-    os.close(terminal)
-    assert process.wait() == 1
+    arguments = command("in", "-o", "out", "--model", str(tiny_model))
+    code, shown = run_on_terminal(arguments, ("stderr",), stdout=DEVNULL)
+    assert code == 1
+    lines = [line.rstrip() for line in shown.splitlines()]
     assert lines[-1].startswith("spectro-render: 1 rendered, 12 failed: 4.5 s of sound in ")
     assert lines[-1].endswith("; the reasons are in out/.spectro-render.jsonl")
     assert lines[-14].endswith("rendered   1") and lines[-13] == "failed    12"
@@ -631,21 +614,17 @@ def test_a_terminal_gets_a_table_of_what_failed(
 
 def test_a_terminal_is_spared_the_sound(song: MakeSong, here: Path) -> None:
     song()
-    terminal, stdout = pty.openpty()
-    process = subprocess.Popen(
-        command("song.mid", "-o", "-"), stdout=stdout, stderr=subprocess.PIPE, text=True
-    )
-    os.close(stdout)
-    _, err = process.communicate()
-    assert (process.returncode, read_all(terminal)) == (2, "")
-    os.close(terminal)
-    assert err.startswith("spectro-render: sound is not for a terminal to show; name a file")
+    with open("said", "wb") as stderr:
+        result = run_on_terminal(command("song.mid", "-o", "-"), ("stdout",), stderr=stderr)
+    assert result == (2, "")
+    said = Path("said").read_text()
+    assert said.startswith("spectro-render: sound is not for a terminal to show; name a file")
 
 
 def test_a_reader_that_goes_away_is_no_error(song: MakeSong, here: Path, tiny_model: Path) -> None:
     song(seconds=12)
     line = " ".join(command("-", "-o", "-", "-q", "--model", str(tiny_model)))
-    done = subprocess.run(
+    done = run_program(
         ["bash", "-c", f"{line} < song.mid | head -c 1000 | wc -c; echo ${{PIPESTATUS[0]}}"],
         capture_output=True,
         text=True,
@@ -654,22 +633,11 @@ def test_a_reader_that_goes_away_is_no_error(song: MakeSong, here: Path, tiny_mo
     assert done.stderr == ""
 
 
-def wait_for_a_half_file(folder: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not list(folder.glob(".*.part")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize(
     "number, expected",
     [
         (signal.SIGTERM, (143, "")),
-        pytest.param(
-            *(signal.SIGHUP, (129, "")),
-            marks=pytest.mark.skipif(
-                signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="runs under nohup"
-            ),
-        ),
+        (signal.SIGHUP, (129, "")),
         (signal.SIGINT, (130, "spectro-render: interrupted\n")),
     ],
 )
@@ -677,14 +645,11 @@ def test_a_run_that_is_ended_leaves_no_half_file(
     song: MakeSong, here: Path, tiny_model: Path, number: int, expected: tuple[int, str]
 ) -> None:
     song(seconds=600)
-    process = subprocess.Popen(
-        command("song.mid", "--steps", "1000", "--model", str(tiny_model)),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_for_a_half_file(here)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=60)
+    arguments = command("song.mid", "--steps", "1000", "--model", str(tiny_model))
+    with start_program(arguments, stderr=PIPE, text=True) as process:
+        wait_until(lambda: list(here.glob(".*.part")), process)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, err) == expected
     assert files(here) == ["song.mid"]
 
@@ -692,7 +657,7 @@ def test_a_run_that_is_ended_leaves_no_half_file(
 def shell(line: str, **options: Any) -> tuple[int, str, str]:
     """What a line does in a shell; `run` is the program."""
     script = f'run() {{ {shlex.join(command())} "$@"; }}; {line}'
-    done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, **options)
+    done = run_program(["sh", "-c", script], capture_output=True, text=True, **options)
     return done.returncode, done.stdout, done.stderr
 
 

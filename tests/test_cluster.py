@@ -2,11 +2,9 @@
 
 import importlib.util
 import json
-import os
 import signal
-import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +17,7 @@ import soundfile
 from spectro_render.batch.history import NAME
 from spectro_render.batch.jobs import Job, longest_first
 from spectro_render.cli.app import run
+from tests.support.processes import DEVNULL, LIMIT, PIPE, run_program, start_program, wait_until
 from tests.support.songs import MakeSong
 from tests.support.tolerances import STEPS_OF_16_BIT
 
@@ -30,12 +29,24 @@ SECONDS = (9.0, 1.0, 6.0, 3.0, 1.5, 2.0)
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     cluster_utils = pytest.importorskip("ray.cluster_utils")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args=HEAD)
-    for _ in range(2):
-        cluster.add_node(**NODE)
-    yield cluster
-    cluster.shutdown()
+    # The paths of Ray's sockets must be short, and it tells the address of the last cluster to all
+    # who share its folder.
+    folder = tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True)
+    with folder as name, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", name)
+        cluster = cluster_utils.Cluster()
+        try:
+            for options in (HEAD, NODE, NODE):
+                add_node(cluster, options)
+            yield cluster
+        finally:
+            cluster.shutdown()
+
+
+def add_node(cluster: Any, options: dict[str, Any]) -> Any:
+    node = cluster.add_node(wait=False, **options)
+    cluster.wait_for_nodes(timeout=LIMIT)
+    return node
 
 
 @pytest.fixture
@@ -60,7 +71,7 @@ def command(cluster: Any, tiny_model: Path) -> Callable[..., list[str]]:
 
 def finish(command: list[str], code: int = 0) -> tuple[list[dict[str, Any]], str]:
     """What a run puts out as JSON, and what it says."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = run_program(command, capture_output=True, text=True)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
@@ -75,17 +86,12 @@ def contents(folder: str) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in Path(folder).iterdir() if p.name != NAME}
 
 
-def workers() -> int:
-    """How many workers of any cluster there are on this machine."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
-    return sum(line.startswith("ray::Worker") for line in listed.splitlines())
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
+def workers(*nodes: Any) -> list[str]:
+    """What the workers of some nodes do, by their titles: `ray::Worker.render`, for instance."""
+    parents = {str(node.all_processes["raylet"][0].process.pid) for node in nodes}
+    listed = run_program(["ps", "-eo", "ppid,args"], capture_output=True, text=True).stdout
+    children = [line.split(maxsplit=1) for line in listed.splitlines()]
+    return [title for ppid, title in children if ppid in parents and "ray::Worker" in title]
 
 
 def test_one_by_one_the_bytes_are_those_of_this_machine(
@@ -128,7 +134,7 @@ def test_a_stream_is_whole(
 ) -> None:
     program, options = command()[:3], command()[6:]
     data = Path("in/2.mid").read_bytes()
-    done = subprocess.run([*program, "-", "-o", "-", *options], input=data, capture_output=True)
+    done = run_program([*program, "-", "-o", "-", *options], input=data, capture_output=True)
     assert done.returncode == 0
     assert json.loads(done.stderr.splitlines()[-1])["status"] == "rendered"
     assert run(["in/2.mid", "-o", "here.wav", "-q", "--model", str(tiny_model)]) == 0
@@ -151,22 +157,14 @@ class TestLost:
             song(f"in/{number}.mid", seconds=12)
         options = ("--batch-size", "1", "--steps", "30")
         expected = render_here(tiny_model, *options)
-        node = cluster.add_node(**NODE)
-        process = subprocess.Popen(
-            command(*options, "--ray-cores", "1"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        with process:
-            assert process.stdout is not None
-            made = [json.loads(process.stdout.readline())]
-            wait_for(lambda: workers() == 4)
-            time.sleep(2)
+        node = add_node(cluster, NODE)
+        arguments = command(*options, "--ray-cores", "1")
+        with start_program(arguments, stdout=PIPE, stderr=PIPE, text=True) as process:
+            wait_until(lambda: workers(node) == ["ray::Worker.render"], process)
             cluster.remove_node(node, allow_graceful=False)
-            rest, said = process.communicate(timeout=200)
+            out, said = process.communicate(timeout=LIMIT)
         assert process.returncode == 0
-        made += [json.loads(line) for line in rest.splitlines()]  # nothing of Ray's among them
+        made = [json.loads(line) for line in out.splitlines()]  # nothing of Ray's among them
         assert sorted(record["status"] for record in made) == ["rendered"] * len(expected)
         assert len({record["input"] for record in made}) == len(expected)
         assert contents("out") == expected
@@ -177,20 +175,19 @@ class TestLost:
     ) -> None:
         for number in range(6, 24):
             song(f"in/{number}.mid", seconds=12)
-        with subprocess.Popen(
-            command("--steps", "300", "--batch-size", "1"), stdout=subprocess.PIPE
-        ) as process:
-            wait_for(lambda: workers() == 3)
-            node = cluster.add_node(**NODE)
+        arguments = command("--steps", "300", "--batch-size", "1")
+        with start_program(arguments, stdout=DEVNULL) as process:
+            wait_until(lambda: len(workers(*cluster.list_all_nodes())) == 3, process)
+            node = add_node(cluster, NODE)
             try:
-                wait_for(lambda: workers() == 4)
-            finally:
+                wait_until(lambda: workers(node), process)
                 process.terminate()
-                process.wait(60)
+                process.wait(LIMIT)
+            finally:
                 cluster.remove_node(node)
         assert process.returncode == 128 + signal.SIGTERM
         assert all(name.endswith(".wav") for name in contents("out"))
-        wait_for(lambda: workers() == 0)
+        wait_until(lambda: not workers(*cluster.list_all_nodes()))
 
 
 @pytest.mark.parametrize(
@@ -199,17 +196,12 @@ class TestLost:
 def test_an_interrupt_leaves_only_what_is_complete(
     library: Path, command: Callable[..., list[str]], number: int, code: int
 ) -> None:
-    process = subprocess.Popen(
-        command("--steps", "80", "--batch-size", "1"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+    arguments = command("--steps", "80", "--batch-size", "1")
+    with start_program(arguments, stdout=PIPE, stderr=PIPE, text=True) as process:
         assert process.stdout is not None
         first = json.loads(process.stdout.readline())
         process.send_signal(number)
-        rest, said = process.communicate(timeout=60)
+        rest, said = process.communicate(timeout=LIMIT)
     assert (process.returncode, "Traceback" in said) == (code, False)
     made = {
         Path(first["output"]).name,
@@ -280,7 +272,7 @@ cluster.RayEngine.__init__.__defaults__ = (make_engine,)
 def test_a_bug_on_a_worker_is_shown_with_its_trace(
     library: Path, command: Callable[..., list[str]]
 ) -> None:
-    done = subprocess.run(
+    done = run_program(
         command(program=program(library / "bug.py", BUG)), capture_output=True, text=True
     )
     assert done.returncode == 1

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ from typing import NamedTuple
 
 import pytest
 import soundfile
+
+from tests.support.processes import PIPE, STDOUT, run_program
 
 REPOSITORY = Path(__file__).parents[1]
 RECIPE = REPOSITORY / "Dockerfile"
@@ -63,7 +64,7 @@ def test_hadolint_finds_nothing() -> None:
     program = str(found) if found.exists() else shutil.which("hadolint")
     if program is None:
         pytest.skip("hadolint is not installed")
-    done = subprocess.run([program, RECIPE], capture_output=True, text=True)
+    done = run_program([program, RECIPE], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
 
 
@@ -150,12 +151,12 @@ class Image:
 
     def run(self, line: str) -> str:
         """What a line of shell says; it must succeed."""
-        done = subprocess.run(
+        done = run_program(
             ["sh", "-euc", line],
             cwd=self.folder,
             env=self.variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stdout=PIPE,
+            stderr=STDOUT,
             text=True,
         )
         assert done.returncode == 0, f"{line}\n{done.stdout}"

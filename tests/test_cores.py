@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from spectro_render.batch.cores import Cancelled, Cores
+from tests.support.processes import LIMIT
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -22,7 +23,7 @@ def test_every_result_comes_once(number: int) -> None:
 
 def test_who_is_done_comes_first() -> None:
     cores, may_end = Cores[bool](2), threading.Event()
-    late = cores.start(partial(may_end.wait, 5))
+    late = cores.start(partial(may_end.wait, LIMIT))
     early = cores.start(lambda: True)
     assert cores.first() is early
     may_end.set()
@@ -30,8 +31,8 @@ def test_who_is_done_comes_first() -> None:
     assert late.result()
 
 
-def who() -> tuple[str, int]:
-    time.sleep(0.05)  # so that one thread does not do the work of both
+def who(meeting: threading.Barrier) -> tuple[str, int]:
+    meeting.wait(LIMIT)  # so that one thread does not do the work of both
     return threading.current_thread().name, torch.get_num_threads()
 
 
@@ -45,8 +46,9 @@ def torch_with_two_threads() -> Iterator[Callable[[], int]]:
 
 def test_threads_have_one_core_each(torch_with_two_threads: Callable[[], int]) -> None:
     cores: Cores[tuple[str, int]] = Cores(2)
+    meeting = threading.Barrier(2)
     for _ in range(2):
-        cores.start(who)
+        cores.start(partial(who, meeting))
     (one, threads), (other, _) = cores.first().result(), cores.first().result()
     assert one != other
     assert threads == 1
@@ -54,7 +56,7 @@ def test_threads_have_one_core_each(torch_with_two_threads: Callable[[], int]) -
 
 
 def test_the_only_work_has_all_of_them(torch_with_two_threads: Callable[[], int]) -> None:
-    future = Cores[tuple[str, int]](2).start(who, here=True)
+    future = Cores[tuple[str, int]](2).start(partial(who, threading.Barrier(1)), here=True)
     assert future.done()
     assert future.result() == (threading.current_thread().name, 2)
 
@@ -77,19 +79,17 @@ def test_an_interrupt_is_nobodys_result() -> None:
 
 
 def test_stop_ends_work_that_is_under_way() -> None:
-    cores, steps = Cores[None](2), []
+    cores, has_begun = Cores[None](2), threading.Event()
 
     def work() -> None:
-        for step in range(400):  # 4 s
+        end = time.monotonic() + LIMIT
+        while time.monotonic() < end:
             cores.check()
-            time.sleep(0.01)
-            steps.append(step)
+            has_begun.set()
 
     future = cores.start(work)
-    while not steps:
-        time.sleep(0.01)
+    assert has_begun.wait(LIMIT)
     cores.stop()
     assert isinstance(future.exception(), Cancelled)
-    assert len(steps) < 200
     future = cores.start(lambda: None)  # and it can be used again
     assert cores.first() is future

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,14 +10,16 @@ import pytest
 from spectro_render.batch import history as resume
 from spectro_render.cli.app import run
 from tests.fuzz.mutations import SEEDS, mutations, seeds
+from tests.support.processes import PIPE, run_program
 
 FILES, SONGS = 3000, 60
+REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux")
 def test_damaged_files_give_a_score_or_one_line() -> None:
     command = [sys.executable, "-m", "tests.fuzz.structured", "--count", str(FILES), "--seed", "1"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    done = run_program(command, stdout=PIPE, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stdout
     assert done.stdout.startswith(f"{FILES} files, 0 findings")
 
@@ -26,7 +27,7 @@ def test_damaged_files_give_a_score_or_one_line() -> None:
 def test_files_found_by_what_they_reach() -> None:
     pytest.importorskip("atheris", reason="has no wheel for this Python or system")
     command = [sys.executable, "-m", "tests.fuzz.coverage", "-runs=2000", "-seed=1"]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    done = run_program(command, stderr=PIPE, text=True, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
     assert "Done 2000 runs" in done.stderr
 

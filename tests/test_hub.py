@@ -2,11 +2,9 @@
 
 import json
 import os
-import pty
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -34,12 +32,21 @@ from spectro_render.render.renderer import Renderer
 from spectro_render.report import as_size
 from tests.support.golden import PIPELINE
 from tests.support.hub_server import GATED, PRIVATE, REPO, Hub, checksum, serve
-from tests.support.processes import read_all
+from tests.support.processes import (
+    DEVNULL,
+    LIMIT,
+    PIPE,
+    CompletedProcess,
+    run_on_terminal,
+    run_program,
+    start_program,
+    wait_until,
+)
 
 DECODER = f"decoder/{TENSORS}"  # 1.4 MB, the only file that comes in more than one block
 FILES = sorted(path.relative_to(PIPELINE).as_posix() for path in PIPELINE.rglob("*.*"))
 Pull = Callable[..., Path]
-Command = Callable[..., subprocess.CompletedProcess[str]]
+Command = Callable[..., CompletedProcess[str]]
 
 
 @pytest.fixture(autouse=True)
@@ -74,13 +81,10 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
 def command(hub: Hub, tmp_path: Path) -> Command:
     """Runs the program with the Hub's address in its environment."""
 
-    def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            program(*words),
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=environ(hub, **environment),
+    def run(*words: str, **environment: str) -> CompletedProcess[str]:
+        variables = environ(hub, **environment)
+        return run_program(
+            program(*words), capture_output=True, text=True, cwd=tmp_path, env=variables
         )
 
     return run
@@ -162,8 +166,8 @@ def test_the_cache_is_where_the_client_has_it(
     assert cache_folder() == Path(folder).expanduser()
     script = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
     if len(variables) == 2:  # a process each takes long
-        theirs = subprocess.check_output([sys.executable, "-c", script], text=True)
-        assert theirs.strip() == str(cache_folder())
+        theirs = run_program([sys.executable, "-c", script], stdout=PIPE, text=True, check=True)
+        assert theirs.stdout.strip() == str(cache_folder())
 
 
 def test_sizes() -> None:
@@ -398,12 +402,12 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+    if shutil.which("mount") is None or run_program(mount, capture_output=True).returncode:
         pytest.skip("only root may make a small file system")
     try:
         yield folder
     finally:
-        subprocess.run(["umount", str(folder)], check=True)
+        run_program(["umount", str(folder)], check=True)
 
 
 def test_a_disk_that_is_too_small(
@@ -568,28 +572,18 @@ def test_offline(command: Command, hub: Hub) -> None:
     assert hub.requests == []
 
 
-def wait_until(is_true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not is_true() and time.monotonic() < deadline:
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
 )
 def test_an_interrupted_download_goes_on(hub: Hub, cache: Path, number: int, code: int) -> None:
     hub.cut[DECODER] = [BLOCK + 1000]
     hub.held.clear()
-    process = subprocess.Popen(
-        program("models", "pull", REPO),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environ(hub),
-    )
-    wait_until(lambda: fetched(hub, cache, DECODER) == BLOCK)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    with start_program(
+        program("models", "pull", REPO), stdout=PIPE, stderr=PIPE, text=True, env=environ(hub)
+    ) as process:
+        wait_until(lambda: fetched(hub, cache, DECODER) == BLOCK, process)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=LIMIT)
     hub.held.set()
     assert (process.returncode, out) == (code, "")
     assert err.splitlines()[1:] == ["spectro-render: interrupted"] * (number == signal.SIGINT)
@@ -602,15 +596,7 @@ def test_an_interrupted_download_goes_on(hub: Hub, cache: Path, number: int, cod
 @pytest.mark.parametrize("is_quiet", [False, True])
 def test_a_terminal_sees_a_bar_unless_it_shall_be_quiet(hub: Hub, is_quiet: bool) -> None:
     """And never the client's own."""
-    terminal, stderr = pty.openpty()
-    process = subprocess.Popen(
-        program("models", "pull", REPO, *["-q"] * is_quiet),
-        stdout=subprocess.DEVNULL,
-        stderr=stderr,
-        env=environ(hub, TERM="xterm", COLUMNS="120"),
-    )
-    os.close(stderr)
-    shown = read_all(terminal)
-    os.close(terminal)
-    assert process.wait() == 0
+    arguments = program("models", "pull", REPO, *["-q"] * is_quiet)
+    code, shown = run_on_terminal(arguments, ("stderr",), stdout=DEVNULL, env=environ(hub))
+    assert code == 0
     assert (shown == "") if is_quiet else (" MB of 3.3 MB" in shown)

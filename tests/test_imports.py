@@ -1,14 +1,15 @@
 """What is imported when: nothing heavy for `--help`, every public name on demand."""
 
+import ast
 import json
 import resource
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import spectro_render
+from tests.support.processes import DEVNULL, PIPE, run_program
 
 HEAVY = {
     "huggingface_hub",
@@ -43,9 +44,8 @@ except SystemExit as done:
 def modules_after(code: str) -> set[str]:
     """The modules that a fresh interpreter has loaded after `code`."""
     script = f"import json, sys\n{code}\nprint(json.dumps(sorted(sys.modules)), file=sys.stderr)"
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", script]
+    done = run_program(command, capture_output=True, text=True, check=True)
     return set(json.loads(done.stderr.splitlines()[-1]))
 
 
@@ -100,7 +100,7 @@ engine.renderer
 gc.callbacks.clear()
 print(json.dumps([len(passes), gc.isenabled(), gc.get_freeze_count() > 100_000]))
 """
-    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    done = run_program([sys.executable, "-c", code], stdout=PIPE, check=True)
     passes, is_on_again, is_kept_apart = json.loads(done.stdout)
     assert passes <= 2  # the first of those later on
     assert is_on_again
@@ -109,7 +109,7 @@ print(json.dumps([len(passes), gc.isenabled(), gc.get_freeze_count() > 100_000])
 
 def test_help_comes_at_once() -> None:
     before = cpu_seconds_of_children()
-    subprocess.run([sys.executable, "-m", "spectro_render", "--help"], stdout=subprocess.DEVNULL)
+    run_program([sys.executable, "-m", "spectro_render", "--help"], stdout=DEVNULL, check=True)
     assert cpu_seconds_of_children() - before < 2  # 0.2 s where nothing else runs
 
 
@@ -127,3 +127,37 @@ def test_public_names_resolve(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'Nonesuch'"):
         _ = spectro_render.Nonesuch
+
+
+TESTS = Path(__file__).parent
+STARTERS = {"subprocess", "multiprocessing", "pty"}
+
+
+def imported(path: Path) -> set[str]:
+    """The modules that a file imports; `from a import b` may mean `a.b`."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.name)
+def test_what_tests_share_is_in_support(path: Path) -> None:
+    """No test is imported, and of the rest only `tests.support` is for all."""
+    own = {file.stem for file in TESTS.rglob("*.py")} - {"__init__"}
+    modules = imported(path)
+    assert not {name.split(".")[0] for name in modules} & own  # such as `toys`, found by luck
+    inside = {name for name in modules if name.startswith("tests.")}
+    assert not {name for name in inside if name.split(".")[1].startswith(("test_", "conftest"))}
+    others = {name.split(".")[1] for name in inside} - {"support"}
+    folder = path.relative_to(TESTS).parts[0]
+    assert others <= ({"fuzz"} if path.name == "test_fuzz.py" else {folder} - {path.name})
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.glob("test_*.py")), ids=lambda path: path.name)
+def test_programs_are_started_by_the_helper(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imported(path)} & STARTERS

@@ -4,7 +4,6 @@ import gzip
 import io
 import random
 import struct
-import subprocess
 import sys
 import time
 import warnings
@@ -17,6 +16,7 @@ from spectro_render.errors import MidiError
 from spectro_render.midi.read import read_midi
 from spectro_render.midi.score import Note, Track
 from spectro_render.midi.smf import MAX_BYTES
+from tests.support.processes import run_program
 
 FIXTURES = Path(__file__).parent / "data" / "midi"
 
@@ -412,9 +412,9 @@ def test_a_gzip_bomb_is_cut_off() -> None:
 
 
 def test_a_number_without_end_is_quickly_given_up() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     assert "a number has no end" in error(smf(b"\xff" * 10**7))
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 MEMORY_PROGRAM = """
@@ -443,7 +443,7 @@ def test_memory_and_silence(tmp_path: Path) -> None:
     long.write_bytes(smf(C4 + bytes([0x82, 0xF0, 0x80, 0x01]) + C4_ON + b"\x01" + C4_OFF))
     paths = [long, *FIXTURES.glob("*/huge*"), *FIXTURES.glob("*/negative*")]
     assert len(paths) >= 4
-    done = subprocess.run(
+    done = run_program(
         [sys.executable, "-W", "default", "-c", MEMORY_PROGRAM, *map(str, paths)],
         capture_output=True,
         text=True,

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,9 +16,17 @@ import pytest
 import soundfile
 
 from spectro_render.audio.audio import AudioWriter
+from tests.support.processes import (
+    LIMIT,
+    PIPE,
+    CompletedProcess,
+    run_program,
+    start_program,
+    wait_until,
+)
 from tests.support.songs import MakeSong
 
-Shell = Callable[..., "subprocess.CompletedProcess[str]"]
+Shell = Callable[..., CompletedProcess]
 
 needs_ffmpeg = pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
 needs_sox = pytest.mark.skipif(not shutil.which("sox"), reason="sox is not installed")
@@ -37,9 +44,9 @@ def shell(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "render").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
 
-    def run(line: str) -> "subprocess.CompletedProcess[str]":
+    def run(line: str) -> CompletedProcess:
         script = f"set -o pipefail; {line}"
-        return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120)
+        return run_program(["bash", "-c", script], capture_output=True, text=True)
 
     return run
 
@@ -80,10 +87,11 @@ def test_raw_samples_for_what_plays_s16le(shell: Shell, song: MakeSong) -> None:
 def write_pattern(path: str, **options: str) -> np.ndarray:
     """Write noise to a pipe, and what comes out of it to `path`; the samples, (S,)."""
     sound = np.random.default_rng(0).integers(-(2**15), 2**15, 20_011).astype(np.int16)
-    with open(path, "wb") as file, subprocess.Popen(["cat"], stdin=-1, stdout=file) as cat:
+    with open(path, "wb") as file, start_program(["cat"], stdin=PIPE, stdout=file) as cat:
         assert cat.stdin is not None
         with AudioWriter(cat.stdin, **options) as writer:
             writer.write(sound.astype(np.float32) / 2**15)
+        cat.communicate(timeout=LIMIT)
     return sound
 
 
@@ -142,15 +150,17 @@ def test_a_slow_reader_is_waited_for_in_the_same_memory(song: MakeSong, tiny_mod
     path = song("a.mid", seconds=120)
     command = [sys.executable, "-m", "spectro_render", path.name, "-o", "-", "--raw", "-q"]
     command += ["--bit-depth", "float", "--model", str(tiny_model)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=path.parent) as process:
+    with start_program(command, stdout=PIPE, cwd=path.parent) as process:
         assert process.stdout is not None
         size = len(process.stdout.read(1))
-        full = wait_until_idle(process.pid)
+        wait_until(lambda: is_idle(process.pid), process)
+        full = usage(process.pid)
         time.sleep(1)
         done = waited = usage(process.pid)
         for block in iter(lambda: process.stdout.read1(1 << 16), b""):
             size += len(block)
             done = usage(process.pid) or done
+        process.wait(LIMIT)
     assert (process.returncode, size) == (0, 122.5 * 16_000 * 4)
     assert full and waited and done
     assert waited == full
@@ -174,14 +184,19 @@ def usage(pid: int) -> Usage | None:
     return Usage(ticks / os.sysconf("SC_CLK_TCK"), 1024 * int(peak[1])) if peak else None
 
 
-def wait_until_idle(pid: int) -> Usage | None:
-    """The usage of a process when it has used no CPU time for half a second."""
-    before, now = None, usage(pid)
-    deadline = time.monotonic() + 60
-    while now != before and time.monotonic() < deadline:
-        time.sleep(0.5)
-        before, now = now, usage(pid)
-    return now
+def is_idle(pid: int) -> bool:
+    """Whether a process waits, for half a second, with all its threads.
+
+    One that only waits for a core, beside busy processes, is none of these.
+    """
+    before = usage(pid)
+    for _ in range(5):
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        states = {(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks}
+        if states != {"S"}:
+            return False
+        time.sleep(0.1)
+    return usage(pid) == before
 
 
 # --- names and words ----------------------------------------------------------------------------

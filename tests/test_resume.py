@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from spectro_render.audio import destination
 from spectro_render.batch import jobs
 from spectro_render.batch.history import NAME, History
 from spectro_render.cli.app import run
+from tests.support.processes import DEVNULL, LIMIT, PIPE, run_program, start_program
 from tests.support.songs import MakeSong
 
 SONGS = ("a.mid", "b.mid", "deep/c.mid")
@@ -112,7 +112,7 @@ def test_standard_input_is_read_once(library: Path, tiny_model: Path) -> None:
     status = []
     for name in ("a.mid", "a.mid", "b.mid"):
         data = Path("in", name).read_bytes()
-        done = subprocess.run(command, input=data, stdout=subprocess.PIPE, check=True)
+        done = run_program(command, input=data, stdout=PIPE, check=True)
         status.append(json.loads(done.stdout)["status"])
     assert status == ["rendered", "skipped", "rendered"]
 
@@ -170,7 +170,7 @@ def test_nothing_heavy_is_loaded_where_there_is_nothing_to_do(
     code = "import sys; from spectro_render.cli import run; assert run(sys.argv[1:]) == 0"
     code += "; assert not {'torch', 'note_seq'} & sys.modules.keys()"
     arguments = ["in", "-o", "out", "--steps", "1", "--model", str(tiny_model)]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE)
+    done = run_program([sys.executable, "-c", code, *arguments], stderr=PIPE)
     assert done.returncode == 0
     assert done.stderr.endswith(b"spectro-render: 3 skipped\n")
 
@@ -275,13 +275,10 @@ class TestTwoRuns:
     def test_both_end_well(self, library: Path, tiny_model: Path) -> None:
         command = [sys.executable, "-m", "spectro_render", "in", "-o", "out", "--json"]
         command += ["--model", str(tiny_model)]
-        runs = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
-        made = [
-            json.loads(line)["status"]
-            for process in runs
-            for line in process.communicate(timeout=120)[0].splitlines()
-        ]
-        assert [process.returncode for process in runs] == [0, 0]
+        with start_program(command, stdout=PIPE) as one, start_program(command, stdout=PIPE) as two:
+            said = [run.communicate(timeout=LIMIT)[0] for run in (one, two)]
+            assert (one.returncode, two.returncode) == (0, 0)
+        made = [json.loads(line)["status"] for out in said for line in out.splitlines()]
         assert sorted(made) == ["rendered"] * 3 + ["skipped"] * 3
         assert sorted(contents("out")) == ["a.wav", "b.wav", "deep/c.wav"]
 
@@ -307,11 +304,12 @@ class TestKilled:
         for _ in range(moments):
             shutil.rmtree("out", ignore_errors=True)
             made = []
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            with start_program(command, stdout=PIPE, text=True) as process:
                 time.sleep(r.uniform(0.5, 1.05) * whole)
                 process.send_signal(signal.SIGKILL)
-                made += [json.loads(line) for line in complete_lines(process.stdout.read())]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                out, _ = process.communicate(timeout=LIMIT)
+                made += [json.loads(line) for line in complete_lines(out)]
+            done = run_program(command, stdout=PIPE, text=True, check=True)
             again = [json.loads(line) for line in done.stdout.splitlines()]
             assert contents("out") == undisturbed
             rendered = [one["output"] for one in (*made, *again) if one["status"] == "rendered"]
@@ -320,7 +318,7 @@ class TestKilled:
     @staticmethod
     def seconds_until_the_end(command: list[str]) -> float:
         begin = time.monotonic()
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        run_program(command, stdout=DEVNULL, check=True)
         return time.monotonic() - begin
 
 

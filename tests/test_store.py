@@ -4,7 +4,6 @@ import errno
 import os
 import pickle
 import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -31,6 +30,7 @@ from spectro_render.checkpoints.files import (
 from spectro_render.errors import WeightsCorrupt, WeightsError
 from tests.support.golden import PIPELINE, checkpoint, tokens
 from tests.support.limits import file_size_limit
+from tests.support.processes import run_program
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ with without_numbers():
 assert all(parameter.is_meta for parameter in network.parameters())
 assert "torch._dynamo" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", program], check=True)
+    run_program([sys.executable, "-c", program], check=True)
     with without_numbers():
         assert nn.Linear(2, 2).weight.is_meta
     assert not nn.Linear(2, 2).weight.is_meta

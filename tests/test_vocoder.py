@@ -2,7 +2,6 @@
 
 import math
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from spectro_render.vocoder.streaming import (
     PATIENT_FRAMES,
     StreamingVocoder,
 )
+from tests.support.processes import PIPE, run_program
 
 SPECTRUM = VocoderConfig(
     channels=4, dilations=(1, 2), sketch_iterations=1, iterations=1, corrections=1
@@ -369,10 +369,10 @@ with torch.inference_mode():
 print(hashlib.sha256(samples.numpy().tobytes()).hexdigest())
 """
     sounds = {
-        subprocess.run(
+        run_program(
             [sys.executable, "-c", code],
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            stdout=subprocess.PIPE,
+            stdout=PIPE,
             check=True,
         ).stdout
         for threads in (1, 2, 3)

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +31,7 @@ from spectro_render.tokens.vocabulary import Vocabulary
 from spectro_render.vocoder.griffin_lim import GriffinLim
 from spectro_render.vocoder.melgan import MelGAN, VocoderConfig
 from tests.support.golden import PIPELINE, checkpoint
+from tests.support.processes import run_program
 from tests.support.toys import toy_config
 
 CONFIG = toy_config(head_width=8, mlp_width=48, decoder_layers=2)
@@ -219,7 +219,7 @@ def test_the_vocabulary_alone(own: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum here")
 def test_checksums_are_in_the_format_of_sha256sum(own: Path) -> None:
-    checked = subprocess.run(["sha256sum", "-c", CHECKSUMS], cwd=own, capture_output=True)
+    checked = run_program(["sha256sum", "-c", CHECKSUMS], cwd=own, capture_output=True)
     assert checked.returncode == 0
     listed = {line.split("  ")[1] for line in (own / CHECKSUMS).read_text().splitlines()}
     files = {path.relative_to(own).as_posix() for path in own.rglob("*") if path.is_file()}

@@ -1,6 +1,120 @@
-"""Programs that a test starts."""
+"""Programs that tests start: nothing of them outlives the test, and none can hang for ever.
 
+Each is the leader of a session and process group of its own, so Ctrl-C in the terminal of the tests
+reaches only the tests, which end what they started. All carry a mark in their environment, by which
+Linux finds even those that have left the group.
+"""
+
+import itertools
 import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from subprocess import DEVNULL, PIPE, STDOUT, CompletedProcess, Popen
+from types import FrameType
+from typing import Any
+
+__all__ = ["DEVNULL", "LIMIT", "PIPE", "STDOUT", "CompletedProcess", "Popen"]
+__all__ += ["end_marked", "mark_session", "read_all", "run_on_terminal", "run_program"]
+__all__ += ["start_program", "take_default_signals", "wait_until"]
+
+LIMIT = 600.0  # seconds until whatever hangs is ended; whatever works takes a small part of it
+MARK = "TESTS_OF_SPECTRO_RENDER"  # name of an environment variable
+_numbers = itertools.count()
+
+
+def take_default_signals() -> None:
+    """Have programs start as from a shell's prompt, whatever this process was told to ignore.
+
+    A program inherits ignored and blocked signals (SIGINT from the background of a shell, SIGHUP
+    from nohup), but not handlers. So what is ignored gets a handler that does nothing.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, _ignore)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Do nothing."""
+
+
+def mark_session() -> str:
+    """Mark all that this process is going to start; `end_marked` takes the mark."""
+    os.environ[MARK] = f"{os.environ.get(MARK, '')}/{os.getpid()}"
+    return os.environ[MARK]
+
+
+@contextmanager
+def start_program(arguments: Sequence[str | os.PathLike[str]], **options: Any) -> Iterator[Popen]:
+    """Start a program; in the end it and all that it started are ended.
+
+    `options` are those of `subprocess.Popen`. Standard input is empty unless one is given.
+    """
+    environment = dict(options.pop("env", None) or os.environ)
+    mark = f"{environment.get(MARK) or os.environ.get(MARK, '')}/{os.getpid()}-{next(_numbers)}"
+    environment[MARK] = mark
+    options.setdefault("stdin", DEVNULL)
+    process = Popen(arguments, env=environment, start_new_session=True, **options)
+
+    def end() -> None:
+        with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of zombies
+            os.killpg(process.pid, signal.SIGKILL)
+        end_marked(mark)
+
+    watchdog = threading.Timer(LIMIT, end)  # so that no read and no wait goes on for ever
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        yield process
+    finally:
+        watchdog.cancel()
+        end()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                with suppress(OSError):  # what was not written, to a reader who is gone
+                    stream.close()
+        process.wait()
+
+
+def run_program(
+    arguments: Sequence[str | os.PathLike[str]],
+    *,
+    input: Any = None,
+    check: bool = False,
+    capture_output: bool = False,
+    **options: Any,
+) -> CompletedProcess:
+    """Start a program and wait until it has ended, as `subprocess.run` does."""
+    if input is not None:
+        options["stdin"] = PIPE
+    if capture_output:
+        options |= {"stdout": PIPE, "stderr": PIPE}
+    with start_program(arguments, **options) as process:
+        out, err = process.communicate(input, timeout=LIMIT)
+    done = CompletedProcess(process.args, process.returncode, out, err)
+    if check:
+        assert done.returncode == 0, done
+    return done
+
+
+def run_on_terminal(
+    arguments: Sequence[str | os.PathLike[str]], streams: tuple[str, ...], **options: Any
+) -> tuple[int, str]:
+    """The exit code of a program, and what a terminal of 120 columns shows of some streams."""
+    import pty
+
+    environment = {**(options.pop("env", None) or os.environ), "TERM": "xterm", "COLUMNS": "120"}
+    terminal, other_end = pty.openpty()
+    with open(terminal, "rb", buffering=0) as shown, open(other_end, "wb", buffering=0) as shows:
+        options |= {"env": environment, **dict.fromkeys(streams, shows)}
+        with start_program(arguments, **options) as process:
+            shows.close()
+            said = read_all(shown.fileno())
+            return process.wait(), said
 
 
 def read_all(terminal: int) -> str:
@@ -12,3 +126,42 @@ def read_all(terminal: int) -> str:
     except OSError:  # how Linux says that the other end is closed
         pass
     return shown.decode()
+
+
+def wait_until(is_true: Callable[[], Any], process: Popen | None = None) -> None:
+    """Wait for something that happens elsewhere; it is an error if the process ends before."""
+    end = time.monotonic() + LIMIT
+    while not is_true():
+        assert process is None or process.poll() is None or is_true(), (
+            f"ended with {process.returncode}"
+        )
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def end_marked(mark: str) -> None:
+    """End all that was started under a mark; on Linux, as elsewhere nobody can tell."""
+    for _ in range(500):  # each may have started another meanwhile
+        found = [pid for pid in _processes_with(mark) if pid != os.getpid()]
+        if not found:
+            break
+        for pid in found:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _processes_with(mark: str) -> list[int]:
+    """The processes that carry a mark, or one that begins with it."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended, or is somebody else's
+            continue
+        if any(
+            f"{line.decode(errors='replace')}/".startswith(f"{MARK}={mark}/")
+            for line in environment
+        ):
+            found.append(int(folder.name))
+    return found
