@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import BinaryIO, TypeAlias
 
@@ -16,16 +15,20 @@ from spectro_render.audio.limiter import DEFAULT_GAIN
 from spectro_render.checkpoints.find import resolve_model
 from spectro_render.checkpoints.load import Checkpoint, load_model
 from spectro_render.checkpoints.manifest import ModelFiles
-from spectro_render.constants import SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS
-from spectro_render.diffusion import check_sampling, guide, noise_source, sample
+from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
+from spectro_render.diffusion import check_sampling, noise_source
 from spectro_render.errors import OptionError
 from spectro_render.mel import from_model, to_model
 from spectro_render.midi.read import read_midi
 from spectro_render.midi.score import Score, section
-from spectro_render.network.autoregressive import AutoregressiveModel
-from spectro_render.network.device import check_dtype, choose_dtype, find_device, narrow
+from spectro_render.network.device import (
+    check_dtype,
+    choose_dtype,
+    find_device,
+    number_format,
+)
 from spectro_render.network.frames import note_table
-from spectro_render.network.model import EncodedNotes, MelModel, Memory, SpectrogramModel
+from spectro_render.network.model import EncodedNotes, MelModel
 from spectro_render.options import OnProgress, Progress, RenderOptions, Sampling
 from spectro_render.render.song import Song, SongSound, WindowCursor
 from spectro_render.report import Reporter
@@ -83,9 +86,9 @@ class Renderer:
         """Load a model that `resolve_model` has found; arguments and errors as of `load`."""
         place = find_device(device)
         checkpoint = load_model(files)
-        number_format = choose_dtype(dtype, checkpoint.model, place)
-        narrow(checkpoint.model, number_format)
-        return cls(checkpoint, place, number_format)
+        products = choose_dtype(dtype, checkpoint.model.config, place)
+        checkpoint.model.narrow(products)
+        return cls(checkpoint, place, products)
 
     def render(
         self,
@@ -192,7 +195,7 @@ class Renderer:
         """
         options = options or RenderOptions()
         own = self.checkpoint.defaults
-        if isinstance(self._model, AutoregressiveModel):
+        if not self._model.has_sampler:
             _refuse_diffusion_options(self.name, options)
         sampler, steps = own.preset(options.quality)
         sampler = options.sampler or sampler
@@ -241,17 +244,16 @@ class Renderer:
     ) -> Tensor:
         """The mels (B, 256, 128) of the next windows of songs that all, or none, have begun."""
         numbers = [cursor.window.index for cursor in cursors]
-        draw = noise_source(sampling.seed, numbers, self.device)
-        is_diffusion = isinstance(self._model, SpectrogramModel)
-        steps = sampling.steps if is_diffusion else WINDOW_FRAMES
-        on_step = self._reporter(on_progress, cursors[0], steps)
-        with self._number_format():
+        with number_format(self.device, self.dtype):
             memory = self._model.remember(self._encode_notes(cursors), self._contexts(cursors))
-        if isinstance(self._model, AutoregressiveModel):
-            with self._number_format():
-                mels = self._model.generate(memory, draw, on_step)
-        else:
-            mels = self._denoise(memory, draw, sampling, on_step)
+        mels = self._model.draw(
+            memory,
+            noise_source(sampling.seed, numbers, self.device),
+            sampling,
+            schedule=self.checkpoint.schedule,
+            dtype=self.dtype,
+            on_step=self._reporter(on_progress, cursors[0], sampling),
+        )
         return from_model(mels).cpu()
 
     def _encode_notes(self, cursors: Sequence[WindowCursor]) -> EncodedNotes:
@@ -268,48 +270,15 @@ class Renderer:
         mels = [cursor.previous_mel for cursor in cursors if cursor.previous_mel is not None]
         return to_model(torch.stack(mels)).to(self.device) if mels else None
 
-    def _denoise(
-        self,
-        memory: Memory,
-        draw: Callable[[], Tensor],
-        sampling: Sampling,
-        on_step: Callable[[int], None] | None,
-    ) -> Tensor:
-        return sample(
-            guide(self._predict(memory), self._predict(None), sampling.guidance),
-            draw(),
-            sampler=sampling.sampler,
-            steps=sampling.steps,
-            draw=draw,
-            target=self._model.config.target,
-            schedule=self.checkpoint.schedule,
-            on_step=on_step,
-        )
-
-    def _predict(self, memory: Memory | None) -> Callable[[Tensor, float], Tensor]:
-        model = self._model
-        assert isinstance(model, SpectrogramModel)
-
-        def predict(noisy: Tensor, time: float) -> Tensor:
-            with self._number_format():
-                return model.denoise(noisy, time, memory).float()
-
-        return predict
-
     def _reporter(
-        self, on_progress: OnProgress | None, cursor: WindowCursor, steps: int
-    ) -> Callable[[int], None]:
-        """Called with each step of a window that is done."""
+        self, on_progress: OnProgress | None, cursor: WindowCursor, sampling: Sampling
+    ) -> Callable[[int], None] | None:
+        """A function of the step of a window that is done, which reports it to `on_progress`."""
+        if on_progress is None:
+            return None
         window, windows = cursor.done + 1, len(cursor.windows)
-
-        def on_step(step: int) -> None:
-            if on_progress is not None:
-                on_progress(Progress(window, windows, step / steps))
-
-        return on_step
-
-    def _number_format(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
+        steps = self._model.progress_steps(sampling)
+        return lambda step: on_progress(Progress(window, windows, step / steps))
 
 
 def as_score(source: Source) -> Score:
