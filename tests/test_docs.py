@@ -53,7 +53,7 @@ def prose(page: Path) -> str:
 
 def code_spans(page: Path) -> list[str]:
     """What stands between backticks."""
-    return re.findall(r"`([^`]+)`", prose(page))
+    return [span.replace("\n", " ") for span in re.findall(r"`([^`]+)`", prose(page))]
 
 
 def named(page: Path) -> str:
@@ -171,7 +171,7 @@ def arguments_of(line: str) -> Iterator[list[str]]:
             words = []
 
 
-COMMAND_LINES = [line for line in command_lines() if line]  # none but the name: a container's tag
+COMMAND_LINES = [list(line) for line in dict.fromkeys(map(tuple, command_lines())) if line]
 
 
 @pytest.fixture
