@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := build/demo.wav
 BENCHMARKS = $(notdir $(basename $(wildcard tests/benchmarks/bench_*.py)))
 
-.PHONY: help setup demo check test test-all bench clean
+.PHONY: help setup demo check test test-all bench picture clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is
@@ -38,6 +38,9 @@ bench: $(STAMP)  ## Measure
 	@for name in $(BENCHMARKS); do \
 		echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name || exit 1; \
 	done
+
+picture: $(STAMP)  ## Render the example MIDI and draw docs/images/demo.png
+	$(BIN)/python docs/draw_demo.py
 
 clean:  ## Remove caches and build products (.venv stays)
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -1,6 +1,7 @@
 """Who imports whom: each room only those above it, every arrow is in this table, and no circles."""
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -163,3 +164,19 @@ def longest_chain() -> list[str]:
 def test_no_chain_of_imports_is_long() -> None:
     chain = longest_chain()
     assert len(chain) <= MAX_CHAIN, " > ".join(chain)
+
+
+def test_the_docs_have_the_same_table() -> None:
+    """docs/architecture.md, without what belongs to no room."""
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.partition("## Who may import whom")[2].partition("## ")[0]
+    rows = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| `")]
+    documented = {
+        name.removesuffix("/").removesuffix(".py"): set(re.findall(r"`(\w+)`", others))
+        for names, others in rows
+        for name in re.findall(r"`([^`]+)`", names)
+    }
+    entrances = {"__init__", "__main__"}
+    assert documented == {
+        name: others - entrances for name, others in ALLOWED.items() if name not in BASE | entrances
+    }
