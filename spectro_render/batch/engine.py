@@ -63,12 +63,10 @@ class LocalEngine:
         """The model, loaded when it is first needed."""
         choice = self.settings.model
         with _without_collection():
-            from spectro_render.network.device import find_device
             from spectro_render.render.renderer import Renderer
 
-            find_device(choice.device)  # what is wrong is said before a model is fetched
-            files = self._find_model()
-            return Renderer.load_files(files, device=choice.device, dtype=choice.dtype)
+            find_model = self._find_model
+            return Renderer.load_found(find_model, device=choice.device, dtype=choice.dtype)
 
     @cached_property
     def size(self) -> int:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import BinaryIO, TypeAlias
 
 import numpy as np
@@ -74,18 +75,20 @@ class Renderer:
         `dtype` is the number format of the network's products: 'float32', 'bfloat16', 'float16' or
         'auto', bfloat16 where that is measured to be faster. Raises WeightsError, DeviceError.
         """
-        find_device(device)  # what is wrong is said before anything is fetched
-        check_dtype(dtype)
-        files = resolve_model(model, vocoder, Reporter(quiet=quiet))
-        return cls.load_files(files, device=device, dtype=dtype)
+        find_model = partial(resolve_model, model, vocoder, Reporter(quiet=quiet))
+        return cls.load_found(find_model, device=device, dtype=dtype)
 
     @classmethod
-    def load_files(
-        cls, files: ModelFiles, *, device: str = "auto", dtype: str = "auto"
+    def load_found(
+        cls, find_model: Callable[[], ModelFiles], *, device: str = "auto", dtype: str = "auto"
     ) -> "Renderer":
-        """Load a model that `resolve_model` has found; arguments and errors as of `load`."""
+        """Load the model that `find_model` finds; arguments and errors are those of `load`.
+
+        It is called, and may fetch the model, once device and number format are known to be usable.
+        """
         place = find_device(device)
-        checkpoint = load_model(files)
+        check_dtype(dtype)
+        checkpoint = load_model(find_model())
         products = choose_dtype(dtype, checkpoint.model.config, place)
         checkpoint.model.narrow(products)
         return cls(checkpoint, place, products)
