@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 @management.command()
 def info(
     inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT", help="MIDI files, or - for stdin.")
+        list[str], typer.Argument(metavar="INPUT", help="MIDI files, or - for standard input.")
     ],
     model: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
             autocompletion=offer_models,
-            help="Whose words to count in.  [default: default]",
+            help="Model whose vocabulary decides how many notes fit.  [default: default]",
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object per file.")] = False,
 ) -> int:
-    """Say what is in MIDI files, and what of it the model cannot render."""
+    """Tell what is in MIDI files, and what of it the model cannot render."""
     from spectro_render.midi.read import read_midi
 
     vocabulary = _vocabulary_of(model)
@@ -52,7 +52,7 @@ def info(
 
 
 def _vocabulary_of(model: str | None) -> Vocabulary:
-    """That of the model; where there is no default one, the published."""
+    """The vocabulary of a model; that of the published models where there is no default model."""
     from spectro_render.checkpoints.find import find_model
     from spectro_render.checkpoints.load import read_vocabulary
     from spectro_render.tokens.vocabulary import Vocabulary

@@ -1,4 +1,4 @@
-"""The sub-commands beside the main job: what is in a file, which models there are, training."""
+"""The sub-command `models`, and the way to the others."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import json as json_format
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from spectro_render.cli.completion import offer_hub_models, offer_models
 from spectro_render.errors import SpectroRenderError, WeightsNotFound
 from spectro_render.report import Reporter, as_size, complain, one_line
-
-if TYPE_CHECKING:
-    pass
 
 StoredFormat = Literal["float32", "float16", "bfloat16"]
 
@@ -25,7 +22,7 @@ management.add_typer(models, name="models")
 
 
 def program_of(name: str) -> typer.Typer:
-    """The program that knows the sub-command `name`; only what needs torch waits for it."""
+    """The program that has the sub-command `name`; torch is imported only where that needs it."""
     if name in ("train", "evaluate"):
         try:
             command = _import_train() if name == "train" else _import_evaluate()
@@ -60,12 +57,13 @@ def models_callback(context: typer.Context) -> int | None:
 
 @models.command("list")
 def list_models(
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a model.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object per model.")] = False,
 ) -> int:
-    """Print the models, a line each.
+    """List the models, one per line.
 
-    Between tabs: name, state, size, directory. The state is 'bundled', 'downloaded', 'incomplete'
-    or 'not downloaded'; where there is no directory, a - stands for it.
+    Each line has a name, a state, a size and a directory, with tabs between them. The state is
+    'bundled', 'downloaded', 'incomplete' or 'not downloaded'; without a directory the last column
+    is a -.
     """
     from spectro_render.checkpoints import find as registry
 
@@ -90,13 +88,13 @@ def pull_model(
             help="OWNER/REPO or OWNER/REPO@REVISION.",
         ),
     ],
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what failed.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> int:
-    """Fetch a model, or its newer state.
+    """Fetch a model from the Hugging Face Hub, or bring it up to date.
 
-    It comes from the Hugging Face Hub into the cache that the Hub's tools share, and its directory
-    is printed. HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are heeded. A download that was
-    interrupted goes on where it stopped.
+    The model goes to the cache that the Hub's tools share, and its directory is printed. The
+    environment variables HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE work as in the Hub's own
+    tools. A download that was interrupted goes on where it stopped.
     """
     from spectro_render.checkpoints.find import refresh_model
 
@@ -108,10 +106,12 @@ def pull_model(
 def print_path(
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", autocompletion=offer_models, help="A model that is here."),
+        typer.Argument(
+            metavar="NAME", autocompletion=offer_models, help="Name of a model on this machine."
+        ),
     ],
 ) -> int:
-    """Print where a model lies; nothing is fetched."""
+    """Print the directory of a model; nothing is fetched."""
     from spectro_render.checkpoints.find import find_model
 
     print(find_model(name))
@@ -125,13 +125,14 @@ def verify_models(
         typer.Argument(
             metavar="[MODEL]",
             autocompletion=offer_models,
-            help="Names or directories.  [default: all at hand]",
+            help="Names or directories of models.  [default: all models on this machine]",
         ),
     ] = None,
 ) -> int:
-    """Compare models with their checksums.
+    """Compare the files of models with their checksums.
 
-    Those are in SHA256SUMS or, for models of the Hub, in the names of the cache's files.
+    The checksums are in the file SHA256SUMS or, for models of the Hub, in the names of the files in
+    its cache.
     """
     from spectro_render.checkpoints.find import MODEL_FOLDERS, find_model, models_at_hand
     from spectro_render.checkpoints.manifest import verify
@@ -159,19 +160,21 @@ def convert_model(
         typer.Argument(
             metavar="SRC",
             autocompletion=offer_models,
-            help="A model, or a T5X checkpoint: folder or .zip.",
+            help="Model, or T5X checkpoint (folder or .zip).",
         ),
     ],
     destination: Annotated[
-        Path, typer.Argument(metavar="DST", help="The directory to write; it may not exist.")
+        Path, typer.Argument(metavar="DST", help="Directory to write; it must not exist yet.")
     ],
-    dtype: Annotated[StoredFormat, typer.Option(help="What to store numbers in.")] = "float32",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what failed.")] = False,
+    dtype: Annotated[
+        StoredFormat, typer.Option(help="Number format of the stored weights.")
+    ] = "float32",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> int:
-    """Write a model as safetensors files.
+    """Convert a model into a directory of safetensors files with checksums.
 
-    They make a model directory, with checksums. SRC is a name or a directory, with weights as
-    safetensors or as .bin, or one of the authors' T5X checkpoints.
+    SRC is the name or the directory of a model, whose weights are safetensors or .bin files, or one
+    of the T5X checkpoints that the model's authors published.
     """
     from spectro_render.checkpoints.convert import convert
     from spectro_render.checkpoints.find import get_model
