@@ -1,9 +1,9 @@
-"""What the outputs of a folder were made from, so that a second run does only what is missing.
+"""Records what the outputs of a folder were made from, so that a second run does what is missing.
 
-`.spectro-render.jsonl` in that folder gets a line, a JSON object, for every output made and for
-every input that failed; of several about one output the last counts. Lines are only appended, each
-in one write, after the output has its name: so a run that is killed can at worst leave a line
-half written, which the next one passes over.
+The file `.spectro-render.jsonl` in that folder gets a line, a JSON object, for every output made
+and for every input that failed; of several lines about one output the last counts. Lines are only
+appended, each in one write, after the output has its name: so a run that is killed can at worst
+leave a line half written, which the next run skips.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ORIGIN = ("sha256", "settings", "model_sha256")  # what decides whether an outp
 
 
 def checksum(data: bytes) -> str:
-    """SHA-256 of an input, in hexadecimal."""
+    """The SHA-256 of an input, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -33,7 +33,7 @@ class History:
     def __init__(
         self, folder: Path, settings: Mapping[str, Any], fingerprint: Callable[[], str]
     ) -> None:
-        """`settings` are plain values; `fingerprint` says which model, and may take its time."""
+        """`settings` are plain values; `fingerprint` tells which model renders, and may be slow."""
         self.folder, self.path = folder, folder / NAME
         self._settings = settings
         self._fingerprint = fingerprint
@@ -45,11 +45,11 @@ class History:
 
     @cached_property
     def _origins(self) -> dict[str, tuple[Any, ...]]:
-        """What each output was made from, last."""
+        """What each output was made from, by the last record about it."""
         return {record["output"]: _origin(record) for record in _read(self.path)}
 
     def knows(self, output: Path) -> bool:
-        """Whether something is known of an output; else the user may have put it there."""
+        """Whether there is a record of an output; else the user may have put it there."""
         return self._name(output) in self._origins
 
     def is_outdated(self, output: Path, sha256: str) -> bool:
@@ -67,28 +67,31 @@ class History:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
-        """No record will be added."""
+        """Close the file; no record can be added after that."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
     def _now(self, sha256: str) -> dict[str, Any]:
-        """How an output would be made."""
+        """What an output would be made from if it were rendered now."""
         return dict(zip(_ORIGIN, (sha256, self._settings, self._model), strict=True))
 
     def _name(self, output: Path) -> str:
-        """An output as records call it: seen from the folder, which may be moved as a whole."""
+        """An output's name in records: relative to the folder, which may be moved as a whole."""
         return os.path.relpath(output, self.folder).replace(os.sep, "/")
 
 
 def _origin(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The part of a record that counts, in little memory: of a million, most settings are equal."""
+    """The part of a record that decides whether an output is still right.
+
+    Strings are shared, because the settings of a million records are mostly equal.
+    """
     sha256, settings, model = map(record.get, _ORIGIN)
     return sha256, sys.intern(json.dumps(settings, sort_keys=True)), sys.intern(str(model))
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
-    """All records of a file that can be read; none where there is no file."""
+    """The records of a file, without lines that are half written; none where there is no file."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
@@ -103,7 +106,7 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _open_to_append(path: Path) -> int:
-    """Open for appending, behind a line end."""
+    """Open a file for appending; a last line that is half written gets its end."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     size = os.fstat(file).st_size
     if size:

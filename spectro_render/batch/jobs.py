@@ -1,4 +1,4 @@
-"""What is to be rendered: the command line's inputs and output, as one job a file."""
+"""Turns the inputs and the output of the command line into one job per MIDI file."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ STREAM = "-"  # stands for standard input and for standard output
 
 @dataclass(frozen=True)
 class Job:
-    """One file to render, or a folder that gives none."""
+    """One MIDI file to render; or an input that gives none, with the problem."""
 
     source: Path | None  # None is standard input
     target: Path | None  # None is standard output
     is_explicit: bool = False  # the user named this very output, so it may be replaced
-    problem: str = ""  # with a folder: said when its turn comes, and the others go on
+    problem: str = ""  # why the input gives no file: reported when its turn comes, others go on
 
     @property
     def name(self) -> str:
-        """The input, as messages call it."""
+        """The input's name in messages."""
         return str(self.source) if self.source else STREAM
 
     @property
@@ -39,20 +39,20 @@ class Job:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the output is there; a file has its final name only once it is complete."""
+        """Whether the output exists; a file gets its final name only once it is complete."""
         target = self.target
         return target is not None and os.path.isfile(target) and os.path.getsize(target) > 0
 
     def read(self) -> bytes:
-        """The MIDI file; raises MidiError."""
+        """Read the bytes of the MIDI file. Raises MidiError."""
         if self.problem:
             raise MidiError(self.problem)
         return read_bytes(self.source or sys.stdin.buffer)
 
     def prepare_target(self) -> Path | None:
-        """The file to write; makes the folders of one that the user did not name in full.
+        """The file to write, after making the folders of one that the user did not name in full.
 
-        Raises OutputError.
+        None for standard output. Raises OutputError.
         """
         if self.target and not self.is_explicit:
             try:
@@ -64,9 +64,10 @@ class Job:
 
 
 def read_lists(inputs: Sequence[str], files_from: str | None) -> tuple[list[str], list[str]]:
-    """Inputs that are no lists, and the names that `files_from` and those called `@LIST` hold.
+    """Split the inputs: those that are no lists, and the names that the lists hold.
 
-    Raises OptionError.
+    Lists are `files_from` and the inputs called `@LIST`. Raises OptionError for one that cannot be
+    read or is empty.
     """
     is_list = [name.startswith("@") and not os.path.exists(name) for name in inputs]
     lists = [name[1:] for name, listed in zip(inputs, is_list, strict=True) if listed]
@@ -78,7 +79,7 @@ def read_lists(inputs: Sequence[str], files_from: str | None) -> tuple[list[str]
 
 
 def _listed(listing: str) -> list[str]:
-    """The names in a list: one a line, or ended by null bytes as `find -print0` does."""
+    """The names in a list: one per line, or ended by null bytes as `find -print0` writes them."""
     try:
         data = sys.stdin.buffer.read() if listing == STREAM else Path(listing).read_bytes()
     except OSError as error:
@@ -92,15 +93,15 @@ def _listed(listing: str) -> list[str]:
 
 def is_batch(inputs: Sequence[str], listed: Sequence[str] = ()) -> bool:
     """Whether there may be several outputs."""
-    return len(inputs) > 1 or bool(listed) or any(map(_is_several, inputs))
-
-
-def _is_several(name: str) -> bool:
-    return name != STREAM and (os.path.isdir(name) or _is_pattern(name))
+    return (
+        len(inputs) > 1
+        or bool(listed)
+        or any(os.path.isdir(name) or _is_pattern(name) for name in inputs if name != STREAM)
+    )
 
 
 def _is_pattern(name: str) -> bool:
-    """Whether an input stands for all files whose names are like it."""
+    """Whether an input has wildcards and is not itself the name of a file."""
     return glob.has_magic(name) and not os.path.lexists(name)
 
 
@@ -135,11 +136,12 @@ def plan_jobs(
 ) -> list[Job]:
     """One job for each MIDI file that `inputs` name, or that `read_lists` has found; in that order.
 
-    Folders are searched in depth (hidden names and links to folders are passed over) and their
-    layout is mirrored under `output`; so is that of files like a pattern (`**` stands for any
-    folders), from its first wildcard on. A listed file keeps the folders it is listed with. Inputs
-    that would share an output keep their own suffix in its name: `a.mid` and `a.kar` become
-    `a.mid.wav` and `a.kar.wav`. Raises OptionError for what cannot be.
+    Folders are searched with all folders in them (hidden names and links to folders are skipped)
+    and their layout is mirrored under `output`; so is that of files that match a pattern (`**`
+    stands for any folders), from its first wildcard on. A listed file keeps the folders it is
+    listed with. Inputs that would share an output keep their own suffix in its name: `a.mid` and
+    `a.kar` become `a.mid.wav` and `a.kar.wav`. Raises OptionError for inputs and outputs that do
+    not go together.
     """
     _check_inputs((*inputs, *listed))
     batch = is_batch(inputs, listed)
@@ -153,18 +155,18 @@ def plan_jobs(
 
 
 def longest_first(jobs: Iterable[Job]) -> list[Job]:
-    """Jobs in such an order that no long song is begun when the others are nearly over.
+    """Sort jobs so that no long song is begun when the others are nearly over.
 
     A file's size stands for the song's length, which only reading it would tell.
     """
-    return sorted(jobs, key=_size, reverse=True)
 
+    def size(job: Job) -> float:
+        try:
+            return os.path.getsize(job.source) if job.source else math.inf
+        except OSError:
+            return math.inf
 
-def _size(job: Job) -> float:
-    try:
-        return os.path.getsize(job.source) if job.source else math.inf
-    except OSError:
-        return math.inf
+    return sorted(jobs, key=size, reverse=True)
 
 
 def _check_inputs(inputs: Sequence[str]) -> None:
@@ -200,8 +202,12 @@ def _jobs_of(name: str, output: str | None, format: str, batch: bool) -> Iterato
 
 
 def _pattern_jobs(pattern: str, output: str | None, format: str) -> Iterator[Job]:
-    """A job each MIDI file whose name is like the pattern."""
-    names = sorted(name for name in glob.glob(pattern, recursive=True) if _is_midi(name))
+    """A job for each MIDI file whose name matches the pattern."""
+    names = sorted(
+        name
+        for name in glob.glob(pattern, recursive=True)
+        if name.lower().endswith(MIDI_SUFFIXES) and not os.path.isdir(name)
+    )
     parts = Path(pattern).parts
     fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     for source in map(Path, names):
@@ -211,12 +217,8 @@ def _pattern_jobs(pattern: str, output: str | None, format: str) -> Iterator[Job
         yield Job(Path(pattern), None, problem="no MIDI file has a name like that")
 
 
-def _is_midi(name: str) -> bool:
-    return name.lower().endswith(MIDI_SUFFIXES) and not os.path.isdir(name)
-
-
 def _listed_jobs(source: Path, output: str | None, format: str) -> Iterator[Job]:
-    """A job for a listed file, or those of a listed folder."""
+    """A job for a listed file, or for each MIDI file of a listed folder."""
     kept = Path(*(part for part in source.parts if part not in (source.anchor, os.pardir)))
     if source.is_dir():
         yield from _folder_jobs(source, output and str(Path(output, kept)), format)
@@ -226,7 +228,7 @@ def _listed_jobs(source: Path, output: str | None, format: str) -> Iterator[Job]
 
 
 def _folder_jobs(folder: Path, output: str | None, format: str) -> Iterator[Job]:
-    """A job each MIDI file and each folder that cannot be read."""
+    """A job for each MIDI file in a folder, and for each folder in it that cannot be read."""
     errors: list[OSError] = []
     found = list(_midi_files(folder, errors.append))
     for source in found:
@@ -265,7 +267,7 @@ def _is_folder(output: str) -> bool:
 
 
 def _midi_files(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
-    """All MIDI files below `folder`, by name; `on_error` hears of folders that cannot be read."""
+    """All MIDI files below `folder`, by name; `on_error` gets the errors of unreadable folders."""
     for parent, folders, files in os.walk(folder, onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
@@ -274,7 +276,7 @@ def _midi_files(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[P
 
 
 def _distinct(jobs: list[Job]) -> list[Job]:
-    """Jobs whose outputs are all different."""
+    """Rename outputs that several jobs would share; raises OptionError where that is not enough."""
     shared = _shared_targets(jobs)
     longer = [_keep_suffix(job) if job.target in shared else job for job in jobs]
     for target in _shared_targets(longer):
@@ -305,7 +307,7 @@ def _check_no_input_replaced(jobs: list[Job]) -> None:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What stays the same under every name of a file; None where there is none."""
+    """Device and inode of a file, which all its names share; None where there is no file."""
     try:
         status = path.stat()
     except OSError:

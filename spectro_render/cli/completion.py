@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable
 
+SUB_COMMANDS = ("info", "models", "train", "evaluate")
 COMPLETE = "_SPECTRO_RENDER_COMPLETE"  # the name that Typer derives from the program's
 
 

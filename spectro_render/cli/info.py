@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spectro_render.cli.completion import offer_models
-from spectro_render.cli.models import management
 from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.errors import SpectroRenderError, WeightsNotFound
 from spectro_render.report import complain, count, one_line
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from spectro_render.tokens.vocabulary import Vocabulary
 
 
-@management.command()
 def info(
     inputs: Annotated[
         list[str], typer.Argument(metavar="INPUT", help="MIDI files, or - for standard input.")

@@ -1,10 +1,9 @@
-"""The sub-command `models`, and the way to the others."""
+"""The command `spectro-render models`: lists, fetches, finds, checks and converts models."""
 
 from __future__ import annotations
 
 import json as json_format
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,33 +15,7 @@ from spectro_render.report import Reporter, as_size, complain, one_line
 
 StoredFormat = Literal["float32", "float16", "bfloat16"]
 
-management = typer.Typer(rich_markup_mode=None)
 models = typer.Typer(invoke_without_command=True)
-management.add_typer(models, name="models")
-
-
-def program_of(name: str) -> typer.Typer:
-    """The program that has the sub-command `name`; torch is imported only where that needs it."""
-    if name in ("train", "evaluate"):
-        try:
-            command = _import_train() if name == "train" else _import_evaluate()
-        except ModuleNotFoundError as error:
-            hint = f"pip install 'spectro-render[{name}]'"
-            raise SpectroRenderError(f"{name} needs the package {error.name}", hint) from error
-        management.command()(command)
-    return management
-
-
-def _import_train() -> Callable[..., int]:
-    from spectro_render.training.command import train
-
-    return train
-
-
-def _import_evaluate() -> Callable[..., int]:
-    from spectro_render.evaluation.command import evaluate
-
-    return evaluate
 
 
 @models.callback()
