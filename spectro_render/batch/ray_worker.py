@@ -132,7 +132,10 @@ class Worker:
             self._progress[self._numbers[task]] = progress
 
     def _sendable(self, task: Task, event: Event) -> tuple[int, SendableEvent]:
-        """An event as it can be sent."""
+        """Turn an event into one that can be sent, with the number of its song."""
+        import numpy as np
+        import ray
+
         number = self._numbers[task]
         if isinstance(event, Begun):
             return number, event
@@ -142,17 +145,11 @@ class Worker:
             if isinstance(event, Exception):
                 return number, _explained(event)
             try:
-                return number, _kept(replace(event, host=self._host), file)
+                file.seek(0)
+                data = ray.put(np.fromfile(file, np.uint8))
+                return number, FinishedFile(replace(event, host=self._host), data)
             except Exception as error:  # no memory, no room in the object store
                 return number, _explained(error)
-
-
-def _kept(finished: Finished, file: BinaryIO) -> FinishedFile:
-    import numpy as np
-    import ray
-
-    file.seek(0)
-    return FinishedFile(finished, ray.put(np.fromfile(file, np.uint8)))
 
 
 def _explained(error: Exception) -> Exception:

@@ -198,8 +198,13 @@ class Renderer:
         """
         options = options or RenderOptions()
         own = self.checkpoint.defaults
-        if not self._model.has_sampler:
-            _refuse_diffusion_options(self.name, options)
+        unheeded = () if self._model.has_sampler else ("quality", "sampler", "steps", "guidance")
+        for name in unheeded:
+            if getattr(options, name) is not None:
+                message = (
+                    f"{name} means nothing to {self.name}, which draws its mels frame by frame"
+                )
+                raise OptionError(f"{name} means nothing to {model}", f"leave out {name}")
         sampler, steps = own.preset(options.quality)
         sampler = options.sampler or sampler
         steps = steps if options.steps is None else options.steps
@@ -248,8 +253,11 @@ class Renderer:
         """The mels (B, 256, 128) of the next windows of songs that all, or none, have begun."""
         numbers = [cursor.window.index for cursor in cursors]
         with number_format(self.device, self.dtype):
-            memory = self._model.remember(self._encode_notes(cursors), self._contexts(cursors))
-        mels = self._model.draw(
+            notes = self._encode_notes(cursors)
+            mels = [cursor.previous_mel for cursor in cursors if cursor.previous_mel is not None]
+            context = to_model(torch.stack(mels)).to(self.device) if mels else None
+            memory = self._model.remember(notes, context)
+        drawn = self._model.draw(
             memory,
             noise_source(sampling.seed, numbers, self.device),
             sampling,
@@ -257,7 +265,7 @@ class Renderer:
             dtype=self.dtype,
             on_step=self._reporter(on_progress, cursors[0], sampling),
         )
-        return from_model(mels).cpu()
+        return from_model(drawn).cpu()
 
     def _encode_notes(self, cursors: Sequence[WindowCursor]) -> EncodedNotes:
         """The notes of each song's next window: token ids, or rows for frame-aligned models."""
@@ -267,11 +275,6 @@ class Renderer:
         ids = [torch.tensor(cursor.window.ids) for cursor in cursors]
         padded = pad_sequence(ids, batch_first=True, padding_value=PAD)
         return self._model.encode_notes(padded.to(self.device), [len(row) for row in ids])
-
-    def _contexts(self, cursors: Sequence[WindowCursor]) -> Tensor | None:
-        """The mel before each next window, (B, 256, 128) scaled; None where all songs begin."""
-        mels = [cursor.previous_mel for cursor in cursors if cursor.previous_mel is not None]
-        return to_model(torch.stack(mels)).to(self.device) if mels else None
 
     def _reporter(
         self, on_progress: OnProgress | None, cursor: WindowCursor, sampling: Sampling
@@ -287,11 +290,3 @@ class Renderer:
 def as_score(source: Source) -> Score:
     """Read MIDI into a score; a score is returned as it is. Raises MidiError."""
     return source if isinstance(source, Score) else read_midi(source)
-
-
-def _refuse_diffusion_options(model: str, options: RenderOptions) -> None:
-    """Raise OptionError for options that a model without diffusion cannot follow."""
-    for name in ("quality", "sampler", "steps", "guidance"):
-        if getattr(options, name) is not None:
-            message = f"{name} means nothing to {model}, which draws its mels frame by frame"
-            raise OptionError(message, f"leave out {name}")
