@@ -201,9 +201,7 @@ class Renderer:
         unheeded = () if self._model.has_sampler else ("quality", "sampler", "steps", "guidance")
         for name in unheeded:
             if getattr(options, name) is not None:
-                message = (
-                    f"{name} means nothing to {self.name}, which draws its mels frame by frame"
-                )
+                model = f"{self.name}, which draws its mels frame by frame"
                 raise OptionError(f"{name} means nothing to {model}", f"leave out {name}")
         sampler, steps = own.preset(options.quality)
         sampler = options.sampler or sampler
