@@ -340,14 +340,14 @@ def make_engine(settings, cores):
 
 cluster.RayEngine.__init__.__defaults__ = (make_engine,)
 """
-OTHER_MODEL = "tasks.Settings.fingerprint = lambda settings: 'another'"
+OTHER_MODEL = "cluster.fingerprint_of = lambda files: 'another'"
 OTHER_VERSION = "cluster.__version__ = '0.0.0'"
 NO_ENGINE = """
 def make_engine(settings, cores):
     os._exit(1)
 
 cluster.RayEngine.__init__.__defaults__ = (make_engine,)
-cluster.LOOKING_SECONDS = 0.5
+cluster.MACHINES_SECONDS = 0.5
 """
 NO_PATIENCE = "cluster.WAITING_SECONDS = 1.0; cluster.CORES = 64"
 
@@ -356,7 +356,7 @@ NO_PATIENCE = "cluster.WAITING_SECONDS = 1.0; cluster.CORES = 64"
     ("changes", "options", "words"),
     [
         (NO_MODEL, (), ": no model here; fetch it\n"),
-        (OTHER_MODEL, (), " than we do; install the same everywhere"),
+        (OTHER_MODEL, (), " than this machine; install the same everywhere"),
         (OTHER_VERSION, (), "of spectro-render, not 0.0.0; install the same everywhere\n"),
         (NO_ENGINE, (), "no worker gets ready: "),
         (NO_PATIENCE, ("--ray-cores", "64"), "no machine of the cluster has 64 cores; add one"),
