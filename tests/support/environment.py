@@ -8,9 +8,12 @@ OWN = {
     *("CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "GITHUB_ACTIONS"),
     *("PYTHONIOENCODING", "PYTHONWARNINGS", "PYTHONUNBUFFERED", "PYTHONOPTIMIZE", "PYTHONVERBOSE"),
     *("PYTHONDEVMODE", "PYTHONINSPECT", "PYTHONPROFILEIMPORTTIME", "PYTHONSTARTUP"),
-    *("XDG_CACHE_HOME", "SOURCE_DATE_EPOCH", "POSIXLY_CORRECT", "BASH_ENV", "ENV", "CDPATH"),
+    *("SOURCE_DATE_EPOCH", "POSIXLY_CORRECT", "BASH_ENV", "ENV", "CDPATH"),
 }
-OWN_FAMILIES = ("SPECTRO_RENDER_", "HF_", "HUGGINGFACE_", "RAY_", "OMP_", "GOMP_", "KMP_", "MKL_")
+OWN_FAMILIES = (
+    *("SPECTRO_RENDER_", "_SPECTRO_RENDER_", "HF_", "HUGGINGFACE_", "XDG_", "RAY_"),
+    *("OMP_", "GOMP_", "KMP_", "MKL_"),
+)
 
 
 def clean_environment() -> None:
@@ -19,5 +22,7 @@ def clean_environment() -> None:
         del os.environ[name]
     os.environ["OMP_NUM_THREADS"] = "1"  # the fastest for toys, above all on a busy machine
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        os.environ[name] = "300"  # seconds until the server of the tests is given up
     os.environ["TERM"] = "dumb"  # whatever is no terminal of a test's own
     os.umask(0o022)
