@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pytest
 import soundfile
 
+from tests.support.packages import lend_packages
 from tests.support.processes import PIPE, STDOUT, run_program
 
 REPOSITORY = Path(__file__).parents[1]
@@ -147,7 +148,8 @@ class Image:
         elif step.word == "RUN":
             self.run(rest.replace("pip install", f"pip install {_AT_HAND}"))
             if "-m venv" in rest:
-                self._lend_packages()
+                (site,) = (self.root / "opt/venv/lib").glob("python*/site-packages")
+                lend_packages(site, self.root / "lent")
 
     def run(self, line: str) -> str:
         """What a line of shell says; it must succeed."""
@@ -169,17 +171,6 @@ class Image:
             shutil.copytree(source, self.folder / target, ignore=ignored)
         else:
             shutil.copy(source, self.folder / target)
-
-    def _lend_packages(self) -> None:
-        """Give the new environment the packages of the tests' own, except the project's."""
-        (site,) = (self.root / "opt/venv/lib").glob("python*/site-packages")
-        lent = self.root / "lent"
-        lent.mkdir()
-        for entry in Path(sysconfig.get_path("purelib")).iterdir():
-            if "spectro_render" not in entry.name and entry.suffix != ".pth":
-                (lent / entry.name).symlink_to(entry)
-        # In front of what the environment was born with, which may be too old for them.
-        (site / "lent.pth").write_text(f"import sys; sys.path.insert(0, {str(lent)!r})\n")
 
 
 def test_its_steps_give_a_program_that_renders(steps: list[Step], tmp_path: Path) -> None:
