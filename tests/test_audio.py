@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from spectro_render import atomic
 from spectro_render.audio import destination
 from spectro_render.audio.audio import Audio, AudioWriter
 from spectro_render.audio.encoders import BIT_DEPTHS, FORMATS, check_format, format_of
@@ -274,11 +275,11 @@ def test_an_exception_leaves_what_was_there(tmp_path: Path, sound: np.ndarray) -
 
 @contextmanager
 def interrupted_at(step: int) -> Iterator[None]:
-    """Press Ctrl-C at a bytecode instruction of `destination`, counted as they are executed."""
+    """Press Ctrl-C at a bytecode instruction of the code that makes a file, counted as it runs."""
     steps = itertools.count()
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
-        if frame.f_code.co_filename != destination.__file__:
+        if frame.f_code.co_filename not in (destination.__file__, atomic.__file__):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode" and next(steps) == step:
@@ -305,11 +306,11 @@ def test_an_interruption_at_any_step_leaves_no_half_file(tmp_path: Path) -> None
                 output.commit()
             break
         except KeyboardInterrupt:
-            destination._NewFile.discard_all()
+            atomic.NewFile.discard_all()
         assert list(tmp_path.iterdir()) == [path]
         assert path.read_bytes() in (b"older", b"sound")
     assert step > 200
-    assert path.read_bytes() == b"sound" and not destination._NewFile._unfinished
+    assert path.read_bytes() == b"sound" and not atomic.NewFile._unfinished
 
 
 def test_the_end_of_the_program_leaves_no_half_file(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ ALLOWED: dict[str, set[str]] = {
     "constants": set(),
     "errors": set(),
     "options": set(),
+    "atomic": set(),
     "report": set(),
     # MIDI -> notes -> ids
     "midi": set(),
@@ -25,19 +26,19 @@ ALLOWED: dict[str, set[str]] = {
     "network": {"tokens"},
     "vocoder": {"mel"},
     # samples -> bytes
-    "audio": set(),
+    "audio": {"atomic"},
     # model directories
-    "checkpoints": {"diffusion", "network", "report", "tokens", "vocoder"},
+    "checkpoints": {"atomic", "diffusion", "network", "report", "tokens", "vocoder"},
     # the whole, and the whole under diffusers' names
     "render": {
         *("audio", "checkpoints", "diffusion", "mel", "midi", "network", "report"),
         *("tokens", "vocoder"),
     },
     "compat": {
-        *("checkpoints", "diffusion", "mel", "midi", "network", "tokens", "vocoder"),
+        *("atomic", "checkpoints", "diffusion", "mel", "midi", "network", "tokens", "vocoder"),
     },
     # many songs
-    "batch": {"__init__", "audio", "checkpoints", "midi", "render", "report"},
+    "batch": {"__init__", "atomic", "audio", "checkpoints", "midi", "render", "report"},
     # only the commands `train` and `evaluate` import them
     "training": {
         *("checkpoints", "diffusion", "mel", "midi", "network", "tokens", "vocoder"),

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import pytest
 
+from spectro_render import atomic
 from spectro_render.audio import destination
 from spectro_render.batch import jobs
 from spectro_render.batch.history import NAME, History
@@ -353,7 +354,7 @@ def test_a_file_that_is_being_written_stays_on_nfs(
 
     monkeypatch.setattr(fcntl, "flock", nfs_flock)
     output = destination.open_destination(tmp_path / "a.wav")
-    destination.sweep(tmp_path)
+    atomic.sweep(tmp_path)
     output.write(b"sound")
     output.commit()
     assert (tmp_path / "a.wav").read_bytes() == b"sound"

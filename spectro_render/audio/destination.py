@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
-import hashlib
 import io
 import os
 import stat
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from spectro_render.errors import OutputBusy, OutputError, output_error
+from spectro_render.atomic import NewFile
+from spectro_render.errors import OutputError, output_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-
-_PREFIX, _SUFFIX = ".spectro-render-", ".part"  # of temporary names
-_NEW = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 class Destination(io.RawIOBase):
@@ -109,117 +104,19 @@ class Destination(io.RawIOBase):
 
 
 class _NewFile(Destination):
-    """A file under a temporary name until it is complete.
-
-    The name hangs on the file's alone, and who writes holds a lock: so no two programs write one
-    file, and what one that was killed left behind is written over.
-
-    Ctrl-C and other signals become exceptions between any two steps, also before whoever asked for
-    the file has it, to discard it; so what is left at the end of the program is removed then.
-    """
-
-    _unfinished: ClassVar[set[_NewFile]] = set()  # whose temporary files may exist
+    """A file that gets its name when it is committed, and is gone if it is discarded."""
 
     def __init__(self, path: Path) -> None:
-        # A link stays: what it points at is replaced.
-        self._path = Path(os.path.realpath(path))
-        number = hashlib.sha256(os.fsencode(self._path.name)).hexdigest()[:16]
-        self._temporary = self._path.with_name(f"{_PREFIX}{number}{_SUFFIX}")
-        self._unfinished.add(self)
-        try:
-            self._open_locked()
-        except BlockingIOError:
-            self._unfinished.discard(self)
-            hint = "wait for that, or end it"
-            raise OutputBusy(f"{path}: another run is writing it", hint) from None
-        except BaseException as error:
-            self.discard()
-            if isinstance(error, OSError):
-                raise output_error(str(path), error) from error
-            raise
-        super().__init__(self._file, str(path))
-
-    def _open_locked(self) -> None:
-        """Have a new, empty file that is locked until it is closed; raises OSError."""
-        while True:
-            self._file = os.fdopen(os.open(self._temporary, _NEW, 0o666), "r+b")
-            if not _lock(self._file):
-                self._file.close()
-                raise BlockingIOError
-            if _is_named(self._file, self._temporary):
-                self._file.truncate()
-                return
-            self._file.close()  # whoever had the lock has renamed or removed it
+        self._new = NewFile(path)
+        super().__init__(self._new.file, str(path))
 
     def commit(self) -> None:
         with self.reporting():
-            self._file.flush()
-            if sys.platform == "win32":  # where an open file keeps its name
-                self._file.close()
-            os.replace(self._temporary, self._path)
-            self._file.close()  # and so ends the lock
-        self._unfinished.discard(self)
+            self._new.commit()
 
     def discard(self) -> None:
-        """Leave nothing, at whatever step it is: not opened yet, opened, locked or committed."""
         super().discard()
-        # There may be none yet, and a full disk refuses the buffered bytes once more.
-        with suppress(AttributeError, OSError):
-            self._file.close()
-        if self in self._unfinished:
-            with suppress(OSError):
-                _remove_if_left(self._temporary)
-        self._unfinished.discard(self)
-
-    @classmethod
-    def discard_all(cls) -> None:
-        """Discard what nobody has committed or discarded."""
-        for unfinished in list(cls._unfinished):
-            unfinished.discard()
-
-
-atexit.register(_NewFile.discard_all)
-
-
-def _lock(file: BinaryIO) -> bool:
-    """Lock an open file; False where another program has. Where locks are unknown, all may."""
-    if sys.platform == "win32":
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks
-        return True
-    return True
-
-
-def _is_named(file: BinaryIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
-
-
-def sweep(folder: Path) -> None:
-    """Remove what programs that were killed left behind in a folder and those below it."""
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
-                with suppress(OSError):
-                    _remove_if_left(Path(parent, name))
-
-
-def _remove_if_left(path: Path) -> None:
-    """Remove a temporary file unless a program is writing it; raises OSError."""
-    if sys.platform != "win32":
-        with open(path, "r+b") as file:  # NFS locks only what is open for writing
-            if _lock(file) and _is_named(file, path):
-                path.unlink()
-    else:
-        path.unlink()  # refused where a program has it open
+        self._new.discard()
 
 
 class _Device(Destination):

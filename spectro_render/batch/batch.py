@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from spectro_render.audio.destination import Destination, open_destination, sweep
+from spectro_render.atomic import sweep
+from spectro_render.audio.destination import Destination, open_destination
 from spectro_render.batch.engine import Engine
 from spectro_render.batch.history import History, checksum
 from spectro_render.batch.jobs import STREAM, Job

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spectro_render.atomic import new_directory
 from spectro_render.checkpoints import names as layout
 from spectro_render.checkpoints.files import (
     CONFIG,
@@ -31,7 +29,7 @@ from spectro_render.checkpoints.manifest import (
 )
 from spectro_render.checkpoints.t5x import read_t5x
 from spectro_render.checkpoints.t5x_files import holds_t5x
-from spectro_render.errors import OptionError, OutputError, WeightsNotFound, output_error
+from spectro_render.errors import OptionError, OutputError, WeightsNotFound
 from spectro_render.report import as_size, complain
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ def convert(
     """
     if dtype not in BYTES:
         raise OptionError(f"unknown number format {dtype!r}", f"one of {', '.join(BYTES)}")
-    with _new_directory(destination) as folder:
+    with new_directory(destination) as folder:
         if (source / INDEX).is_file():
             _convert_directory(source, folder, dtype)
         elif holds_t5x(source):
@@ -121,23 +119,3 @@ def _check_space(folder: Path, model: MelModel, dtype: str, others: int = 0) -> 
     if needed > free:
         message = f"{folder.parent}: {as_size(needed)} are needed, {as_size(free)} are free"
         raise OutputError(message, "make room, or choose another disk")
-
-
-@contextmanager
-def _new_directory(path: Path) -> Iterator[Path]:
-    """A directory that gets its name when the block ends, and is gone if it fails.
-
-    Raises OutputError where there is something already, and for what the system refuses.
-    """
-    if os.path.lexists(path):
-        raise OutputError(f"{path} is there already", "choose another name, or remove it first")
-    path = Path(os.path.abspath(path))
-    temporary = path.with_name(f".spectro-render-{secrets.token_hex(6)}.part")
-    try:
-        temporary.mkdir()
-        yield temporary
-        temporary.rename(path)
-    except OSError as error:
-        raise output_error(str(path), error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

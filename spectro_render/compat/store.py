@@ -3,9 +3,9 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
+from spectro_render.atomic import work_directory
 from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints import names as layout
 from spectro_render.checkpoints.files import without_numbers, write_json
@@ -63,11 +63,11 @@ def save_components(path: Path, components: Mapping[str, Any]) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=path, prefix=".saving-") as work:
-            _write(Path(work), components)
-            _replace_parts(path, Path(work))
     except OSError as error:
         raise output_error(str(path), error) from error
+    with work_directory(path, str(path)) as work:
+        _write(work, components)
+        _replace_parts(path, work)
 
 
 def _replace_parts(path: Path, new: Path) -> None:
