@@ -23,7 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     # ids -> mel -> samples; no file and no progress bar is known here
     "mel": set(),
     "diffusion": set(),
-    "network": {"tokens"},
+    "network": {"diffusion", "tokens"},
     "vocoder": {"mel"},
     # samples -> bytes
     "audio": {"atomic"},

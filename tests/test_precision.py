@@ -1,6 +1,7 @@
 """Which number format is chosen, and how near its mels are to those of float32."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,13 +11,13 @@ from spectro_render.checkpoints import load_checkpoint
 from spectro_render.diffusion import noise_source, sample
 from spectro_render.errors import DeviceError
 from spectro_render.mel import from_model
+from spectro_render.network import device
 from spectro_render.network.device import (
     MARGIN,
     bfloat16_gain,
     check_dtype,
     choose_dtype,
     has_native_bfloat16,
-    narrow,
 )
 from spectro_render.network.frames import note_table
 from spectro_render.network.model import MelModel, SpectrogramModel
@@ -34,46 +35,55 @@ def default() -> MelModel:
     return load_checkpoint().model
 
 
-def framed() -> SpectrogramModel:
-    torch.manual_seed(0)
-    return SpectrogramModel(toy_config()).eval().requires_grad_(False)
-
-
 # --- the choice -------------------------------------------------------------------------------
 
 
-def choose(name: str, *, native: bool, gain: float) -> torch.dtype:
-    return choose_dtype(name, framed(), CPU, native=lambda _: native, gain=lambda *_: gain)
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Make the machine one that computes in bfloat16, so many times faster, or does not."""
+
+    def pretend(*, native: bool, gain: float | None = None) -> None:
+        def measured(*_: object) -> float:
+            assert gain is not None, "nothing is measured here"
+            return gain
+
+        monkeypatch.setattr(device, "has_native_bfloat16", lambda _: native)
+        monkeypatch.setattr(device, "bfloat16_gain", measured)
+
+    return pretend
 
 
-def test_a_name_is_what_it_says() -> None:
+def test_a_name_is_what_it_says(machine: Callable[..., None]) -> None:
+    machine(native=False, gain=0.1)
     for name in ("float32", "bfloat16", "float16"):
-        assert choose(name, native=False, gain=0.1) is getattr(torch, name)
+        assert choose_dtype(name, toy_config(), CPU) is getattr(torch, name)
 
 
-def test_auto_is_bfloat16_only_where_it_is_native_and_faster() -> None:
-    assert choose("auto", native=True, gain=MARGIN) is torch.bfloat16
-    assert choose("auto", native=True, gain=MARGIN - 0.01) is torch.float32
+def test_auto_is_bfloat16_only_where_it_is_native_and_faster(
+    machine: Callable[..., None],
+) -> None:
+    machine(native=True, gain=MARGIN)
+    assert choose_dtype("auto", toy_config(), CPU) is torch.bfloat16
+    machine(native=True, gain=MARGIN - 0.01)
+    assert choose_dtype("auto", toy_config(), CPU) is torch.float32
 
 
-def test_nothing_is_measured_where_it_is_emulated() -> None:
-    def gain(model: MelModel, device: torch.device) -> float:
-        raise AssertionError
-
-    assert choose_dtype("auto", framed(), CPU, native=lambda _: False, gain=gain) is torch.float32
+def test_nothing_is_measured_where_it_is_emulated(machine: Callable[..., None]) -> None:
+    machine(native=False, gain=None)
+    assert choose_dtype("auto", toy_config(), CPU) is torch.float32
 
 
 def test_unknown_format() -> None:
     check_dtype("auto")
     with pytest.raises(DeviceError, match="unknown number format 'int3'; one of auto, float32"):
-        choose_dtype("int3", framed(), CPU)
+        choose_dtype("int3", toy_config(), CPU)
 
 
 def test_this_machine() -> None:
     """The product that is timed is one that there is, and an emulated one is never chosen."""
-    assert 0 < bfloat16_gain(framed(), CPU) < 100
+    assert 0 < bfloat16_gain(toy_config(), CPU) < 100
     if not has_native_bfloat16():
-        assert choose_dtype("auto", framed(), CPU) is torch.float32
+        assert choose_dtype("auto", toy_config(), CPU) is torch.float32
     assert not has_native_bfloat16(torch.device("mps"))
 
 
@@ -110,13 +120,13 @@ def test_narrow_weights_change_nothing(conditioning: str, dtype: torch.dtype) ->
     notes = note_table([NOTES]) if conditioning == "frame_aligned" else tokens(0)
     before = mel(model, notes, dtype)
     narrowed = copy.deepcopy(model)
-    narrow(narrowed, dtype)
+    narrowed.narrow(dtype)
     assert narrowed.decoder.layers[0].mlp.gate.weight.dtype is dtype
     assert torch.equal(mel(narrowed, notes, dtype), before)
 
 
 def test_float32_is_left_alone(default: MelModel) -> None:
-    narrow(default, torch.float32)
+    default.narrow(torch.float32)
     assert {weight.dtype for weight in default.parameters()} == {torch.float32}
 
 

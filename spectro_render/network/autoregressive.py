@@ -15,9 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spectro_render.constants import N_MELS, WINDOW_FRAMES
+from spectro_render.diffusion import DiscreteSchedule
 from spectro_render.network.config import ModelConfig
+from spectro_render.network.device import number_format
 from spectro_render.network.layers import MLP, Attention, RMSNorm
 from spectro_render.network.model import MelDecoder, MelModel, Memory
+from spectro_render.options import Sampling
 
 # --- what a frame is made of ------------------------------------------------------------------
 
@@ -199,9 +202,10 @@ class CausalDecoder(MelDecoder):
 
 
 class AutoregressiveModel(MelModel):
-    """Two verbs: `encode` once a window, then `generate` draws it; `forward` is for training."""
+    """The paper's baseline: a mel frame by frame; `forward` is for training."""
 
     decoder: CausalDecoder
+    has_sampler = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -213,24 +217,40 @@ class AutoregressiveModel(MelModel):
         before = F.pad(mel[:, :-1], (0, 0, 1, 0))
         return self._centred(self.decoder(before, memory), memory, 0)
 
+    def draw(
+        self,
+        memory: Memory,
+        noise: Callable[[], Tensor],
+        sampling: Sampling,
+        *,
+        schedule: DiscreteSchedule | None = None,
+        dtype: torch.dtype = torch.float32,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        with number_format(self.decoder.position.weight.device, dtype):
+            return self.generate(memory, noise, on_step)
+
+    def progress_steps(self, sampling: Sampling) -> int:
+        return WINDOW_FRAMES
+
     def generate(
         self,
         memory: Memory,
-        draw: Callable[[], Tensor],
+        noise: Callable[[], Tensor],
         on_frame: Callable[[int], None] | None = None,
     ) -> Tensor:
-        """Draw a mel in [-1, 1], (B, T, M) float32.
+        """Draw a mel in [-1, 1], (B, T, M) float32, frame by frame.
 
-        `draw` gives noise (B, T, M) at each of two calls; `on_frame` hears 1..T. A frame is clipped
-        before the next one hears it: those of the data, which it has learned from, are.
+        `noise` is called twice for (B, T, M); `on_frame` is called with 1..T. A frame is clipped
+        before the next one is drawn, because the frames that the network has learned from are.
         """
-        noise, choice = draw(), draw()[..., 0]
-        caches, frame = self.decoder.caches(), torch.zeros_like(noise[:, :1])
+        deviations, choice = noise(), noise()[..., 0]
+        caches, frame = self.decoder.caches(), torch.zeros_like(deviations[:, :1])
         frames = []
-        for index in range(noise.shape[1]):
+        for index in range(deviations.shape[1]):
             here = slice(index, index + 1)
-            outputs = self._centred(self.decoder(frame, memory, caches), memory, index)
-            frame = self.output_function.sample(outputs.float(), noise[:, here], choice[:, here])
+            outputs = self._centred(self.decoder(frame, memory, caches), memory, index).float()
+            frame = self.output_function.sample(outputs, deviations[:, here], choice[:, here])
             frame = frame.clamp(-1, 1)
             frames.append(frame)
             if on_frame is not None:

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from spectro_render.errors import DeviceError
-from spectro_render.network.frames import NoteFrames
 
 if TYPE_CHECKING:
-    from spectro_render.network.model import MelModel
+    from spectro_render.network.config import ModelConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -33,24 +33,16 @@ def check_dtype(name: str) -> None:
         raise DeviceError(f"unknown number format {name!r}", f"one of auto, {', '.join(DTYPES)}")
 
 
-def choose_dtype(
-    name: str,
-    model: MelModel,
-    device: torch.device,
-    *,
-    native: Callable[[torch.device], bool] | None = None,
-    gain: Callable[[MelModel, torch.device], float] | None = None,
-) -> torch.dtype:
-    """The format of this name. 'auto': bfloat16 where `native`, and `gain` says so, else float32.
+def choose_dtype(name: str, config: ModelConfig, device: torch.device) -> torch.dtype:
+    """The number format of this name; of 'auto', the best one for a network on a device.
 
+    That is bfloat16 where the device computes in it and is faster by MARGIN, else float32.
     Raises DeviceError for an unknown name.
     """
     check_dtype(name)
     if name != "auto":
         return DTYPES[name]
-    if not (native or has_native_bfloat16)(device):
-        return torch.float32
-    faster = (gain or bfloat16_gain)(model, device) >= MARGIN
+    faster = has_native_bfloat16(device) and bfloat16_gain(config, device) >= MARGIN
     return torch.bfloat16 if faster else torch.float32
 
 
@@ -68,9 +60,8 @@ def has_native_bfloat16(device: torch.device | None = None) -> bool:
     return any(tell().get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def bfloat16_gain(model: MelModel, device: torch.device) -> float:
-    """How many times faster a product of the model's own shape is in bfloat16: a few ms."""
-    config = model.config
+def bfloat16_gain(config: ModelConfig, device: torch.device) -> float:
+    """How many times faster a product of the network's own shape is in bfloat16: a few ms."""
     frames = torch.rand(FRAMES, config.width, device=device)
     weight = torch.rand(config.mlp_width, config.width, device=device)
     exact = _seconds(frames, weight)
@@ -94,19 +85,9 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def narrow(model: MelModel, dtype: torch.dtype) -> None:
-    """Store the weights of products in their format, rather than convert them at each product.
-
-    Under `autocast` the results are the same. The notes' own layers stay as they are: some of them
-    compute in float32 always.
-    """
-    if dtype is torch.float32:
-        return
-    note_frames = [module for module in model.modules() if isinstance(module, NoteFrames)]
-    kept = {id(layer) for part in note_frames for layer in part.modules()}
-    for layer in model.modules():
-        if isinstance(layer, nn.Linear) and id(layer) not in kept:
-            layer.to(dtype)
+def number_format(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """A context within which products on a device compute in this format."""
+    return torch.autocast(device.type, dtype, enabled=dtype is not torch.float32)
 
 
 def find_device(name: str) -> torch.device:

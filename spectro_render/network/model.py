@@ -4,18 +4,23 @@ The blocks of `layers.py` and `levels.py`, assembled as Hawthorne et al., arXiv 
 it. B windows, L tokens, N notes, T = 256 frames, M = 128 mel bands, D = width, H heads of width d.
 """
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from spectro_render.constants import MAX_TOKENS, N_MELS, WINDOW_FRAMES
+from spectro_render.diffusion import DiscreteSchedule, Predict, guide, sample
 from spectro_render.network.config import ModelConfig
+from spectro_render.network.device import number_format
 from spectro_render.network.film import FiLM, Film, LayerFilms, LevelCache, NoiseLevel, modulate
 from spectro_render.network.frames import NoteFrames, Tail
 from spectro_render.network.layers import MLP, Attention, Encoder, RMSNorm
+from spectro_render.options import Sampling
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,10 +184,14 @@ class ContextEncoder(nn.Module):
         return self.encoder(self.input(context))
 
 
-class MelModel(nn.Module):
-    """The encoders, and the memory that they leave for a decoder of either kind."""
+class MelModel(nn.Module, ABC):
+    """A network that turns notes, and the mel before them, into a mel.
+
+    `encode` a window's notes and context, then `draw` its mel.
+    """
 
     decoder: MelDecoder
+    has_sampler: ClassVar[bool]  # whether `draw` heeds the sampler, its steps and the guidance
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -190,6 +199,43 @@ class MelModel(nn.Module):
         framed = config.conditioning == "frame_aligned"
         self.notes = FrameEncoder(config) if framed else TokenEncoder(config)
         self.context = ContextEncoder(config) if config.context_layers else None
+
+    @abstractmethod
+    def draw(
+        self,
+        memory: Memory,
+        noise: Callable[[], Tensor],
+        sampling: Sampling,
+        *,
+        schedule: DiscreteSchedule | None = None,
+        dtype: torch.dtype = torch.float32,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Draw the mels of B windows in [-1, 1], (B, T, M) float32.
+
+        `noise` gives standard normal numbers (B, T, M), fresh ones at every call; `schedule` is
+        that of the sampler 'diffusers'; `dtype` is the number format of the network's products;
+        `on_step` is called with 1, 2, ... `progress_steps`. Raises OptionError for an unknown
+        sampler or number of steps.
+        """
+
+    @abstractmethod
+    def progress_steps(self, sampling: Sampling) -> int:
+        """How many steps `draw` takes."""
+
+    def narrow(self, dtype: torch.dtype) -> None:
+        """Store the weights of products in a number format, for `draw` to compute in.
+
+        Results are the same as if every product converted them. The notes' own layers stay as they
+        are: some of them compute in float32 always.
+        """
+        if dtype is torch.float32:
+            return
+        note_frames = [module for module in self.modules() if isinstance(module, NoteFrames)]
+        kept = {id(layer) for part in note_frames for layer in part.modules()}
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear) and id(layer) not in kept:
+                layer.to(dtype)
 
     def encode(self, notes: Tensor, context: Tensor | None, heard: Tensor | None = None) -> Memory:
         """`encode_notes` and `remember` in one."""
@@ -243,9 +289,10 @@ def _joined_mask(masks: Sequence[Tensor | None], parts: Sequence[Tensor]) -> Ten
 
 
 class SpectrogramModel(MelModel):
-    """The paper's model. Two verbs: `encode` once a window, `denoise` once a step."""
+    """The paper's model: a mel by diffusion, `denoise` once a step."""
 
     decoder: Decoder
+    has_sampler = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -261,3 +308,33 @@ class SpectrogramModel(MelModel):
         if self.config.target == "x0" and memory is not None and memory.draft is not None:
             return predicted + memory.draft
         return predicted
+
+    def draw(
+        self,
+        memory: Memory,
+        noise: Callable[[], Tensor],
+        sampling: Sampling,
+        *,
+        schedule: DiscreteSchedule | None = None,
+        dtype: torch.dtype = torch.float32,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        def predict(noisy: Tensor, time: float, memory: Memory | None) -> Tensor:
+            with number_format(noisy.device, dtype):
+                return self.denoise(noisy, time, memory).float()
+
+        conditional: Predict = partial(predict, memory=memory)
+        unconditional: Predict = partial(predict, memory=None)
+        return sample(
+            guide(conditional, unconditional, sampling.guidance),
+            noise(),
+            sampler=sampling.sampler,
+            steps=sampling.steps,
+            draw=noise,
+            target=self.config.target,
+            schedule=schedule,
+            on_step=on_step,
+        )
+
+    def progress_steps(self, sampling: Sampling) -> int:
+        return sampling.steps

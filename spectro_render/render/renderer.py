@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import BinaryIO, TypeAlias
 
@@ -15,17 +14,21 @@ from spectro_render.audio.audio import Audio
 from spectro_render.audio.limiter import DEFAULT_GAIN
 from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints.load import Checkpoint
-from spectro_render.constants import SAMPLE_RATE, WINDOW_FRAMES, WINDOW_SECONDS
-from spectro_render.diffusion import check_sampling, guide, noise_source, sample
+from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
+from spectro_render.diffusion import check_sampling, noise_source
 from spectro_render.errors import OptionError
 from spectro_render.mel import from_model, to_model
 from spectro_render.midi.read import read_midi
 from spectro_render.midi.score import Score, section
-from spectro_render.network.autoregressive import AutoregressiveModel
-from spectro_render.network.device import check_dtype, choose_dtype, find_device, narrow
+from spectro_render.network.device import (
+    check_dtype,
+    choose_dtype,
+    find_device,
+    number_format,
+)
 from spectro_render.network.frames import note_table
-from spectro_render.network.model import EncodedNotes, MelModel, Memory, SpectrogramModel
-from spectro_render.options import OnProgress, Progress, RenderOptions
+from spectro_render.network.model import EncodedNotes, MelModel
+from spectro_render.options import OnProgress, Progress, RenderOptions, Sampling
 from spectro_render.render.song import Reading, Song, Voice
 from spectro_render.report import Reporter
 from spectro_render.tokens.vocabulary import PAD, TokenWindow
@@ -74,9 +77,9 @@ class Renderer:
         place = find_device(device)
         check_dtype(dtype)
         checkpoint = load_checkpoint(model, vocoder, Reporter(quiet=quiet))
-        number_format = choose_dtype(dtype, checkpoint.model, place)
-        narrow(checkpoint.model, number_format)
-        return cls(checkpoint, place, number_format)
+        products = choose_dtype(dtype, checkpoint.model.config, place)
+        checkpoint.model.narrow(products)
+        return cls(checkpoint, place, products)
 
     def render(
         self,
@@ -201,7 +204,7 @@ class Renderer:
         own = self.checkpoint.defaults
         gain = DEFAULT_GAIN if own.gain is None else own.gain
         options = replace(options, gain=gain if options.gain is None else options.gain)
-        if isinstance(self._model, AutoregressiveModel):
+        if not self._model.has_sampler:
             _refuse_diffusion_options(self.name, options)
             return options
         sampler, steps = own.preset(options.quality)
@@ -232,16 +235,19 @@ class Renderer:
         self, readings: Sequence[Reading], options: RenderOptions, on_progress: OnProgress | None
     ) -> None:
         """The next windows of songs of which all, or none, have a window before."""
+        guidance = 1.0 if options.guidance is None else options.guidance
+        sampling = Sampling(options.sampler or "", options.steps or 0, guidance, options.seed)
         numbers = [reading.window.index for reading in readings]
-        draw = noise_source(options.seed, numbers, self.device)
-        on_step = self._reporter(on_progress, readings[0], options.steps or WINDOW_FRAMES)
-        with self._number_format():
+        with number_format(self.device, self.dtype):
             memory = self._model.remember(self._encode_notes(readings), self._contexts(readings))
-        if isinstance(self._model, AutoregressiveModel):
-            with self._number_format():
-                mels = self._model.generate(memory, draw, on_step)
-        else:
-            mels = self._denoise(memory, draw, options, on_step)
+        mels = self._model.draw(
+            memory,
+            noise_source(options.seed, numbers, self.device),
+            sampling,
+            schedule=self.checkpoint.schedule,
+            dtype=self.dtype,
+            on_step=self._reporter(on_progress, readings[0], sampling),
+        )
         for reading, log_mel in zip(readings, from_model(mels).cpu(), strict=True):
             reading.go_on(log_mel)
 
@@ -259,49 +265,15 @@ class Renderer:
         before = [reading.before for reading in readings if reading.before is not None]
         return to_model(torch.stack(before)).to(self.device) if before else None
 
-    def _denoise(
-        self,
-        memory: Memory,
-        draw: Callable[[], Tensor],
-        options: RenderOptions,
-        on_step: Callable[[int], None] | None,
-    ) -> Tensor:
-        assert options.sampler is not None and options.steps and options.guidance is not None
-        return sample(
-            guide(self._predict(memory), self._predict(None), options.guidance),
-            draw(),
-            sampler=options.sampler,
-            steps=options.steps,
-            draw=draw,
-            target=self._model.config.target,
-            schedule=self.checkpoint.schedule,
-            on_step=on_step,
-        )
-
-    def _predict(self, memory: Memory | None) -> Callable[[Tensor, float], Tensor]:
-        model = self._model
-        assert isinstance(model, SpectrogramModel)
-
-        def predict(noisy: Tensor, time: float) -> Tensor:
-            with self._number_format():
-                return model.denoise(noisy, time, memory).float()
-
-        return predict
-
     def _reporter(
-        self, on_progress: OnProgress | None, reading: Reading, steps: int
-    ) -> Callable[[int], None]:
-        """Called with each step of a window that is done."""
+        self, on_progress: OnProgress | None, reading: Reading, sampling: Sampling
+    ) -> Callable[[int], None] | None:
+        """A function of the step of a window that is done, which tells `on_progress` of it."""
+        if on_progress is None:
+            return None
         window, windows = reading.done + 1, len(reading)
-
-        def on_step(step: int) -> None:
-            if on_progress is not None:
-                on_progress(Progress(window, windows, step, steps))
-
-        return on_step
-
-    def _number_format(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
+        steps = self._model.progress_steps(sampling)
+        return lambda step: on_progress(Progress(window, windows, step, steps))
 
 
 def as_score(source: Source) -> Score:
