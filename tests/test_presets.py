@@ -18,7 +18,7 @@ from spectro_render.render.renderer import Renderer
 from spectro_render.tokens.vocabulary import Vocabulary
 from spectro_render.tokens.write import tokenize
 from spectro_render.training.command import export
-from spectro_render.training.data import Batch, Windows, piece_notes
+from spectro_render.training.data import TrainingBatch, Windows, piece_notes
 from spectro_render.training.diffusion import Trainer, TrainingOptions
 
 PAPER = [name for name in PRESETS if not name.startswith("bundled")]
@@ -113,7 +113,7 @@ def test_batches_of_ids(tmp_path: Path) -> None:
     write_cache(tmp_path / "cache", Vocabulary())
     windows = Windows(tmp_path / "cache", "cross_attention")
     batch = windows.batch([0, 3])
-    assert isinstance(batch, Batch) and batch.notes.dtype == torch.int64
+    assert isinstance(batch, TrainingBatch) and batch.notes.dtype == torch.int64
     first, second = (ids[ids != 0].tolist() for ids in batch.notes)
     score = Score((Note(1.0, 3.0, 60, 90, 0, False),), 3.0)
     assert first == list(tokenize(score, Vocabulary())[0].ids)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from spectro_render.checkpoints import load_checkpoint
 from spectro_render.cli.app import run
 from spectro_render.constants import N_MELS, WINDOW_FRAMES, WINDOW_SAMPLES, WINDOW_SECONDS
-from spectro_render.diffusion import corrupt, learning_target
+from spectro_render.diffusion import alpha, learning_target, sigma
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.mel import log_mel
 from spectro_render.midi.score import Note, Score
@@ -24,11 +24,11 @@ from spectro_render.network.frames import note_table
 from spectro_render.network.model import SpectrogramModel
 from spectro_render.network.presets import autoregressive
 from spectro_render.tokens.vocabulary import Vocabulary, WindowNote
-from spectro_render.tokens.write import tokenize
+from spectro_render.tokens.write import TAIL_SECONDS, tokenize
 from spectro_render.training import objective as objective_module
 from spectro_render.training import synth
 from spectro_render.training.command import export
-from spectro_render.training.compose import as_score, excerpt, made_up, mix, vary
+from spectro_render.training.compose import excerpt, made_up, mix, score_of, vary
 from spectro_render.training.data import (
     PIECE_WINDOWS,
     CacheSpec,
@@ -46,7 +46,6 @@ from spectro_render.training.objective import (
     drop_conditions,
     frame_weights,
     make_objective,
-    mel_of,
     stratified_times,
 )
 from tests.support.toys import toy_config
@@ -96,7 +95,7 @@ class TestMusic:
         assert any(n.is_drum for piece in pieces for n in piece.notes)
 
     def test_excerpt_starts_near_zero_and_bounds_stuck_notes(self) -> None:
-        score = as_score([Note(k, k + 1000.0, 60, 90, 0, False) for k in range(100)])
+        score = score_of([Note(k, k + 1000.0, 60, 90, 0, False) for k in range(100)])
         part = excerpt(score, Random(1), 10.0)
         assert 9 <= len(part.notes) <= 11
         assert part.notes[0].start < 1.6
@@ -111,7 +110,7 @@ class TestMusic:
     def test_variation_keeps_drums_and_range(self) -> None:
         notes = [Note(k, k + 0.5, 20 * (k % 7), 100, k % 3, False) for k in range(60)]
         drums = [Note(k, k + 0.1, 38, 100, 0, True) for k in range(10)]
-        varied = vary(as_score(notes + drums), Random(4))
+        varied = vary(score_of(notes + drums), Random(4))
         assert sum(n.is_drum for n in varied.notes) == 10
         assert {n.pitch for n in varied.notes if n.is_drum} == {38}
         assert all(0 <= n.pitch <= 127 and 1 <= n.velocity <= 127 for n in varied.notes)
@@ -119,7 +118,7 @@ class TestMusic:
 
 class TestSynthesiser:
     def test_midi_holds_the_notes_in_milliseconds(self) -> None:
-        score = as_score(
+        score = score_of(
             [Note(0.5, 1.25, 60, 90, 40, False), Note(1.0, 1.1, 38, 100, 0, True)]
         )  # fmt: skip
         file = mido.MidiFile(file=io.BytesIO(synth.score_to_midi(score)))
@@ -137,7 +136,7 @@ class TestSynthesiser:
         assert [m.program for m in file if m.type == "program_change"] == [40]
 
     def test_more_programs_than_channels(self) -> None:
-        score = as_score([Note(0.1 * p, 0.1 * p + 1, 60, 90, p, False) for p in range(30)])
+        score = score_of([Note(0.1 * p, 0.1 * p + 1, 60, 90, p, False) for p in range(30)])
         file = mido.MidiFile(file=io.BytesIO(synth.score_to_midi(score)))
         assert 9 not in {m.channel for m in file if m.type == "note_on"}
         assert sum(m.type == "note_on" for m in file) == 30
@@ -157,8 +156,8 @@ HAS_FLUIDSYNTH = bool(ctypes.util.find_library("fluidsynth")) and any(
 class TestRenderedData:
     def test_a_note_sounds_when_it_should(self) -> None:
         synthesizer = synth.Synthesizer()
-        audio = synthesizer.render_score(as_score([Note(1.0, 2.0, 69, 100, 0, False)]))
-        assert audio.shape == (round((2 + synth.TAIL_SECONDS) * 16_000),)
+        audio = synthesizer.render_score(score_of([Note(1.0, 2.0, 69, 100, 0, False)]))
+        assert audio.shape == (round((2 + TAIL_SECONDS) * 16_000),)
         level = log_mel(torch.from_numpy(audio)).exp().sum(-1)
         assert level[:49].max() < 0.01 * level[51:99].min()
         assert 0.001 < abs(audio).max() < 0.5
@@ -225,7 +224,7 @@ class TestData:
 
     def test_windows_follow_their_piece(self, cache: Path) -> None:
         batch = Windows(cache).batch([0, 1, 4, 5])
-        assert batch.heard.tolist() == [False, True, False, True]
+        assert batch.has_context.tolist() == [False, True, False, True]
         assert torch.equal(batch.context[1], batch.target[0])
         assert batch.notes[:, 0, 0].tolist() == [60, 65, 60, 65]
         assert batch.target.abs().max() <= 1
@@ -281,7 +280,7 @@ class TestObjective:
         model = SpectrogramModel(TINY).eval()
         batch = Windows(cache).batch([1, 2])
         memory = drop_conditions(
-            model.encode(batch.notes, batch.context, batch.heard), torch.tensor([True, False])
+            model.encode(batch.notes, batch.context, batch.has_context), torch.tensor([True, False])
         )
         time = torch.full((2,), 0.5)
         predicted = model.denoise(batch.target, time, memory)
@@ -335,7 +334,7 @@ class TestObjective:
         optimizer = torch.optim.Adam(model.notes.notes.parameters(), lr=0.01)
 
         def draft_error() -> float:
-            memory = model.encode(batch.notes, batch.context, batch.heard)
+            memory = model.encode(batch.notes, batch.context, batch.has_context)
             return (memory.draft.detach() - batch.target).abs().mean().item()
 
         before = draft_error()
@@ -346,31 +345,42 @@ class TestObjective:
         assert draft_error() < 0.7 * before
 
     @pytest.mark.parametrize("target", ["epsilon", "v", "x0"])
-    def test_what_was_said_is_a_mel(self, cache: Path, target: str) -> None:
-        """A perfect network says the true mel, whatever its target."""
-        batch, times = Windows(cache).batch(range(8)), torch.linspace(0.3, 0.9, 8)
-        noise = torch.randn(batch.target.shape, generator=torch.Generator().manual_seed(0))
-        noisy = corrupt(batch.target, noise, times)
-        predicted = learning_target(batch.target, noise, times, target)
-        assert torch.allclose(mel_of(predicted, noisy, times, target), batch.target, atol=1e-5)
+    def test_own_predictions_are_mels(self, cache: Path, target: str) -> None:
+        """Those of a perfect network are the true mels, whatever its target."""
+        model, batch = (
+            SpectrogramModel(replace(TINY, target=target)),
+            Windows(cache).batch(range(8)),
+        )
 
-    def test_windows_hear_what_the_model_said_before(self, cache: Path) -> None:
+        def predict(noisy: torch.Tensor, times: torch.Tensor, _: object) -> torch.Tensor:
+            level = times[:, None, None]
+            noise = (noisy - alpha(level) * batch.target) / sigma(level)
+            return learning_target(batch.target, noise, times, target)
+
+        model.denoise = predict
+        objective = Denoising(model, torch.Generator().manual_seed(0))
+        objective(batch)
+        numbers, mels = objective.own_predictions
+        assert len(numbers) > 0
+        assert torch.allclose(mels, batch.target[numbers], atol=1e-5)
+
+    def test_some_contexts_are_the_models_own_predictions(self, cache: Path) -> None:
         torch.manual_seed(0)
         model, windows = SpectrogramModel(TINY).eval(), Windows(cache)
         objective = Denoising(model, torch.Generator().manual_seed(0))
-        assert not windows.batch(range(8)).has_said.any()
+        assert not windows.batch(range(8)).has_own_prediction.any()
         for _ in range(10):
             objective(windows.batch(range(8)))
-            windows.remember(*objective.said)
+            windows.keep_predictions(*objective.own_predictions)
         batch = windows.batch(range(8))
-        assert batch.has_said.tolist() == [True] * 8
-        assert not torch.equal(batch.said[1:4], batch.context[1:4])
-        assert float(batch.said.abs().max()) <= 1
-        heard: list[torch.Tensor] = []
-        model.encode = lambda notes, context, mask: heard.append(context)
+        assert batch.has_own_prediction.tolist() == [True] * 8
+        assert not torch.equal(batch.own_prediction[1:4], batch.context[1:4])
+        assert float(batch.own_prediction.abs().max()) <= 1
+        contexts: list[torch.Tensor] = []
+        model.encode = lambda notes, context, mask: contexts.append(context)
         for _ in range(40):
             objective.encode(model, batch)
-        own = [(context == batch.said).all(-1).all(-1) for context in heard]
+        own = [(context == batch.own_prediction).all(-1).all(-1) for context in contexts]
         assert 0.35 < torch.cat(own).float().mean() < 0.65
 
     def test_where_windows_join_counts_most(self) -> None:
@@ -391,7 +401,7 @@ class TestObjective:
 
 
 class TestWindows:
-    def test_remember_what_earlier_windows_of_the_piece_told(self, cache: Path) -> None:
+    def test_notes_of_earlier_windows_of_the_piece_are_remembered(self, cache: Path) -> None:
         """Two pieces of four windows, a note each, which ends 2.12 s before its window does."""
         plain, remembers = Windows(cache), Windows(cache, memory_steps=300)
         for number in range(8):
@@ -481,7 +491,7 @@ class TestLoop:
 
 
 def test_scores_are_ordered() -> None:
-    score = as_score([Note(1.0, 2.0, 60, 90, 0, False), Note(0.0, 3.0, 61, 90, 0, False)])
+    score = score_of([Note(1.0, 2.0, 60, 90, 0, False), Note(0.0, 3.0, 61, 90, 0, False)])
     assert score == Score(score.notes, 3.0)
     assert [n.pitch for n in score.notes] == [61, 60]
 

@@ -1,4 +1,4 @@
-"""`spectro-render train`: from a folder of MIDI to a model directory."""
+"""The command `spectro-render train`: from a folder of MIDI files to a model directory."""
 
 import json
 from collections.abc import Callable
@@ -32,6 +32,8 @@ HELD_OUT_SHARE = 0.02  # of the hours: rendered from files that are not trained 
 
 
 class Stage(str, Enum):
+    """The stages of training, in order, and all of them."""
+
     all = "all"
     data = "data"
     diffusion = "diffusion"
@@ -44,51 +46,117 @@ def _offer_presets(incomplete: str) -> list[str]:
 
 
 def train(
-    midi: Annotated[Path, typer.Argument(help="A folder of MIDI files to learn from.")],
-    output: Annotated[Path, typer.Argument(help="The model directory to write.")],
+    midi: Annotated[
+        Path, typer.Argument(metavar="MIDI_DIR", help="A folder of MIDI files to learn from.")
+    ],
+    output: Annotated[
+        Path, typer.Argument(metavar="MODEL_DIR", help="The model directory to write.")
+    ],
     work: Annotated[
-        Path, typer.Option(help="Where data, checkpoints and logs live; run again to go on.")
+        Path,
+        typer.Option(
+            metavar="DIR",
+            help="A folder for data, checkpoints and logs. Training that was interrupted continues "
+            "from there.",
+        ),
     ] = Path("runs"),
-    stage: Annotated[Stage, typer.Option(help="One part of the work, or all.")] = Stage.all,
+    stage: Annotated[Stage, typer.Option(help="The stage to run, or all of them.")] = Stage.all,
     preset: Annotated[
         str,
-        typer.Option(autocompletion=_offer_presets, help=f"Of the network: {', '.join(PRESETS)}."),
+        typer.Option(
+            metavar="NAME",
+            autocompletion=_offer_presets,
+            help=f"The network to train: {', '.join(PRESETS)}.",
+        ),
     ] = "bundled",
-    hours: Annotated[float, typer.Option(min=0.1, help="Of music to synthesise.")] = 20.0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that synthesise.")] = 2,
-    steps: Annotated[int, typer.Option(min=1, help="Of the Transformer.")] = 10_000,
-    vocoder_steps: Annotated[int, typer.Option(min=1, help="Of the vocoder.")] = 10_000,
-    batch_size: Annotated[int, typer.Option(min=1, help="Windows a step.")] = 16,
-    rate: Annotated[float, typer.Option(min=1e-7, help="Peak learning rate of Muon.")] = 3e-3,
-    decoder: Annotated[Decoder | None, typer.Option(help="In place of the preset's own.")] = None,
+    hours: Annotated[
+        float, typer.Option(metavar="N", min=0.1, help="Hours of music to synthesise.")
+    ] = 20.0,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Processes that synthesise the music.")
+    ] = 2,
+    steps: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Training steps of the Transformer.")
+    ] = 10_000,
+    vocoder_steps: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Training steps of the vocoder.")
+    ] = 10_000,
+    batch_size: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Windows per training step of the Transformer."),
+    ] = 16,
+    rate: Annotated[
+        float,
+        typer.Option(
+            metavar="X", min=1e-7, help="Peak learning rate of Muon; AdamW's is a third of it."
+        ),
+    ] = 3e-3,
+    decoder: Annotated[
+        Decoder | None, typer.Option(help="The kind of decoder.  [default: the preset's]")
+    ] = None,
     target: Annotated[
-        Target | None, typer.Option(help="What a denoiser predicts.  [default: the preset's]")
+        Target | None,
+        typer.Option(help="What a diffusion model predicts.  [default: the preset's]"),
     ] = None,
     loss: Annotated[
-        Loss | None, typer.Option(help="Between that and its prediction.  [default: l1]")
+        Loss | None,
+        typer.Option(
+            help="How a diffusion model's prediction is compared with its target.  [default: l1]"
+        ),
     ] = None,
     output_function: Annotated[
-        OutputFunction | None, typer.Option(help="How autoregressive frames are told.")
+        OutputFunction | None,
+        typer.Option(help="How an autoregressive model predicts a frame.  [default: the preset's]"),
     ] = None,
-    components: Annotated[int | None, typer.Option(help="Of a Gaussian mixture.")] = None,
-    min_sigma: Annotated[float | None, typer.Option(help="Least deviation of one.")] = None,
-    max_sigma: Annotated[float | None, typer.Option(help="Its largest deviation.")] = None,
-    dither: Annotated[float | None, typer.Option(help="Noise on deterministic frames.")] = None,
+    components: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Normal distributions in a Gaussian mixture."),
+    ] = None,
+    min_sigma: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Smallest standard deviation in a Gaussian mixture."),
+    ] = None,
+    max_sigma: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Largest standard deviation in a Gaussian mixture."),
+    ] = None,
+    dither: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="Standard deviation of the noise added to deterministic frames."
+        ),
+    ] = None,
     start_from: Annotated[
         str | None,
         typer.Option(
+            metavar="MODEL",
             autocompletion=offer_models,
-            help="A model whose Transformer a new run begins with, by name or directory.",
+            help="A model (a name or directory) whose Transformer a new run starts from.",
         ),
     ] = None,
     device: Annotated[
-        str, typer.Option(autocompletion=offer_devices, help="auto, cpu, cuda, cuda:N.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=offer_devices,
+            help="The device to train on: auto, cpu, cuda, cuda:N.",
+        ),
     ] = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of data, weights and noise.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Random seed of the data, the weights and the noise."
+        ),
+    ] = 0,
 ) -> int:
-    """Train a model: synthesise music, learn mels from notes, learn sound from mels, export.
+    """Train a model from MIDI files.
 
-    Needs FluidSynth and a soundfont (Debian: fluidsynth, musescore-general-soundfont-small).
+    The stages are: data (synthesise music), diffusion (train the Transformer, which turns notes
+    into mel spectrograms), vocoder (train the network that turns those into sound) and export
+    (write the model directory).
+
+    FluidSynth and a soundfont must be installed (Debian: fluidsynth,
+    musescore-general-soundfont-small).
     """
     config = choose_network(
         preset,
@@ -115,7 +183,9 @@ def train(
     stages: dict[Stage, Callable[[], None]] = {
         Stage.data: lambda: _make_data(midi, work, config, hours, seed, workers),
         Stage.diffusion: lambda: _train_diffusion(work, config, options, place, start_from),
-        Stage.vocoder: lambda: _train_vocoder(work, vocoder_steps, place, seed),
+        Stage.vocoder: lambda: train_vocoder(
+            work / "train", work / "vocoder", VocoderOptions(steps=vocoder_steps, seed=seed), place
+        ),
         Stage.export: lambda: export(work, output),
     }
     for name, run in stages.items():
@@ -150,16 +220,18 @@ def _train_diffusion(
         trainer.resume()
     elif start_from is not None:
         trainer.start_from(load_checkpoint(start_from).model)
-    how = (config.conditioning, config.memory_steps)
-    trainer.train(Windows(work / "train", *how), Windows(work / "valid", *how))
-
-
-def _train_vocoder(work: Path, steps: int, device: torch.device, seed: int) -> None:
-    train_vocoder(work / "train", work / "vocoder", VocoderOptions(steps=steps, seed=seed), device)
+    windows, held_out = (
+        Windows(work / name, config.conditioning, config.memory_steps)
+        for name in ("train", "valid")
+    )
+    trainer.train(windows, held_out)
 
 
 def export(work: Path, output: Path) -> None:
-    """Write the averaged weights as a model directory, with the vocoder if one was trained."""
+    """Write the averaged weights as a model directory, with the vocoder if one was trained.
+
+    `work` is the folder of the run. Raises SpectroRenderError if no Transformer was trained there.
+    """
     checkpoint = work / "diffusion" / "checkpoint.pt"
     if not checkpoint.exists():
         raise SpectroRenderError(f"no {checkpoint}", "train the diffusion stage first")

@@ -1,7 +1,8 @@
-"""Music to learn from: pieces made up on the spot, and variations of real ones.
+"""Scores for training: random music, and random variations of real music.
 
-Real files leave gaps (a seventh of the General-MIDI programs never occurs, many files have hardly
-any dynamics); made-up phrases fill them, and variation shows real music on other instruments.
+Real files leave gaps: a seventh of the General-MIDI programs never occurs, and many files have
+hardly any dynamics. Random phrases fill the gaps, and variations put real music on other
+instruments.
 """
 
 from collections.abc import Callable
@@ -20,9 +21,10 @@ Part = list[Note]
 
 
 class Phrase:
-    """How one instrument plays: beat, scale, loudness, articulation."""
+    """Random music of one instrument, with a beat, scale, loudness and articulation of its own."""
 
     def __init__(self, rng: Random, program: int, beat: float, root: int) -> None:
+        """`beat` in seconds; `root` is the pitch class of the scale, 0 (C) to 11."""
         self.rng = rng
         self.program = program
         self.beat = beat
@@ -37,6 +39,7 @@ class Phrase:
         self.articulation = rng.choice((0.3, 0.7, 0.95, 1.0, 1.3))
 
     def note(self, start: float, pitch: int, length: float) -> Note:
+        """A note of the phrase's instrument; times in seconds, the velocity is random."""
         velocity = round(self.rng.gauss(self.velocity, self.spread))
         return Note(
             start,
@@ -48,12 +51,12 @@ class Phrase:
         )
 
     def degree(self, index: int) -> int:
-        """A pitch of the scale, counted from the phrase's centre."""
+        """The pitch `index` steps up the scale from the phrase's centre."""
         octave, step = divmod(index, len(self.scale))
         return self.centre - self.centre % 12 + 12 * octave + self.scale[step]
 
     def melody(self, start: float, end: float) -> Part:
-        """A walk along the scale with leaps and rests."""
+        """A random walk along the scale, with leaps and rests."""
         notes, index, now = [], self.rng.randint(0, 6), start
         while now < end:
             length = self.step * self.rng.choice((0.5, 1, 1, 1, 2, 3))
@@ -64,6 +67,7 @@ class Phrase:
         return notes
 
     def chords(self, start: float, end: float) -> Part:
+        """Random chords on degrees of the scale."""
         notes, now = [], start
         while now < end:
             length = self.step * self.rng.choice((1, 2, 4))
@@ -74,6 +78,7 @@ class Phrase:
         return notes
 
     def arpeggio(self, start: float, end: float) -> Part:
+        """The notes of one chord over two octaves, again and again."""
         notes, now, step = [], start, self.step / 2
         chord = self.rng.choice(CHORDS)
         bottom = self.degree(self.rng.randint(0, 4))
@@ -85,7 +90,7 @@ class Phrase:
         return notes
 
     def repeated(self, start: float, end: float) -> Part:
-        """One pitch over and over, growing or fading."""
+        """One pitch again and again, in a crescendo or a diminuendo."""
         step, pitch = self.step / 2, self.degree(self.rng.randint(0, 8))
         first, last = self.rng.randint(10, 127), self.rng.randint(10, 127)
         count = max(1, int((end - start) / step))
@@ -94,6 +99,7 @@ class Phrase:
         return [replace(note, velocity=round(first + slope * k)) for k, note in enumerate(notes)]
 
     def long_notes(self, start: float, end: float) -> Part:
+        """Groups of one to three notes of up to 9 s."""
         notes, now = [], start
         while now < end:
             length = self.rng.uniform(1.5, 9.0)
@@ -104,6 +110,7 @@ class Phrase:
         return notes
 
     def play(self, start: float, end: float) -> Part:
+        """One of the figures above, at random, from `start` to `end` in seconds."""
         figures: list[Callable[[float, float], Part]] = [
             self.melody, self.melody, self.chords, self.arpeggio, self.repeated, self.long_notes
         ]  # fmt: skip
@@ -111,7 +118,10 @@ class Phrase:
 
 
 def drum_part(rng: Random, beat: float, start: float, end: float) -> Part:
-    """A pattern of a bar over a few drums, repeated with ghost notes and gaps."""
+    """A random pattern of 16 steps for a few drums, repeated from `start` to `end` in seconds.
+
+    A hit is sometimes left out.
+    """
     drums = rng.sample(COMMON_DRUMS if rng.random() < 0.7 else ALL_DRUMS, rng.randint(1, 5))
     step, notes = beat / rng.choice((1, 2, 4)), []
     pattern = {
@@ -127,13 +137,17 @@ def drum_part(rng: Random, beat: float, start: float, end: float) -> Part:
     return notes
 
 
-def as_score(notes: Part) -> Score:
+def score_of(notes: Part) -> Score:
+    """A score of these notes, sorted by start."""
     ordered = tuple(sorted(notes, key=lambda note: note.start))
     return Score(ordered, max((note.end for note in ordered), default=0.0))
 
 
 def made_up(rng: Random, seconds: float) -> Score:
-    """A piece for one to ten instruments chosen evenly from all 128, often with drums."""
+    """Random music of `seconds` seconds for one to ten instruments, often with drums.
+
+    Instruments are chosen evenly from all 128 programs.
+    """
     beat, root = 60 / rng.uniform(50, 190), rng.randint(0, 11)
     parts = rng.choice((1, 1, 1, 2, 2, 3, 4, 5, 7, 10))
     notes: Part = []
@@ -149,11 +163,11 @@ def made_up(rng: Random, seconds: float) -> Score:
         bars = [t * 16 * beat for t in range(int(seconds / (16 * beat)) + 1)]
         for start in bars:
             notes += drum_part(rng, beat, start, min(seconds, start + 16 * beat))
-    return as_score(notes)
+    return score_of(notes)
 
 
 def excerpt(score: Score, rng: Random, seconds: float) -> Score:
-    """The notes that begin in a random stretch of a piece, moved to its start."""
+    """The notes that begin within `seconds` seconds from a random time, moved to the start."""
     last = max((note.start for note in score.notes), default=0.0)
     start = rng.uniform(0, max(0.0, last - seconds))
     inside = [note for note in score.notes if start <= note.start < start + seconds]
@@ -164,16 +178,19 @@ def excerpt(score: Score, rng: Random, seconds: float) -> Score:
         )
         for note in inside
     ]
-    return as_score(moved)
+    return score_of(moved)
 
 
 def mix(one: Score, other: Score) -> Score:
-    """Both at once."""
-    return as_score([*one.notes, *other.notes])
+    """The notes of two scores at the same time."""
+    return score_of([*one.notes, *other.notes])
 
 
 def vary(score: Score, rng: Random) -> Score:
-    """Transposed, stretched, re-orchestrated, thinned out, louder or softer."""
+    """A random variation: transposed, stretched, louder or softer, on other instruments.
+
+    In music of several instruments, some may be left out.
+    """
     shift, stretch = rng.randint(-6, 6), rng.uniform(0.8, 1.25)
     loudness = rng.uniform(0.55, 1.3)
     programs = sorted({note.program for note in score.notes if not note.is_drum})
@@ -191,4 +208,4 @@ def vary(score: Score, rng: Random) -> Score:
         for note in score.notes
         if note.is_drum or (note.program not in muted and 0 <= note.pitch + shift <= 127)
     ]
-    return as_score(notes)
+    return score_of(notes)

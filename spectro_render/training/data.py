@@ -1,11 +1,12 @@
 """MIDI -> shards of training windows on disk -> batches.
 
-A shard is a safetensors file of W consecutive windows of several pieces:
+A piece is about a minute of music, real or made up. A shard is a safetensors file of W windows,
+those of several pieces in order:
     samples  float32 (W, 81920)      mono, 16 kHz
     mel      float16 (W, 256, 128)   natural log
-    notes    int16 (sum of counts, 6), counts int32 (W,)   rows of `conditioning.note_table`
+    notes    int16 (sum of counts, 6), counts int32 (W,)   rows of `frames.note_table`
     ids      int16 (sum of id_counts,), id_counts int32 (W,)   note ids; early shards lack them
-    piece    int32 (W,)              window i continues window i-1 where the number is the same
+    piece    int32 (W,)              windows i - 1 and i belong together where these are equal
 """
 
 import hashlib
@@ -24,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from spectro_render.atomic import new_file
 from spectro_render.constants import (
     N_MELS,
     WINDOW_FRAMES,
@@ -47,23 +49,23 @@ _NOTES = {"cross_attention": ("ids", "id_counts"), "frame_aligned": ("notes", "c
 PIECE_WINDOWS = 12  # 61 s
 PIECES_PER_SHARD = 16
 REAL_SHARE = 0.5  # of the pieces; the others are made up
-AS_WRITTEN_SHARE = 0.3  # of the real ones; the others are varied
-MIXED_SHARE = 0.15  # of the real ones: a made-up piece plays along
-HELD_OUT = 20  # about every so many-th file is never trained on
-ATTEMPTS = 200  # at finding a file that can be read and has notes
-MIN_NOTES = 8
+AS_WRITTEN_SHARE = 0.3  # of the real pieces; the others are varied
+MIXED_SHARE = 0.15  # of the real pieces: mixed with a made-up piece
+HELD_OUT = 20  # about one file in 20 is never trained on
+ATTEMPTS = 200  # files that are tried in search of one that can be read and has notes
+MIN_NOTES = 8  # of a real piece
 
 
 def name_hash(path: Path) -> int:
-    """A number that hangs on a file's name alone."""
+    """A number that depends on the file's name alone, not on its folder."""
     return int(hashlib.sha1(path.name.encode()).hexdigest(), 16)
 
 
 def midi_files(folder: Path, *, held_out: bool) -> list[Path]:
-    """The MIDI files under a folder that are to be trained on, or those that are not, sorted.
+    """The MIDI files under a folder, sorted: those kept for evaluation, or those to train on.
 
-    About one in HELD_OUT is kept for evaluation, in a small folder at least one. Raises
-    SpectroRenderError where there are fewer than two.
+    About one in HELD_OUT is kept for evaluation, but at least one. Raises SpectroRenderError where
+    there are fewer than two files.
     """
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MIDI_SUFFIXES)
     if len(files) < 2:
@@ -78,29 +80,31 @@ def midi_files(folder: Path, *, held_out: bool) -> list[Path]:
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """What a cache holds; the same spec over the same files gives the same shards."""
+    """What determines the shards of a cache, given the same MIDI files."""
 
-    midi: Path
-    folder: Path
+    midi: Path  # folder of MIDI files
+    folder: Path  # of the shards
     vocabulary: Vocabulary
-    hours: float
+    hours: float  # of music
     seed: int = 0
-    held_out: bool = False  # real music as written, from the files that are not trained on
+    held_out: bool = False  # only real music as written, from the files kept for evaluation
 
     @property
     def shards(self) -> int:
+        """How many shards there are: the nearest number to `hours`, at least one."""
         hours_per_shard = PIECES_PER_SHARD * PIECE_WINDOWS * WINDOW_SECONDS / 3600
         return max(1, round(self.hours / hours_per_shard))
 
     def path(self, index: int) -> Path:
+        """The file of shard `index`, counted from 0."""
         return self.folder / f"shard-{index:05d}.safetensors"
 
 
 def build_cache(spec: CacheSpec, workers: int) -> Iterator[Path]:
-    """Render what is missing of a cache, in parallel; yields each shard's path when it is there.
+    """Render the missing shards of a cache in parallel, and yield each one's path when written.
 
-    Raises SpectroRenderError where there is too little music, OptionError where the folder holds
-    another cache.
+    `workers` is the number of processes. Raises SpectroRenderError where there is too little music,
+    OptionError where the folder holds another cache.
     """
     midi_files(spec.midi, held_out=spec.held_out)
     _claim(spec)
@@ -111,7 +115,7 @@ def build_cache(spec: CacheSpec, workers: int) -> Iterator[Path]:
 
 
 def _claim(spec: CacheSpec) -> None:
-    """Note in the folder what it holds, or make sure that it holds the same already."""
+    """Write down in the folder what it holds. Raises OptionError if it already holds other data."""
     facts = json.dumps(
         {**asdict(spec.vocabulary), "seed": spec.seed, "midi": str(spec.midi.resolve())}
     )
@@ -154,14 +158,13 @@ def _write_shard(index: int) -> Path:
     tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     tensors["piece"] = torch.arange(PIECES_PER_SHARD).repeat_interleave(PIECE_WINDOWS).int()
     path = _spec.path(index)
-    temporary = path.with_suffix(".tmp")
-    save_file(tensors, temporary)
-    temporary.rename(path)
+    with new_file(path) as temporary:
+        save_file(tensors, temporary)
     return path
 
 
 def _piece(spec: CacheSpec, number: int) -> Score:
-    """Piece `number` of a cache: real music, as written or varied, or made up."""
+    """Piece `number` of a cache: real music as written, real music varied, or made-up music."""
     rng = Random(f"{spec.seed}/{number}")
     seconds = (PIECE_WINDOWS - 0.5) * WINDOW_SECONDS
     files = midi_files(spec.midi, held_out=spec.held_out)
@@ -195,7 +198,7 @@ def _read(path: Path) -> Score | None:
 def piece_tensors(
     score: Score, vocabulary: Vocabulary, synthesizer: Synthesizer
 ) -> dict[str, Tensor]:
-    """A piece's windows: audio, mel (with the true audio beyond each cut) and notes."""
+    """The windows of a piece as a shard holds them; mels are cut from the mel of the whole."""
     windows = tokenize(score, vocabulary, seconds=PIECE_WINDOWS * WINDOW_SECONDS)[:PIECE_WINDOWS]
     samples = torch.zeros(PIECE_WINDOWS * WINDOW_SAMPLES)
     rendered = torch.from_numpy(synthesizer.render_score(score)[: len(samples)])
@@ -209,7 +212,7 @@ def piece_tensors(
 
 
 def piece_notes(windows: Sequence[TokenWindow], vocabulary: Vocabulary) -> dict[str, Tensor]:
-    """The notes of windows as a shard has them, in both forms."""
+    """The notes of windows as a shard holds them: as rows of a note table, and as ids."""
     notes = [note_table([window_notes(window.ids, vocabulary)])[0] for window in windows]
     notes = [rows[rows[:, 0] != PAD_NOTE] for rows in notes]
     return {
@@ -221,23 +224,27 @@ def piece_notes(windows: Sequence[TokenWindow], vocabulary: Vocabulary) -> dict[
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
-    """B windows to learn from."""
+class TrainingBatch:
+    """B windows to learn from: T frames, M mel bands, N notes or L note ids."""
 
     numbers: Tensor  # (B,) int64: which windows of the cache
     notes: Tensor  # int64: rows (B, N, 6) padded with PAD_NOTE, or ids (B, L) padded with PAD
-    context: Tensor  # (B, T, M) in [-1, 1]: the window before
-    heard: Tensor  # (B,) bool: False where no window came before
-    target: Tensor  # (B, T, M) in [-1, 1]
-    said: Tensor  # (B, T, M) in [-1, 1]: what the model lately said of the window before
-    has_said: Tensor  # (B,) bool: False where it said nothing yet
+    context: Tensor  # (B, T, M) in [-1, 1]: the true mel of the window before
+    has_context: Tensor  # (B,) bool: False for the first window of a piece
+    target: Tensor  # (B, T, M) in [-1, 1]: the true mel
+    own_prediction: Tensor  # (B, T, M) in [-1, 1]: the model's latest mel of the window before
+    has_own_prediction: Tensor  # (B,) bool: False where the model has not predicted it yet
 
-    def to(self, device: torch.device) -> "Batch":
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+    def to(self, device: torch.device) -> "TrainingBatch":
+        """The batch on another device."""
+        return TrainingBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def recalled(tables: Sequence[Tensor], first: Sequence[bool], steps: int) -> Sequence[Tensor]:
-    """Windows' notes (n, 6) in order, with what is remembered of the windows before."""
+    """Notes (n, 6) of consecutive windows, each with the notes remembered from those before.
+
+    `first` is True for the first window of a piece, `steps` is ModelConfig's memory_steps.
+    """
     if not steps:
         return tables
     known, memory = [], NoteMemory(steps)
@@ -253,23 +260,26 @@ class Windows:
     def __init__(
         self, folder: Path, conditioning: Conditioning = "frame_aligned", memory_steps: int = 0
     ) -> None:
-        """`memory_steps` as in ModelConfig."""
+        """`folder` is a cache's; `conditioning` and `memory_steps` are those of ModelConfig.
+
+        Raises OptionError for a shard without the notes that this conditioning reads.
+        """
         self.folder, self.memory_steps = folder, memory_steps
         self.conditioning = conditioning
         self._shards: set[Path] = set()
         self._mel: list[Tensor] = []  # (256, 128) float16 each
         self._notes: list[Tensor] = []  # int16 each: rows (n, 6), or ids (n,) for cross-attention
         self._first: list[bool] = []
-        self._said: dict[int, Tensor] = {}  # (256, 128) float16 each
+        self._predictions: dict[int, Tensor] = {}  # (256, 128) float16 each
         self.refresh()
 
     def __len__(self) -> int:
         return len(self._mel)
 
     def refresh(self) -> None:
-        """Read the shards that have come since: training may begin while the cache grows.
+        """Read the shards written since the last call: training may begin while the cache grows.
 
-        Raises OptionError for a shard that lacks what this conditioning reads.
+        Raises OptionError for a shard without the notes that this conditioning reads.
         """
         notes, counts = _NOTES[self.conditioning]
         for path in sorted(set(self.folder.glob("shard-*.safetensors")) - self._shards):
@@ -279,34 +289,36 @@ class Windows:
                     raise OptionError(f"{path} is of an early form, without note ids", hint)
                 piece = shard.get_tensor("piece")
                 first = [True, *(piece[1:] != piece[:-1]).tolist()]
-                told = shard.get_tensor(notes).split(shard.get_tensor(counts).tolist())
+                rows = shard.get_tensor(notes).split(shard.get_tensor(counts).tolist())
                 self._mel += shard.get_tensor("mel").unbind()
-                self._notes += recalled(told, first, self.memory_steps)
+                self._notes += recalled(rows, first, self.memory_steps)
             self._first += first
             self._shards.add(path)
 
-    def remember(self, numbers: Tensor, said: Tensor) -> None:
-        """Keep what the model said of windows (B,), mels (B, T, M), for those that follow them."""
-        mels = said.clamp(-1, 1).half().cpu().unbind()
-        self._said.update(zip(numbers.tolist(), mels, strict=True))
+    def keep_predictions(self, numbers: Tensor, mels: Tensor) -> None:
+        """Keep the model's mels (B, T, M) of windows (B,), as contexts of the windows after."""
+        kept = mels.clamp(-1, 1).half().cpu().unbind()
+        self._predictions.update(zip(numbers.tolist(), kept, strict=True))
 
-    def batch(self, indices: Sequence[int]) -> Batch:
-        """The windows of these numbers, and what came before them."""
+    def batch(self, indices: Sequence[int]) -> TrainingBatch:
+        """The windows of these numbers, with their contexts."""
         before = [index if self._first[index] else index - 1 for index in indices]
         notes = [self._notes[index].long() for index in indices]
         if self.conditioning == "frame_aligned":
-            one_row = torch.full((1, NOTE_FIELDS), PAD_NOTE)  # or a batch without notes has none
+            one_row = torch.full(
+                (1, NOTE_FIELDS), PAD_NOTE
+            )  # so that a batch without notes has a shape
             padded = pad_sequence([one_row, *notes], True, PAD_NOTE)[1:]
         else:
             padded = pad_sequence(notes, True, PAD)
         context = to_model(torch.stack([self._mel[index] for index in before]).float())
-        said = [self._said.get(k, true) for k, true in zip(before, context, strict=True)]
-        return Batch(
+        own = [self._predictions.get(k, true) for k, true in zip(before, context, strict=True)]
+        return TrainingBatch(
             torch.tensor(indices),
             padded,
             context,
             torch.tensor([not self._first[index] for index in indices]),
             to_model(torch.stack([self._mel[index] for index in indices]).float()),
-            torch.stack([mel.float() for mel in said]),
-            torch.tensor([index in self._said for index in before]),
+            torch.stack([mel.float() for mel in own]),
+            torch.tensor([index in self._predictions for index in before]),
         )

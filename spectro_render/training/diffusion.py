@@ -1,10 +1,9 @@
-"""Training the Transformer: optimisers, loop, checkpoints, and a look at what it draws."""
+"""Trains the Transformer: which optimisers, which steps, and what is checked on the way."""
 
-import json
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -19,29 +18,26 @@ from spectro_render.network.build import make_model
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.frames import NATS
 from spectro_render.network.model import MelModel, SpectrogramModel
-from spectro_render.training.data import Batch, Windows
+from spectro_render.training.data import TrainingBatch, Windows
 from spectro_render.training.muon import Muon
 from spectro_render.training.objective import make_objective
+from spectro_render.training.run import Average, RunOptions, TrainingRun
 
 CHECK_WINDOWS = 16
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
-    """How to train; the bundled weights were begun with these defaults, their card has the rest."""
+class TrainingOptions(RunOptions):
+    """How to train the Transformer.
 
-    steps: int = 10_000
-    batch_size: int = 16
-    learning_rate: float = 3e-3  # of Muon, on the hidden matrices
-    adam_rate: float = 1e-3  # of AdamW, on everything else
-    warmup: int = 50  # steps
-    decay_share: float = 0.4  # of the steps: at the end, linearly to zero
-    ema_decay: float = 0.998
-    gradient_clip: float = 1.0
-    loss: str = "l1"  # one of LOSSES
-    seed: int = 0
-    log_every: int = 50
-    check_every: int = 500
+    Training of the bundled weights began with these defaults; their model card tells the rest.
+    """
+
+    learning_rate: float = 3e-3  # peak, of Muon on the hidden matrices
+    adam_rate: float = 1e-3  # peak, of AdamW on everything else
+    warmup: int = 50  # steps in which the learning rates rise
+    decay_share: float = 0.4  # share of the steps, at the end, in which they fall to zero
+    loss: str = "l1"  # one of LOSSES; of a diffusion model only
 
 
 def optimizers(model: MelModel, options: TrainingOptions) -> list[torch.optim.Optimizer]:
@@ -75,22 +71,10 @@ def rate_factor(step: int, options: TrainingOptions) -> float:
     return min(1.0, (step + 1) / options.warmup, (options.steps - step) / falling)
 
 
-class Average:
-    """Exponential moving average of a model's weights."""
+class Trainer(TrainingRun[MelModel]):
+    """A training run of the Transformer, which also draws pictures `mel-*.png` into its folder."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.weights = {name: p.detach().clone() for name, p in model.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        decay = min(self.decay, (1 + step) / (10 + step))
-        for name, value in model.state_dict().items():
-            self.weights[name].lerp_(value, 1 - decay)
-
-
-class Trainer:
-    """One training run in a folder: `log.jsonl`, `checkpoint.pt`, `mel-*.png`."""
+    options: TrainingOptions
 
     def __init__(
         self,
@@ -100,50 +84,24 @@ class Trainer:
         device: torch.device,
         say: Callable[[str], None] = print,
     ) -> None:
-        torch.manual_seed(options.seed)
-        self.options, self.folder, self.device, self.say = options, folder, device, say
-        self.model = make_model(config).to(device)
-        self.generator = torch.Generator().manual_seed(options.seed)
+        super().__init__(lambda: make_model(config), options, folder, device, say)
         self.objective = make_objective(self.model, self.generator, options.loss)
         self.optimizers = optimizers(self.model, options)
-        self.average = Average(self.model, options.ema_decay)
-        self.step = 0
-        folder.mkdir(parents=True, exist_ok=True)
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
+    def state(self) -> dict[str, Any]:
+        """What the checkpoint holds; the configuration tells which network the weights fit."""
+        return {"config": asdict(self.model.config), **super().state()}
 
-    def save(self) -> None:
-        """Write the whole state of the run; an interrupted write leaves the last one whole."""
-        state = {
-            "config": asdict(self.model.config),
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "average": self.average.weights,
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "generator": self.generator.get_state(),
-        }
-        temporary = self.checkpoint.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.rename(self.checkpoint)
-
-    def resume(self) -> None:
-        """Go on from the folder's checkpoint."""
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over the contents of a checkpoint. Raises OptionError for another network's."""
         if ModelConfig(**state["config"]) != self.model.config:
             raise OptionError(
                 f"{self.checkpoint} is of another network", "choose another --work, or its --preset"
             )
-        self.model.load_state_dict(state["model"])
-        self.average.weights = state["average"]
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.generator.set_state(state["generator"].cpu())
-        self.step = state["step"]
+        super().restore(state)
 
     def start_from(self, model: MelModel) -> None:
-        """Begin with the weights of a trained model of the same shape."""
+        """Begin with the weights of a trained model. Raises OptionError for another shape."""
         if model.config != self.model.config:
             raise OptionError(
                 "these weights belong to a network of another shape", "match --preset"
@@ -152,49 +110,39 @@ class Trainer:
         self.average = Average(self.model, self.options.ema_decay)
 
     def train(self, windows: Windows, held_out: Windows) -> None:
-        """Run to the last step, logging, checking on held-out windows and saving on the way."""
+        """Train to the last step on `windows`, and check on the held-out ones on the way.
+
+        Raises SpectroRenderError where there are too few windows of either.
+        """
         if len(windows) < self.options.batch_size or not len(held_out):
             raise SpectroRenderError(
                 f"{len(windows)} windows to learn from and {len(held_out)} to check on are too few",
                 "run the data stage first, with more --hours",
             )
         batches = self._batches(windows)
-        losses, started = [], time.monotonic()
-        while self.step < self.options.steps:
-            losses.append(self._update(next(batches)))
-            if self.objective.said is not None:
-                windows.remember(*self.objective.said)
-            if self.step % self.options.log_every == 0:
-                rate = len(losses) * self.options.batch_size / (time.monotonic() - started)
-                self._log(loss=sum(losses) / len(losses), windows_per_second=rate)
-                losses, started = [], time.monotonic()
-            if self.step % self.options.check_every == 0 or self.step == self.options.steps:
-                self.save()
-                self._check(held_out)
-                started = time.monotonic()
 
-    def _update(self, batch: Batch) -> float:
-        for optimizer, peak in zip(self.optimizers, self._peaks, strict=True):
+        def update() -> dict[str, float]:
+            loss = self._update(next(batches))
+            if self.objective.own_predictions is not None:
+                windows.keep_predictions(*self.objective.own_predictions)
+            return {"loss": loss}
+
+        self.run(update, lambda: self._check(held_out))
+
+    def _update(self, batch: TrainingBatch) -> float:
+        peaks = self.options.learning_rate, self.options.adam_rate
+        for optimizer, peak in zip(self.optimizers, peaks, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = peak * rate_factor(self.step, self.options)
-            optimizer.zero_grad()
         self.model.train()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss = self.objective(batch.to(self.device))
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.options.gradient_clip)
-        for optimizer in self.optimizers:
-            optimizer.step()
-        self.step += 1
-        self.average.update(self.model, self.step)
+        self.descend(loss, self.model, *self.optimizers)
+        self.end_step()
         return float(loss.detach())
 
-    @property
-    def _peaks(self) -> tuple[float, float]:
-        return self.options.learning_rate, self.options.adam_rate
-
-    def _batches(self, windows: Windows) -> Iterator[Batch]:
-        """Every window once before any comes again, in random order."""
+    def _batches(self, windows: Windows) -> Iterator[TrainingBatch]:
+        """Batches in random order, endlessly; no window is repeated before all have been used."""
         while True:
             windows.refresh()
             order = torch.randperm(len(windows), generator=self.generator).tolist()
@@ -203,15 +151,13 @@ class Trainer:
                 yield windows.batch(order[start : start + size])
 
     def _check(self, held_out: Windows) -> None:
-        """Sample held-out windows from the averaged weights; log their error, draw some."""
+        """Draw held-out windows with the averaged weights; log their errors, plot some of them."""
         held_out.refresh()
-        # At random, as every so many-th would always meet a song at the same place.
+        # At random: evenly spaced ones would always be the same part of a piece.
         chosen = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))
         batch = held_out.batch(chosen[:CHECK_WINDOWS].tolist()).to(self.device)
-        model = make_model(self.model.config).to(self.device).eval()
-        model.load_state_dict(self.average.weights)
-        drawn, draft = sample_windows(model, batch)
-        self._log(
+        drawn, draft = sample_windows(self.averaged(), batch)
+        self.log(
             sample_error=float((drawn - batch.target).abs().mean()) * NATS,
             draft_error=float((draft - batch.target).abs().mean()) * NATS,
             correlation=correlation(drawn, batch.target),
@@ -219,22 +165,17 @@ class Trainer:
         picture = self.folder / f"mel-{self.step:07d}.png"
         plot_mels(picture, {"truth": batch.target, "sample": drawn, "draft": draft})
 
-    def _log(self, **numbers: float) -> None:
-        row = {"step": self.step, **{key: round(value, 4) for key, value in numbers.items()}}
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        self.say("  ".join(f"{key} {value}" for key, value in row.items()))
-
 
 @torch.inference_mode()
 def sample_windows(
-    model: MelModel, batch: Batch, steps: int = 10, seed: int = 0
+    model: MelModel, batch: TrainingBatch, steps: int = 10, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Samples of a batch, each after its true context, and the drafts; (B, T, M).
+    """Mels drawn by the model after true contexts, and its drafts; (B, T, M) in [-1, 1] each.
 
-    A diffusion model takes so many steps of DPM-Solver++.
+    A diffusion model takes `steps` steps of DPM-Solver++. A model without drafts gives its mels
+    twice.
     """
-    memory = model.encode(batch.notes, batch.context, batch.heard)
+    memory = model.encode(batch.notes, batch.context, batch.has_context)
     draw = noise_source(seed, range(len(batch.target)), batch.target.device)
     if isinstance(model, AutoregressiveModel):
         mel = model.generate(memory, draw)
@@ -252,14 +193,14 @@ def sample_windows(
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
-    """Pearson's correlation over all bands and frames of (B, T, M), window by window, mean."""
+    """Pearson's correlation of two mels (B, T, M) within each window, averaged over windows."""
     a, b = (x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in (a, b))
     scale = (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-8)
     return float(((a * b).sum(1) / scale).mean())
 
 
 def plot_mels(path: Path, mels: dict[str, Tensor], columns: int = 4) -> None:
-    """Draw the first windows of each set under one another, into a PNG."""
+    """Write a PNG with a row for each name: the first mels of its (B, T, M), in [-1, 1]."""
     figure = Figure(figsize=(4 * columns, 2.4 * len(mels)), layout="constrained")
     axes = figure.subplots(len(mels), columns, squeeze=False)
     for row, (name, mel) in zip(axes, mels.items(), strict=True):

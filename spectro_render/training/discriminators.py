@@ -1,11 +1,14 @@
-"""What the vocoder must fool: networks that tell its samples from recorded ones.
+"""Discriminators for the vocoder's training: networks that tell its samples from recorded ones.
 
-    spectrograms at several resolutions   (UnivNet, Jang et al. 2021)     smearing, noise, lines
-    periods: samples folded in columns    (HiFi-GAN, Kong et al. 2020)    waveform shape
-    scales: samples, ever more averaged   (MelGAN, Kumar et al. 2019)     the same, over longer time
+    SpectrogramDiscriminator   spectrograms at several resolutions (UnivNet, Jang et al. 2021,
+                               arXiv 2106.07889): smearing, noise, spectral lines
+    PeriodDiscriminator        samples folded into columns (HiFi-GAN, Kong et al. 2020,
+                               arXiv 2010.05646): the shape of the waveform
+    ScaleDiscriminator         samples averaged over ever longer stretches (MelGAN, Kumar et al.
+                               2019, arXiv 1910.06711): the waveform over longer times
 
-Each judge returns its feature maps, (B, C, ...), the last of which is the verdict: above 0 for
-recorded, below 0 for made.
+Each returns its feature maps (B, C, ...), the last of which is its output: above 0 for recorded,
+below 0 for generated samples.
 """
 
 from dataclasses import dataclass
@@ -16,14 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-LEAKY_SLOPE = 0.2
-MAGNITUDE_FLOOR = 1e-5  # of a full-scale sine
+from spectro_render.vocoder.melgan import LEAKY_SLOPE
+
+MAGNITUDE_FLOOR = 1e-5  # of a full-scale sine's magnitude
 Features = list[Tensor]
 
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """How many judges of each kind, and how large; an empty tuple leaves a kind out."""
+    """How many discriminators of each kind, and their size; an empty tuple leaves a kind out."""
 
     channels: int = 16
     resolutions: tuple[int, ...] = (512, 1024, 2048)  # FFT and window sizes; the hop is a quarter
@@ -31,8 +35,25 @@ class DiscriminatorConfig:
     scales: tuple[int, ...] = (1, 2, 4)  # samples averaged
 
 
-class SpectrogramJudge(nn.Module):
+class Discriminator(nn.Module):
+    """Convolutional layers, and an output layer with one channel."""
+
+    layers: nn.ModuleList
+    output: nn.Module
+
+    def features(self, x: Tensor) -> Features:
+        """Feature maps of every layer for an input (B, 1, ...); the last is the output."""
+        features = []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), LEAKY_SLOPE)
+            features.append(x)
+        return [*features, self.output(x)]
+
+
+class SpectrogramDiscriminator(Discriminator):
     """Two-dimensional convolutions over one log-magnitude spectrogram."""
+
+    window: Tensor
 
     def __init__(self, n_fft: int, channels: int) -> None:
         super().__init__()
@@ -43,19 +64,18 @@ class SpectrogramJudge(nn.Module):
             weight_norm(nn.Conv2d(i, o, (7, 3), stride=(2, 1), padding=(3, 1)))
             for i, o in pairwise(widths)
         )
-        self.verdict = weight_norm(nn.Conv2d(channels, 1, 3, padding=1))
+        self.output = weight_norm(nn.Conv2d(channels, 1, 3, padding=1))
 
     def forward(self, samples: Tensor) -> Features:
         """Samples (B, S) -> feature maps (B, C, K, frames)."""
-        assert isinstance(self.window, Tensor)
         hop = self.n_fft // 4
         spectrum = torch.stft(samples, self.n_fft, hop, window=self.window, return_complex=True)
         magnitude = spectrum.abs() / hop
-        return _climb(magnitude.clamp(min=MAGNITUDE_FLOOR).log()[:, None], self)
+        return self.features(magnitude.clamp(min=MAGNITUDE_FLOOR).log()[:, None])
 
 
-class PeriodJudge(nn.Module):
-    """Convolutions along columns: samples that lie a fixed period apart."""
+class PeriodDiscriminator(Discriminator):
+    """Convolutions along columns of samples that lie a fixed period apart."""
 
     def __init__(self, period: int, channels: int) -> None:
         super().__init__()
@@ -65,16 +85,17 @@ class PeriodJudge(nn.Module):
             weight_norm(nn.Conv2d(i, o, (5, 1), stride=(3, 1), padding=(2, 0)))
             for i, o in pairwise(widths)
         )
-        self.verdict = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
+        self.output = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
 
     def forward(self, samples: Tensor) -> Features:
         """Samples (B, S) -> feature maps (B, C, rows, period)."""
         rows = samples.shape[-1] // self.period
-        return _climb(samples[:, : rows * self.period].reshape(-1, 1, rows, self.period), self)
+        folded = samples[:, : rows * self.period].reshape(-1, 1, rows, self.period)
+        return self.features(folded)
 
 
-class ScaleJudge(nn.Module):
-    """Grouped convolutions along samples, after averaging."""
+class ScaleDiscriminator(Discriminator):
+    """Grouped convolutions along samples that were averaged in groups of `scale`."""
 
     def __init__(self, scale: int, channels: int) -> None:
         super().__init__()
@@ -86,57 +107,48 @@ class ScaleJudge(nn.Module):
             for i, o in pairwise(widths)
         )
         self.layers = nn.ModuleList([first, *later])
-        self.verdict = weight_norm(nn.Conv1d(widths[-1], 1, 3, padding=1))
+        self.output = weight_norm(nn.Conv1d(widths[-1], 1, 3, padding=1))
 
     def forward(self, samples: Tensor) -> Features:
         """Samples (B, S) -> feature maps (B, C, S / stride)."""
-        return _climb(F.avg_pool1d(samples[:, None], self.scale), self)
+        return self.features(F.avg_pool1d(samples[:, None], self.scale))
 
 
 class Discriminators(nn.Module):
-    """All judges together."""
+    """The discriminators of all kinds that a configuration asks for."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
-        judges: list[nn.Module] = []
-        judges += [SpectrogramJudge(n_fft, config.channels) for n_fft in config.resolutions]
-        judges += [PeriodJudge(period, config.channels) for period in config.periods]
-        judges += [ScaleJudge(scale, config.channels) for scale in config.scales]
-        self.judges = nn.ModuleList(judges)
+        parts: list[nn.Module] = []
+        parts += [SpectrogramDiscriminator(n_fft, config.channels) for n_fft in config.resolutions]
+        parts += [PeriodDiscriminator(period, config.channels) for period in config.periods]
+        parts += [ScaleDiscriminator(scale, config.channels) for scale in config.scales]
+        self.parts = nn.ModuleList(parts)
 
     def forward(self, samples: Tensor) -> list[Features]:
-        """Samples (B, S) -> feature maps, judge by judge."""
-        return [judge(samples) for judge in self.judges]
+        """Samples (B, S) -> the feature maps of each discriminator."""
+        return [part(samples) for part in self.parts]
 
 
-def discriminator_loss(recorded: list[Features], made: list[Features]) -> Tensor:
-    """Hinge loss: recorded sound beyond +1, made sound beyond -1; a scalar."""
+def discriminator_loss(recorded: list[Features], generated: list[Features]) -> Tensor:
+    """Hinge loss, a scalar: outputs should exceed +1 for recorded, fall below -1 for generated."""
     losses = [
         F.relu(1 - real[-1]).mean() + F.relu(1 + fake[-1]).mean()
-        for real, fake in zip(recorded, made, strict=True)
+        for real, fake in zip(recorded, generated, strict=True)
     ]
     return torch.stack(losses).mean()
 
 
-def adversarial_loss(made: list[Features]) -> Tensor:
-    """What the vocoder pays for being found out; a scalar."""
-    return torch.stack([-fake[-1].mean() for fake in made]).mean()
+def adversarial_loss(generated: list[Features]) -> Tensor:
+    """The vocoder's hinge loss, a scalar: minus the mean output for its samples."""
+    return torch.stack([-fake[-1].mean() for fake in generated]).mean()
 
 
-def feature_matching_loss(recorded: list[Features], made: list[Features]) -> Tensor:
+def feature_matching_loss(recorded: list[Features], generated: list[Features]) -> Tensor:
     """Mean absolute difference of the feature maps, relative to the recorded ones' size."""
     distances = [
         (r.detach() - m).abs().mean() / r.detach().abs().mean().clamp(min=1e-6)
-        for real, fake in zip(recorded, made, strict=True)
+        for real, fake in zip(recorded, generated, strict=True)
         for r, m in zip(real[:-1], fake[:-1], strict=True)
     ]
     return torch.stack(distances).mean()
-
-
-def _climb(x: Tensor, judge: SpectrogramJudge | PeriodJudge | ScaleJudge) -> Features:
-    """Run a judge's layers; keep every map."""
-    features = []
-    for layer in judge.layers:
-        x = F.leaky_relu(layer(x), LEAKY_SLOPE)
-        features.append(x)
-    return [*features, judge.verdict(x)]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic Newton-Schulz iteration
 ITERATIONS = 5
-RMS = 0.2  # of an update, as AdamW's is (Liu et al., arXiv 2502.16982)
+RMS = 0.2  # root mean square of an update, about that of AdamW's (Liu et al., arXiv 2502.16982)
 
 
 def orthogonalise(matrices: Tensor) -> Tensor:
@@ -28,27 +28,31 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised; for matrices only, at AdamW's learning rates."""
+    """Muon: steps of Nesterov's momentum, orthogonalised. For matrices only.
+
+    Updates are scaled so that learning rates of AdamW fit.
+    """
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every matrix that has a gradient. `closure` is not called."""
         for group in self.param_groups:
-            shapes: dict[torch.Size, list[Tensor]] = defaultdict(list)
+            shapes: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    shapes[parameter.shape].append(parameter)
-            for (rows, columns), same in shapes.items():
-                updates = torch.stack([self._momentum(p, group["momentum"]) for p in same])
+                    update = self._momentum(parameter, parameter.grad, group["momentum"])
+                    shapes[parameter.shape].append((parameter, update))
+            for (rows, columns), pairs in shapes.items():
                 scale = RMS * max(rows, columns) ** 0.5
-                for parameter, update in zip(same, orthogonalise(updates), strict=True):
+                updates = orthogonalise(torch.stack([update for _, update in pairs]))
+                for (parameter, _), update in zip(pairs, updates, strict=True):
                     parameter.add_(update, alpha=-group["lr"] * scale)
 
-    def _momentum(self, parameter: Tensor, momentum: float) -> Tensor:
-        gradient = parameter.grad
-        assert gradient is not None
+    def _momentum(self, parameter: Tensor, gradient: Tensor, momentum: float) -> Tensor:
+        """Take a gradient into the parameter's running mean, and return Nesterov's update."""
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)

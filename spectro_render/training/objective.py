@@ -1,23 +1,27 @@
-"""What each kind of model learns by: its distance from a batch of true windows."""
+"""Training objectives: how far a model's predictions are from a batch of true windows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from spectro_render.constants import WINDOW_FRAMES
-from spectro_render.diffusion import Target, alpha, corrupt, learning_target, sigma
+from spectro_render.diffusion import alpha, clean_mel, corrupt, learning_target, sigma
 from spectro_render.network.autoregressive import AutoregressiveModel
 from spectro_render.network.model import MelModel, Memory, SpectrogramModel
-from spectro_render.training.data import Batch
+from spectro_render.training.data import TrainingBatch
 
-UNCONDITIONAL_SHARE = 0.1  # of the windows: notes and context dropped together, for guidance
-DEAF_SHARE = 0.1  # of the windows: context dropped alone, as at a song's start
-OWN_SHARE = 0.5  # of the contexts: what the model itself lately said of the window before
-OWN_TIME = 0.5  # from which time on that is like what a sampler ends with: less noise tells more
-CONTEXT_NOISE = 0.06  # largest deviation added to the context, on the model's scale: 0.5 nat
+UNCONDITIONAL_SHARE = 0.1  # of the windows: notes and context are dropped together, for guidance
+CONTEXT_DROPOUT = 0.1  # share of the windows whose context alone is dropped, as at a piece's start
+OWN_SHARE = 0.5  # of the contexts: the model's own latest prediction of the window before
+# Lowest diffusion time at which the one-step prediction resembles a sampler's result; with less
+# noise the input gives the answer away.
+OWN_TIME = 0.5
+CONTEXT_NOISE = 0.06  # largest deviation added to a context, on the model's scale: 0.5 nat
 DRAFT_WEIGHT = 0.25  # of the draft's own error: without it the draft drifts away from any mel
 
 LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"l1": torch.abs, "mse": torch.square}
@@ -37,72 +41,64 @@ def drop_conditions(memory: Memory, keep: Tensor) -> Memory:
 
 
 def stratified_times(count: int, generator: torch.Generator) -> Tensor:
-    """`count` times, one in each of as many equal parts of [0, 1], in random order."""
+    """Draw `count` times, one in each of as many equal parts of [0, 1], in random order."""
     jitter = torch.rand(count, generator=generator)
     order = torch.randperm(count, generator=generator)
     return (order + jitter) / count
 
 
 def frame_weights(device: torch.device) -> Tensor:
-    """How much each of a window's frames counts, (T, 1), 1 in the mean: most where windows join."""
+    """Weight of each frame of a window, (T, 1), 1 in the mean: most where two windows join."""
     time = torch.arange(WINDOW_FRAMES, device=device)[:, None]
     weights = 1 + 4 * torch.exp(-time / 6) + 12 * torch.exp(-time / 1.5)
     return weights / weights.mean()
 
 
-def mel_of(predicted: Tensor, noisy: Tensor, times: Tensor, target: Target) -> Tensor:
-    """The mels that predictions mean at times (B,), in [-1, 1]; all else (B, T, M)."""
-    level = times[:, None, None]
-    if target == "v":
-        predicted = alpha(level) * noisy - sigma(level) * predicted
-    elif target == "epsilon":
-        predicted = (noisy - sigma(level) * predicted) / alpha(level)
-    return predicted.clamp(-1, 1)
-
-
 class Objective(ABC):
-    """A loss over batches, with the conditions worn as they are in use."""
+    """A training loss of a batch, with contexts as imperfect as those of rendering."""
 
-    said: tuple[Tensor, Tensor] | None = None  # of the last batch: numbers (B',), mels (B', T, M)
+    # What the model predicted of the last batch, for use as contexts: numbers of windows (B',)
+    # and their mels (B', T, M).
+    own_predictions: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
 
     @abstractmethod
-    def __call__(self, batch: Batch) -> Tensor:
-        """A scalar, a mean over all values."""
+    def __call__(self, batch: TrainingBatch) -> Tensor:
+        """The loss, a scalar: a mean over all windows, frames and bands."""
 
-    def encode(self, model: MelModel, batch: Batch) -> Memory:
-        """The batch's memory: some contexts are not heard, some are the model's own.
+    def encode(self, model: MelModel, batch: TrainingBatch) -> Memory:
+        """The memory of a batch, of which some contexts are dropped and some are replaced.
 
-        True ones are a little noisy.
+        In rendering a context is never the true mel. So noise is added to the true contexts, and
+        OWN_SHARE of the contexts are the model's own predictions, as far as there are any.
         """
         size, device = len(batch.target), batch.target.device
-        hears, own = torch.rand(2, size, generator=self.generator).to(device)
-        worn = batch.context + self._wear(size).to(device) * self._noise(batch.context)
-        is_own = batch.has_said & (own < OWN_SHARE)
-        worn = torch.where(is_own[:, None, None], batch.said, worn)
-        return model.encode(batch.notes, worn.clamp(-1, 1), batch.heard & (hears >= DEAF_SHARE))
-
-    def _wear(self, size: int) -> Tensor:
-        """How much noise each context gets, (B, 1, 1): what it hears in use is never clean."""
-        return CONTEXT_NOISE * torch.rand(size, 1, 1, generator=self.generator)
+        dropout, own = torch.rand(2, size, generator=self.generator).to(device)
+        deviation = CONTEXT_NOISE * torch.rand(size, 1, 1, generator=self.generator).to(device)
+        context = batch.context + deviation * self._noise(batch.context)
+        is_own = batch.has_own_prediction & (own < OWN_SHARE)
+        context = torch.where(is_own[:, None, None], batch.own_prediction, context)
+        has_context = batch.has_context & (dropout >= CONTEXT_DROPOUT)
+        return model.encode(batch.notes, context.clamp(-1, 1), has_context)
 
     def _noise(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.generator).to(like)
 
 
 class Denoising(Objective):
-    """The distance between what the model says of a corrupted mel and what it should have said."""
+    """The distance of a diffusion model's prediction from its target, at random noise levels."""
 
     def __init__(
         self, model: SpectrogramModel, generator: torch.Generator, loss: str = "l1"
     ) -> None:
+        """`loss` is one of LOSSES."""
         super().__init__(generator)
         self.model = model
         self.penalty = LOSSES[loss]
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: TrainingBatch) -> Tensor:
         size, device = len(batch.target), batch.target.device
         keep = torch.rand(size, generator=self.generator).to(device) >= UNCONDITIONAL_SHARE
         times = stratified_times(size, self.generator).to(device)
@@ -110,10 +106,13 @@ class Denoising(Objective):
         memory = self.encode(self.model, batch)
         noisy = corrupt(batch.target, noise, times)
         predicted = self.model.denoise(noisy, times, drop_conditions(memory, keep))
-        said = keep & (times >= OWN_TIME)
-        mel = mel_of(predicted.detach(), noisy, times, self.model.config.target)
-        self.said = batch.numbers[said], mel[said]
-        wanted = learning_target(batch.target, noise, times, self.model.config.target)
+
+        target, level = self.model.config.target, times[:, None, None]
+        mel = clean_mel(predicted.detach(), noisy, alpha(level), sigma(level), target)
+        is_like_sampled = keep & (times >= OWN_TIME)
+        self.own_predictions = batch.numbers[is_like_sampled], mel[is_like_sampled]
+
+        wanted = learning_target(batch.target, noise, times, target)
         error = self.penalty(predicted - wanted) * frame_weights(predicted.device)
         if memory.draft is None:
             return error.mean()
@@ -121,20 +120,24 @@ class Denoising(Objective):
 
 
 class TeacherForcing(Objective):
-    """The output function's loss on every frame, after the true ones before it."""
+    """The loss of an autoregressive model's output function, each frame after the true ones."""
 
     def __init__(self, model: AutoregressiveModel, generator: torch.Generator) -> None:
         super().__init__(generator)
         self.model = model
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: TrainingBatch) -> Tensor:
         outputs = self.model(batch.target, self.encode(self.model, batch))
         return self.model.output_function.loss(outputs, batch.target)
 
 
 def make_objective(model: MelModel, generator: torch.Generator, loss: str = "l1") -> Objective:
-    """The objective of a model's kind; `loss` is for denoising only, one of LOSSES."""
-    if isinstance(model, AutoregressiveModel):
-        return TeacherForcing(model, generator)
-    assert isinstance(model, SpectrogramModel)
-    return Denoising(model, generator, loss)
+    """The objective that trains the model's kind of decoder.
+
+    `loss` is one of LOSSES, for a diffusion model; an autoregressive one has its output function's.
+    """
+    objectives: dict[str, Callable[[Any, torch.Generator], Objective]] = {
+        "diffusion": partial(Denoising, loss=loss),
+        "autoregressive": TeacherForcing,
+    }
+    return objectives[model.config.decoder](model, generator)

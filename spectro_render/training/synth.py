@@ -19,12 +19,12 @@ import soxr
 
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import SpectroRenderError
+from spectro_render.midi.repair import DRUM_CHANNEL
 from spectro_render.midi.score import Note, Score
+from spectro_render.tokens.write import TAIL_SECONDS
 
 SYNTH_RATE = 48_000  # Hz
 GAIN = 0.2  # FluidSynth's own default; no real file passes log-mel 4.0 at this level
-TAIL_SECONDS = 2.5  # release and reverb after the last note
-DRUM_CHANNEL = 9
 MELODIC_CHANNELS = [channel for channel in range(16) if channel != DRUM_CHANNEL]
 BLOCK = 4800  # samples fetched at a time: 0.1 s
 
@@ -35,7 +35,10 @@ SOUNDFONTS = (
 
 
 def find_soundfont() -> Path:
-    """$SPECTRO_RENDER_SOUNDFONT, or where Debian puts MuseScore General Lite."""
+    """The soundfont that $SPECTRO_RENDER_SOUNDFONT names, or Debian's MuseScore General (Lite).
+
+    Raises SpectroRenderError where there is none.
+    """
     chosen = os.environ.get("SPECTRO_RENDER_SOUNDFONT")
     for path in [Path(chosen)] if chosen else map(Path, SOUNDFONTS):
         if path.is_file():
@@ -48,9 +51,10 @@ def find_soundfont() -> Path:
 
 
 def score_to_midi(score: Score) -> bytes:
-    """A MIDI file of the notes alone, one tick a millisecond, one channel a program.
+    """A MIDI file of a score's notes: one tick a millisecond, one channel for each program.
 
-    Beyond fifteen programs the remaining ones share the last channel's program: a limit of MIDI.
+    MIDI has fifteen channels for programs; notes of further programs play on the last of them, with
+    its program.
     """
     programs = sorted({note.program for note in score.notes if not note.is_drum})
     channels = {p: MELODIC_CHANNELS[min(k, 14)] for k, p in enumerate(programs)}
@@ -72,7 +76,7 @@ def score_to_midi(score: Score) -> bytes:
 def _events(
     notes: Iterable[Note], channels: dict[int, int]
 ) -> Iterable[tuple[int, int, mido.Message]]:
-    """(tick, order, message); a note ends before another starts on the same tick."""
+    """Messages as (tick, order, message): on one tick, notes end before others start."""
     for note in notes:
         channel = DRUM_CHANNEL if note.is_drum else channels[note.program]
         key = {"channel": channel, "note": note.pitch}
@@ -82,9 +86,13 @@ def _events(
 
 
 class Synthesizer:
-    """One FluidSynth with one soundfont, for one process."""
+    """A FluidSynth with one soundfont; a process needs only one."""
 
     def __init__(self, soundfont: Path | None = None) -> None:
+        """Load a soundfont, by default that of `find_soundfont`.
+
+        Raises SpectroRenderError without FluidSynth, and for a file that it cannot load.
+        """
         name = ctypes.util.find_library("fluidsynth")
         if name is None:
             raise SpectroRenderError(
@@ -107,7 +115,7 @@ class Synthesizer:
         self._lib.fluid_settings_setnum(self._settings, key.encode(), ctypes.c_double(value))
 
     def render(self, midi: bytes, seconds: float) -> np.ndarray:
-        """Play a MIDI file for so many seconds: mono float32 at 16 kHz, (S,)."""
+        """The first `seconds` seconds of a MIDI file: mono float32 at 16 kHz, (S,)."""
         self._lib.fluid_synth_system_reset(self._synth)
         player = ctypes.c_void_p(self._lib.new_fluid_player(self._synth))
         self._lib.fluid_player_add_mem(player, midi, ctypes.c_size_t(len(midi)))
@@ -123,9 +131,10 @@ class Synthesizer:
         return np.asarray(soxr.resample(mono, SYNTH_RATE, SAMPLE_RATE, quality="HQ"), np.float32)
 
     def render_score(self, score: Score) -> np.ndarray:
-        """The notes of a score and their tail: mono float32 at 16 kHz, (S,)."""
+        """The notes of a score and TAIL_SECONDS after them: mono float32 at 16 kHz, (S,)."""
         return self.render(score_to_midi(score), score.duration + TAIL_SECONDS)
 
     def close(self) -> None:
+        """Free FluidSynth's memory; the object cannot be used any more."""
         self._lib.delete_fluid_synth(self._synth)
         self._lib.delete_fluid_settings(self._settings)

@@ -1,0 +1,164 @@
+"""A training run in a folder: its log, its checkpoint, and the loop over its steps.
+
+The runs of the Transformer (`diffusion.py`) and of the vocoder (`vocoder.py`) build on it.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from spectro_render.atomic import new_file
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The settings that every training run has."""
+
+    steps: int = 10_000
+    batch_size: int = 16
+    gradient_clip: float = 1.0  # largest norm of the gradient of one network
+    ema_decay: float = 0.998  # decay a step of the average of the weights
+    seed: int = 0
+    log_every: int = 50  # steps
+    check_every: int = 500  # steps
+
+
+class Average:
+    """Exponential moving average of a network's weights."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: p.detach().clone() for name, p in network.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Take in the weights after `step` steps; the first steps decay faster."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, value in network.state_dict().items():
+            self.weights[name].lerp_(value, 1 - decay)
+
+
+class TrainingRun(Generic[Network]):
+    """A network in training, with `log.jsonl` and `checkpoint.pt` in the run's folder.
+
+    Random numbers come from the seed alone: from `generator`, and from torch's own generator for
+    initial weights and dropout. Subclasses fill `optimizers`.
+    """
+
+    options: RunOptions
+
+    def __init__(
+        self,
+        make_network: Callable[[], Network],
+        options: RunOptions,
+        folder: Path,
+        device: torch.device,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        """`say` is called with each line of the log, as text for people."""
+        torch.manual_seed(options.seed)
+        self.options, self.folder, self.device, self.say = options, folder, device, say
+        self._make_network = make_network
+        self.model = make_network().to(device)
+        self.average = Average(self.model, options.ema_decay)
+        self.optimizers: list[torch.optim.Optimizer] = []
+        self.generator = torch.Generator().manual_seed(options.seed)
+        self.step = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that `save` writes."""
+        return self.folder / "checkpoint.pt"
+
+    def save(self) -> None:
+        """Write the checkpoint; if writing is interrupted, the previous checkpoint stays.
+
+        Raises OutputError where the system refuses to write.
+        """
+        with new_file(self.checkpoint) as temporary:
+            torch.save(self.state(), temporary)
+
+    def resume(self) -> None:
+        """Continue from the folder's checkpoint, with the same numbers as without interruption."""
+        self.restore(torch.load(self.checkpoint, map_location=self.device, weights_only=True))
+
+    def state(self) -> dict[str, Any]:
+        """What the checkpoint holds."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average.weights,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "generator": self.generator.get_state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over the contents of a checkpoint."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.average.weights = state["average"]
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.generator.set_state(state["generator"].cpu())
+
+    def averaged(self) -> Network:
+        """A network with the averaged weights, in evaluation mode."""
+        network = self._make_network().to(self.device).eval()
+        network.load_state_dict(self.average.weights)
+        return network
+
+    def run(self, update: Callable[[], dict[str, float]], check: Callable[[], None]) -> None:
+        """Train to the last step, with log rows and checkpoints on the way.
+
+        `update` makes one step, which ends with `end_step`, and returns its losses by name; the
+        log shows their means. `check` is called after each checkpoint.
+        """
+        losses: list[dict[str, float]] = []
+        seconds = 0.0
+        while self.step < self.options.steps:
+            started = time.monotonic()
+            losses.append(update())
+            seconds += time.monotonic() - started
+            if self.step % self.options.log_every == 0:
+                rate = len(losses) * self.options.batch_size / seconds
+                self.log(**_means(losses), examples_per_second=rate)
+                losses, seconds = [], 0.0
+            if self.step % self.options.check_every == 0 or self.step == self.options.steps:
+                self.save()
+                check()
+
+    def descend(self, loss: Tensor, network: nn.Module, *optimizers: torch.optim.Optimizer) -> None:
+        """Take one step down the gradient of a loss, a scalar, with the network's optimizers."""
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(network.parameters(), self.options.gradient_clip)
+        for optimizer in optimizers:
+            optimizer.step()
+
+    def end_step(self) -> None:
+        """Count a step that has been made, and take the new weights into the average."""
+        self.step += 1
+        self.average.update(self.model, self.step)
+
+    def log(self, **numbers: float) -> None:
+        """Append a row to the log, and say it."""
+        row = {"step": self.step, **{key: round(value, 4) for key, value in numbers.items()}}
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self.say("  ".join(f"{key} {value}" for key, value in row.items()))
+
+
+def _means(rows: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each loss over the rows that have it: some losses begin later than others."""
+    columns = {key: [row[key] for row in rows if key in row] for row in rows for key in row}
+    return {key: sum(column) / len(column) for key, column in columns.items()}
