@@ -160,7 +160,7 @@ def test_other_shells(shell: str, words: list[str], expected: str, offered: Offe
 def test_a_sub_command_whose_packages_are_missing_offers_nothing(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "spectro_render.evaluation.command", None)
+    monkeypatch.setitem(sys.modules, "spectro_render.cli.evaluate", None)
     monkeypatch.setenv(COMPLETE, "complete_bash")
     monkeypatch.setenv("COMP_WORDS", "spectro-render\nevaluate\n--")
     monkeypatch.setenv("COMP_CWORD", "2")

@@ -17,9 +17,9 @@ from spectro_render.network.presets import PRESETS, choose_network
 from spectro_render.render.renderer import Renderer
 from spectro_render.tokens.vocabulary import Vocabulary
 from spectro_render.tokens.write import tokenize
-from spectro_render.training.command import export
 from spectro_render.training.data import TrainingBatch, Windows, piece_notes
 from spectro_render.training.diffusion import Trainer, TrainingOptions
+from spectro_render.training.export import export
 
 PAPER = [name for name in PRESETS if not name.startswith("bundled")]
 KINDS = {  # toys of base and small are the same

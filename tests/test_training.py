@@ -27,7 +27,6 @@ from spectro_render.tokens.vocabulary import Vocabulary, WindowNote
 from spectro_render.tokens.write import TAIL_SECONDS, tokenize
 from spectro_render.training import objective as objective_module
 from spectro_render.training import synth
-from spectro_render.training.command import export
 from spectro_render.training.compose import excerpt, made_up, mix, score_of, vary
 from spectro_render.training.data import (
     PIECE_WINDOWS,
@@ -40,6 +39,7 @@ from spectro_render.training.data import (
     piece_tensors,
 )
 from spectro_render.training.diffusion import Trainer, TrainingOptions, optimizers, rate_factor
+from spectro_render.training.export import export
 from spectro_render.training.muon import Muon, orthogonalise
 from spectro_render.training.objective import (
     Denoising,

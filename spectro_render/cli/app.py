@@ -29,8 +29,8 @@ from spectro_render.report import PROGRAM, abandon, complain
 _MODULES = {
     "info": "spectro_render.cli.info",
     "models": "spectro_render.cli.models",
-    "train": "spectro_render.training.command",
-    "evaluate": "spectro_render.evaluation.command",
+    "train": "spectro_render.cli.train",
+    "evaluate": "spectro_render.cli.evaluate",
 }
 CLOSED_PIPE = 128 + 13  # what a shell reports for a program that SIGPIPE ended
 

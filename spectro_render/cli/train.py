@@ -1,6 +1,5 @@
 """The command `spectro-render train`: from a folder of MIDI files to a model directory."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
@@ -11,18 +10,17 @@ import torch
 import typer
 
 from spectro_render.checkpoints import load_checkpoint
-from spectro_render.checkpoints.load import Defaults, save_model
 from spectro_render.cli.completion import offer_devices, offer_models
 from spectro_render.diffusion import Target
-from spectro_render.errors import OptionError, SpectroRenderError
-from spectro_render.network.build import make_model
+from spectro_render.errors import OptionError
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.device import find_device
 from spectro_render.network.presets import PRESETS, choose_network
 from spectro_render.tokens.vocabulary import Vocabulary
 from spectro_render.training.data import CacheSpec, Windows, build_cache, check_vocabulary
 from spectro_render.training.diffusion import Trainer, TrainingOptions
-from spectro_render.training.vocoder import VocoderOptions, load_trained_vocoder, train_vocoder
+from spectro_render.training.export import export
+from spectro_render.training.vocoder import VocoderOptions, train_vocoder
 
 Loss = Literal["l1", "mse"]
 Decoder = Literal["diffusion", "autoregressive"]
@@ -225,24 +223,3 @@ def _train_diffusion(
         for name in ("train", "valid")
     )
     trainer.train(windows, held_out)
-
-
-def export(work: Path, output: Path) -> None:
-    """Write the averaged weights as a model directory, with the vocoder if one was trained.
-
-    `work` is the folder of the run. Raises SpectroRenderError if no Transformer was trained there.
-    """
-    checkpoint = work / "diffusion" / "checkpoint.pt"
-    if not checkpoint.exists():
-        raise SpectroRenderError(f"no {checkpoint}", "train the diffusion stage first")
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    model = make_model(ModelConfig(**state["config"]))
-    model.load_state_dict(state["average"])
-    vocoder = work / "vocoder"
-    save_model(
-        output,
-        model,
-        load_trained_vocoder(vocoder) if vocoder.exists() else None,
-        defaults=Defaults(sampler="dpm++", steps=10, guidance=1.0),
-    )
-    print(json.dumps({"model": str(output), "steps": state["step"]}))
