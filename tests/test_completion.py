@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 
 from spectro_render.cli import run
 from spectro_render.cli.completion import COMPLETE
+from tests.support.processes import run_program
 
 ROOT = Path(__file__).parents[1]
 
@@ -199,7 +199,7 @@ def shell_of(tmp_path: Path, here: Path) -> Callable[[str, str], str]:
         named = tmp_path / "shells" / shell
         named.parent.mkdir(exist_ok=True)
         named.symlink_to(found)
-        done = subprocess.run(
+        done = run_program(
             [named, "--norc", "-c", line], cwd=here, env=variables, capture_output=True, text=True
         )
         assert (done.returncode, done.stderr) == (0, "")
