@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from spectro_render import __version__
+from tests.support.lower_bounds import PROJECT, lower_bounds, requirements_of
 from tests.support.packages import lend_packages
 from tests.support.processes import run_program
 
@@ -122,6 +123,16 @@ def test_every_python_that_may_install_it_is_named(metadata: Message) -> None:
     ]
     assert named == list(range(min(named), max(named) + 1))
     assert metadata["Requires-Python"] == f">=3.{min(named)}"
+
+
+def test_lower_bounds_are_read() -> None:
+    lines = [
+        "torch>=2.6",
+        "audioop-lts; python_version >= '3.13'",
+        "a-b[c]>=1.0.3,<2; extra == 'x'",
+    ]
+    assert lower_bounds(lines) == ["torch==2.6", "a-b==1.0.3"]
+    assert "torch" in {line.split("==")[0] for line in lower_bounds(requirements_of(PROJECT))}
 
 
 # --- what they do -------------------------------------------------------------------------------
