@@ -4,13 +4,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := build/demo.wav
+# Which Pythons, and where to have PyTorch's builds for CPUs from (the address less its last part, cpu).
+OLDEST_PYTHON ?= python3.10
+NEWEST_PYTHON ?= python3.13
+TORCH_INDEX ?=
+TESTS ?=
+FROM_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)/cpu)
 BENCHMARKS = $(notdir $(basename $(wildcard tests/benchmarks/bench_*.py)))
 
-.PHONY: help setup demo check test test-all bench picture clean
+.PHONY: help setup demo check test test-all test-oldest test-newest build bench picture clean
 .DEFAULT_GOAL := help
 
 help:  ## Say what there is
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-11s %s\n", $$1, $$2 }'
 
 setup: $(STAMP)  ## Make .venv and install everything into it
 
@@ -34,6 +40,28 @@ test: $(STAMP)  ## Run the tests
 test-all: $(STAMP)  ## Run the slow tests too
 	$(BIN)/pytest -q -m ''
 
+test-oldest: .venv-oldest/.installed  ## Run the tests on the oldest Python and the oldest packages allowed
+	.venv-oldest/bin/python -m pytest -q -W ignore::DeprecationWarning -W ignore::FutureWarning $(TESTS)
+
+.venv-oldest/.installed: pyproject.toml tests/support/lower_bounds.py
+	$(OLDEST_PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m tests.support.lower_bounds > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install -q -c .venv-oldest/constraints.txt $(FROM_TORCH) torch
+	.venv-oldest/bin/python -m pip install -q -c .venv-oldest/constraints.txt -e '.[dev]'
+	@touch $@
+
+test-newest: .venv-newest/.installed  ## Run the tests on the newest Python and the newest packages
+	.venv-newest/bin/python -m pytest -q -W ignore::DeprecationWarning -W ignore::FutureWarning $(TESTS)
+
+.venv-newest/.installed: pyproject.toml
+	$(NEWEST_PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install -q $(FROM_TORCH) torch
+	.venv-newest/bin/python -m pip install -q -e '.[dev]'
+	@touch $@
+
+build: $(STAMP)  ## Make the wheel and the source archive in dist/
+	$(BIN)/python -m hatchling build
+
 bench: $(STAMP)  ## Measure
 	@for name in $(BENCHMARKS); do \
 		echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name || exit 1; \
@@ -42,6 +70,6 @@ bench: $(STAMP)  ## Measure
 picture: $(STAMP)  ## Render the example MIDI and draw docs/images/demo.png
 	$(BIN)/python docs/draw_demo.py
 
-clean:  ## Remove caches and build products (.venv stays)
+clean:  ## Remove caches and build products (.venv and its like stay)
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find spectro_render tests -name __pycache__ -prune -exec rm -rf {} +

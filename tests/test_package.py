@@ -1,7 +1,6 @@
 """The wheel and the source archive: what they hold, and that they work far from the checkout."""
 
 import os
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -13,7 +12,9 @@ import pytest
 import soundfile
 
 from spectro_render import __version__
+from tests.support.lower_bounds import PROJECT, lower_bounds, requirements_of
 from tests.support.packages import lend_packages
+from tests.support.processes import run_program
 
 pytest.importorskip("hatchling")
 
@@ -40,7 +41,7 @@ def unpacked(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(source: Path, folder: Path, *options: str) -> Path:
     """Build what the options say, by default both archives, with the tools at hand; the folder."""
     arguments = [sys.executable, "-m", "hatchling", "build", "-d", str(folder), *options]
-    done = subprocess.run(arguments, cwd=source, capture_output=True, text=True)
+    done = run_program(arguments, cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -124,13 +125,23 @@ def test_every_python_that_may_install_it_is_named(metadata: Message) -> None:
     assert metadata["Requires-Python"] == f">=3.{min(named)}"
 
 
+def test_lower_bounds_are_read() -> None:
+    lines = [
+        "torch>=2.6",
+        "audioop-lts; python_version >= '3.13'",
+        "a-b[c]>=1.0.3,<2; extra == 'x'",
+    ]
+    assert lower_bounds(lines) == ["torch==2.6", "a-b==1.0.3"]
+    assert "torch" in {line.split("==")[0] for line in lower_bounds(requirements_of(PROJECT))}
+
+
 # --- what they do -------------------------------------------------------------------------------
 
 
 def test_the_wheel_renders_in_an_environment_of_its_own(archives: Path, tmp_path: Path) -> None:
     """Nothing of the checkout is in reach, neither in the folder nor on the environment's paths."""
     environment = tmp_path / "environment"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    run_program([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     (site,) = environment.glob("lib/python*/site-packages")
     lend_packages(site, tmp_path / "lent")
     folder = tmp_path / "elsewhere"
@@ -138,7 +149,7 @@ def test_the_wheel_renders_in_an_environment_of_its_own(archives: Path, tmp_path
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def run(*arguments: str | Path) -> str:
-        done = subprocess.run(arguments, cwd=folder, env=variables, capture_output=True, text=True)
+        done = run_program(arguments, cwd=folder, env=variables, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
