@@ -30,7 +30,7 @@ for package in ("mir_eval", "onnxruntime"):
 
 from spectro_render.evaluation import distances, faults, probes, transcription
 from spectro_render.evaluation.drums import drum_f1
-from spectro_render.evaluation.files import compare, copy_synthesis
+from spectro_render.evaluation.files import compare, compare_copy
 from spectro_render.evaluation.frechet import (
     CEPSTRUM,
     frechet_distance,
@@ -38,9 +38,9 @@ from spectro_render.evaluation.frechet import (
     reconstruction_distance,
     vggish_patches,
 )
-from spectro_render.evaluation.scores import Score as Measured
-from spectro_render.evaluation.scores import pool, values_of
-from spectro_render.evaluation.subject import RecordedReference, Rendering, fit
+from spectro_render.evaluation.measures import Measure, pool, values_of
+from spectro_render.evaluation.references import RecordedReference
+from spectro_render.evaluation.sources import ModelOutput, fit_length
 from spectro_render.tokens.vocabulary import SLAKH_PROGRAMS
 
 Samples = npt.NDArray[np.float32]
@@ -65,7 +65,7 @@ def tune(pitches: tuple[int, ...] = (60, 64, 67, 72, 55, 59, 62, 65, 69, 57, 48,
 @pytest.fixture(scope="module")
 def synthesize() -> Callable[[Score], Samples]:
     synthesizer = Synthesizer()
-    return lambda score: fit(synthesizer.render_score(score), SECONDS)
+    return lambda score: fit_length(synthesizer.render_score(score), SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def sines(*hertz: float, seconds: float = 2.0) -> Samples:
     return sum(0.1 * np.sin(2 * np.pi * h * time) for h in hertz).astype(np.float32)  # type: ignore[union-attr]
 
 
-def as_made(samples: Samples) -> Rendering:
-    return Rendering(distances.mel_of(samples), samples, samples, took=2.0)
+def as_made(samples: Samples) -> ModelOutput:
+    return ModelOutput(distances.mel_of(samples), samples, samples, took=2.0)
 
 
 @needs_fluidsynth
@@ -150,9 +150,9 @@ class TestAgainstAReference:
     def test_a_copy_without_a_network_is_worse_than_the_original(self, true: Samples) -> None:
         mel = torch.from_numpy(distances.mel_of(true)).float()
         copy = griffin_lim(mel[None], 8)[0].numpy()
-        found = values_of(copy_synthesis(copy, true, tune()))
+        found = values_of(compare_copy(copy, true, tune()))
         assert 0.2 < (found["vocoder_stft_distance"] or 0) < 1.5
-        best = values_of(copy_synthesis(true, true, tune()))
+        best = values_of(compare_copy(true, true, tune()))
         assert best["vocoder_stft_distance"] == 0
         assert (best["vocoder_note_f1"] or 0) >= (found["vocoder_note_f1"] or 0)
 
@@ -435,24 +435,24 @@ class TestFrechet:
         return path
 
 
-class TestScores:
+class TestMeasures:
     def test_parts_and_wholes_are_summed(self) -> None:
         pooled = pool(
             [
-                {"drum_f1": Measured(1, 2), "note_f1": Measured.of(0.5)},
-                {"drum_f1": Measured(5, 5), "note_f1": Measured.of(float("nan"))},
-                {"drum_f1": Measured(0, 1), "note_f1": Measured.of(0.1)},
+                {"drum_f1": Measure(1, 2), "note_f1": Measure.of(0.5)},
+                {"drum_f1": Measure(5, 5), "note_f1": Measure.of(float("nan"))},
+                {"drum_f1": Measure(0, 1), "note_f1": Measure.of(0.1)},
             ]
         )
         assert values_of(pooled) == {"drum_f1": 0.75, "note_f1": pytest.approx(0.3)}
 
     def test_ratios_are_of_the_pooled(self) -> None:
         files = [
-            {"note_f1": Measured.of(0.4), "note_f1_reference": Measured.of(0.4)},
-            {"note_f1": Measured.of(0.0), "note_f1_reference": Measured.of(0.1)},
+            {"note_f1": Measure.of(0.4), "note_f1_reference": Measure.of(0.4)},
+            {"note_f1": Measure.of(0.0), "note_f1_reference": Measure.of(0.1)},
         ]
         assert values_of(pool(files))["note_f1_ratio"] == pytest.approx(0.8)
-        assert values_of({"seam": Measured(0, 0), "seam_reference": Measured.of(1)}) == {
+        assert values_of({"seam": Measure(0, 0), "seam_reference": Measure.of(1)}) == {
             "seam": None,
             "seam_reference": 1,
             "seam_ratio": None,

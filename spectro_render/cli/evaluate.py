@@ -1,4 +1,4 @@
-"""`spectro-render evaluate`: how good a model is, against a reference that plays the same notes."""
+"""The command `spectro-render evaluate`: measures a model against reference sounds."""
 
 import sys
 from pathlib import Path
@@ -9,15 +9,12 @@ import typer
 from spectro_render.cli.completion import offer_devices, offer_models, offer_vocoders
 from spectro_render.diffusion import SAMPLERS
 from spectro_render.errors import OptionError, SpectroRenderError
-from spectro_render.evaluation.files import Listener
+from spectro_render.evaluation.files import FileEvaluator
 from spectro_render.evaluation.frechet import CEPSTRUM, load_embedding
-from spectro_render.evaluation.session import OF_FILES, OF_PROBES, PARTS, Session
-from spectro_render.evaluation.subject import (
-    RecordedReference,
-    Reference,
-    Subject,
-    SynthesizedReference,
-)
+from spectro_render.evaluation.references import RecordedReference, SynthesizedReference
+from spectro_render.evaluation.session import FILE_PARTS, PARTS, PROBE_PARTS, Session
+from spectro_render.evaluation.sources import Reference
+from spectro_render.evaluation.subject import RenderedSubject
 from spectro_render.evaluation.tables import print_tables
 from spectro_render.midi.read import MIDI_SUFFIXES
 from spectro_render.options import RenderOptions
@@ -29,115 +26,145 @@ FLUIDSYNTH = "fluidsynth"
 
 
 def _offer_samplers(incomplete: str) -> list[str]:
+    """The samplers whose names begin so, for the shell to complete."""
     return [name for name in SAMPLERS if name.startswith(incomplete)]
 
 
 def evaluate(
-    midi: Annotated[Path, typer.Argument(metavar="MIDI_DIR", help="A folder of MIDI files.")],
+    midi: Annotated[
+        Path, typer.Argument(metavar="MIDI_DIR", help="A folder of MIDI files to render.")
+    ],
     model: Annotated[
         str,
         typer.Option(
-            metavar="NAME", autocompletion=offer_models, help="A model, by name or directory."
+            metavar="NAME",
+            autocompletion=offer_models,
+            help="The model to measure: a name or a directory.",
         ),
     ] = "default",
     reference: Annotated[
         str,
         typer.Option(
             metavar="fluidsynth|DIR",
-            help="The true sounds: made as for training, or NAME.wav for NAME.mid in a folder.",
+            help="The true sounds: FluidSynth's, or NAME.wav for NAME.mid in a folder.",
         ),
     ] = FLUIDSYNTH,
     parts: Annotated[
         str | None,
         typer.Option(
-            metavar="LIST", help=f"What to measure, of {','.join(PARTS)}.  [default: all]"
+            metavar="LIST",
+            help=f"What to measure, with commas between: {','.join(PARTS)}.  [default: all]",
         ),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(metavar="N", min=1, help="How much of each file.")
+        float, typer.Option(metavar="N", min=1, help="Seconds of music to measure in each file.")
     ] = 30.0,
     limit: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="How many files, evenly spread.  [default: all]"),
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Number of files to measure, evenly spread over the folder.  [default: all]",
+        ),
     ] = None,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="Only the files that training leaves out.")
+        bool, typer.Option("--held-out", help="Measure only files that training does not use.")
     ] = False,
     sampler: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
             autocompletion=_offer_samplers,
-            help="How the steps are taken.  [default: the model's]",
+            help="Sampling method.  [default: the model's]",
         ),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Denoising steps a window.  [default: the model's]"),
+        typer.Option(
+            metavar="N", min=1, help="Denoising steps per window.  [default: the model's]"
+        ),
     ] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(metavar="W", help="How strongly the notes guide.  [default: the model's]"),
+        typer.Option(
+            metavar="W", help="Weight of classifier-free guidance.  [default: the model's]"
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the noise.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Random seed.")] = 0,
     vocoder: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
             autocompletion=offer_vocoders,
-            help="What turns mels into sound.  [default: the model's]",
+            help="The vocoder, which turns mels into sound.  [default: the model's]",
         ),
     ] = None,
     device: Annotated[
         str,
         typer.Option(
-            metavar="NAME", autocompletion=offer_devices, help="auto, cpu, cuda, cuda:N or mps."
+            metavar="NAME",
+            autocompletion=offer_devices,
+            help="The device: auto, cpu, cuda, cuda:N or mps.",
         ),
     ] = "auto",
     embedding: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="VGGish or its like as ONNX, for the Frechet distance."),
+        typer.Option(
+            metavar="FILE",
+            help="An ONNX file of an audio embedding such as VGGish, for the Frechet distance.  "
+            "[default: mel cepstrum]",
+        ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Keep the sounds here.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Write the sounds to this folder.  [default: no]"
+        ),
     ] = None,
     json: Annotated[
-        bool, typer.Option("--json", help="A JSON object a file, then one of the model.")
+        bool,
+        typer.Option("--json", help="Print a JSON object for each file, then one for the model."),
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say only what failed.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print no progress, only errors and results.")
+    ] = False,
 ) -> int:
-    """Measure how good a model sounds: right notes, instruments and loudness, and no faults.
+    """Measure the sound quality of a model.
 
-    Everything is compared with a reference that plays the same notes, at the level of the training
-    data. The reference fluidsynth needs FluidSynth and a soundfont (Debian: fluidsynth,
-    musescore-general-soundfont-small).
+    The model renders MIDI files, and its sounds are compared with reference sounds of the same
+    notes: notes, drums, spectra, loudness and faults. The reference 'fluidsynth' needs FluidSynth
+    and a soundfont (Debian: fluidsynth, musescore-general-soundfont-small); recorded references
+    should be as loud as its sounds.
 
     Exit codes: 0 all measured, 1 something failed, 2 wrong usage.
     """
     chosen = _parts(parts, reference)
-    paths = _spread(_files(midi, held_out), limit) if set(chosen) & set(OF_FILES) else []
+    file_parts = frozenset(chosen) & set(FILE_PARTS)
+    paths = _spread(_files(midi, held_out), limit) if file_parts else []
     embed = load_embedding(embedding) if embedding else CEPSTRUM
     true = _reference(reference)
     options = RenderOptions(sampler=sampler, steps=steps, guidance=guidance, seed=seed)
     renderer = Renderer.load(model, device=device, vocoder=vocoder)
-    listener = Listener(
-        Subject(renderer, options), true, frozenset(chosen) & set(OF_FILES), embed, seconds
-    )
+    evaluator = FileEvaluator(RenderedSubject(renderer, options), true, file_parts, embed, seconds)
     reporter = Reporter(quiet=quiet, json_stream=sys.stdout if json else None)
-    session = Session(listener, midi, output, reporter)
-    session.listen(paths)
-    for part in OF_PROBES:
+    session = Session(evaluator, midi, output, reporter)
+    session.measure_files(paths)
+    for part in PROBE_PARTS:
         if part in chosen:
-            session.probe(part)
-    reporter.record(session.summary())
+            session.measure_probes(part)
+    summary = session.summary()
+    reporter.record(summary)
     if not json:
-        print_tables(session.file_values(), session.summary())
+        print_tables(session.file_values(), summary)
     return 1 if session.failures or reporter.is_cut_off else 0
 
 
 def _parts(chosen: str | None, reference: str) -> tuple[str, ...]:
-    """The parts to measure; phrases of our own have no recordings."""
-    possible = PARTS if reference == FLUIDSYNTH else OF_FILES
+    """The parts to measure, by default all that are possible: probes have no recordings.
+
+    Raises OptionError for unknown or impossible ones.
+    """
+    possible = PARTS if reference == FLUIDSYNTH else FILE_PARTS
     if chosen is None:
         return possible
     parts = tuple(part.strip() for part in chosen.split(","))
@@ -150,7 +177,10 @@ def _parts(chosen: str | None, reference: str) -> tuple[str, ...]:
 
 
 def _files(folder: Path, held_out: bool) -> list[Path]:
-    """The MIDI files under a folder, sorted. Raises OptionError, SpectroRenderError for none."""
+    """The MIDI files under a folder, sorted. Raises OptionError without the folder.
+
+    Raises SpectroRenderError where there are no files.
+    """
     if not folder.is_dir():
         raise OptionError(f"{folder} is not a folder", "name a folder of MIDI files")
     if held_out:
@@ -162,13 +192,16 @@ def _files(folder: Path, held_out: bool) -> list[Path]:
 
 
 def _spread(files: list[Path], limit: int | None) -> list[Path]:
-    """At most `limit` of them, evenly spread."""
+    """At most `limit` of the files, evenly spread over the list."""
     count = min(limit or len(files), len(files))
     return [files[index * len(files) // count] for index in range(count)]
 
 
 def _reference(name: str) -> Reference:
-    """Raises OptionError for a folder that is not there, SpectroRenderError without FluidSynth."""
+    """The reference of this name: 'fluidsynth', or a folder of recordings.
+
+    Raises OptionError for a folder that does not exist, SpectroRenderError without FluidSynth.
+    """
     if name == FLUIDSYNTH:
         return SynthesizedReference()
     if not Path(name).is_dir():

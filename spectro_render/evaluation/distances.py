@@ -1,42 +1,50 @@
-"""How far one sound is from another: spectra, harmony, loudness. All sounds are 16 kHz mono, (S,).
+"""Distances and similarities of two sounds: their spectra, harmony and loudness.
 
-Two sounds of one comparison have the same length.
+Sounds are 16 kHz mono samples (S,); two that are compared have the same length. T frames of 20 ms.
 """
 
 from functools import cache
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from spectro_render.constants import HOP_LENGTH, N_FFT, SAMPLE_RATE
+from spectro_render.evaluation.arrays import Matrix, Samples
 from spectro_render.mel import log_mel
 
-RESOLUTIONS = (512, 1024, 2048)  # samples of a window; the hop is a quarter
-FLOOR = 1e-5  # of a full-scale sine's magnitude: what is softer does not count
+RESOLUTIONS = (512, 1024, 2048)  # FFT and window sizes; the hop is a quarter
+FLOOR = 1e-5  # of a full-scale sine's magnitude: softer parts do not count
 CHROMA_FFT = 4096
-AUDIBLE = 1e-3  # of the loudest frame's chroma: softer frames have no harmony
+AUDIBLE = 1e-3  # of the loudest frame's chroma: softer frames are left out
 LOUDNESS_FRAMES = 5  # 100 ms: one value of the loudness curve
-SOFTEST = -80.0  # dB: what is softer is silence
-
-Samples = npt.NDArray[np.float32]
-Matrix = npt.NDArray[np.float64]
+SOFTEST = -80.0  # dB: lowest value of the loudness curve
 
 
 def mel_of(samples: Samples) -> Matrix:
-    """Natural log-mel (T, 128)."""
+    """Natural log-mel (T, 128) of samples (S,)."""
     return log_mel(torch.from_numpy(samples)).double().numpy()
 
 
 def mel_distance(mel: Matrix, reference: Matrix) -> float:
-    """Mean |difference| of two log-mels (T, 128), in nats, over the frames that both have."""
+    """Mean absolute difference of two log-mels (T, 128) in nats, over the frames of the shorter."""
     frames = min(len(mel), len(reference))
     return float(np.abs(mel[:frames] - reference[:frames]).mean())
 
 
+def mel_cepstrum(mel: Matrix, orders: range) -> Matrix:
+    """Coefficients of these orders of the cosine transform of each frame: (T, M) -> (T, K).
+
+    Davis and Mermelstein 1980, "Comparison of parametric representations for monosyllabic word
+    recognition in continuously spoken sentences". Order 0 is the level.
+    """
+    bands = mel.shape[1]
+    cosines = np.cos(np.pi / bands * (np.arange(bands)[:, None] + 0.5) * np.array(orders))
+    return mel @ cosines * np.sqrt(2 / bands)
+
+
 def stft_distance(samples: Samples, reference: Samples) -> float:
-    """Spectral convergence plus mean |log ratio| of magnitudes, averaged over three resolutions.
+    """Spectral convergence plus log-magnitude L1, mean over three resolutions; 0 if equal.
 
     Yamamoto et al. 2020 (Parallel WaveGAN, arXiv 1910.11480), equations 3-5.
     """
@@ -51,7 +59,7 @@ def _stft_distance(samples: Samples, reference: Samples, size: int) -> float:
 
 
 def _magnitudes(samples: Samples, size: int, hop: int | None = None) -> Tensor:
-    """Centred STFT, (size/2 + 1, T); a full-scale sine has magnitude 1."""
+    """Magnitudes of the centred STFT of samples (S,), (size/2 + 1, T); a full-scale sine has 1."""
     spectrum = torch.stft(
         torch.from_numpy(samples).double(),
         size,
@@ -64,7 +72,10 @@ def _magnitudes(samples: Samples, size: int, hop: int | None = None) -> Tensor:
 
 
 def chroma_similarity(samples: Samples, reference: Samples) -> float:
-    """Mean cosine of the 12 pitch classes' strengths, where both sound; NaN where neither does."""
+    """Mean cosine similarity of the two chromagrams, over the frames in which both sounds play.
+
+    It is 1 for the same pitch classes, and NaN where there is no such frame.
+    """
     one, other = _chroma(samples), _chroma(reference)
     norms = np.linalg.norm(one, axis=1), np.linalg.norm(other, axis=1)
     sounds = np.logical_and(*(norm > AUDIBLE * max(norm.max(), 1e-9) for norm in norms))
@@ -75,16 +86,17 @@ def chroma_similarity(samples: Samples, reference: Samples) -> float:
 
 
 def _chroma(samples: Samples) -> Matrix:
-    """Strength of the pitch classes, from A upwards, (T, 12)."""
+    """Chromagram (T, 12) of samples (S,): the power of each pitch class, from A upwards."""
     return _magnitudes(samples, CHROMA_FFT, HOP_LENGTH).numpy().T ** 2 @ _chroma_weights()
 
 
 @cache
 def _chroma_weights() -> Matrix:
-    """Share of each bin's power in each pitch class, (2049, 12), as librosa has it.
+    """Weight of each FFT bin in each pitch class, (2049, 12), as in librosa's `filters.chroma`.
 
-    A bump a semitone wide (wider where bins are), less of what is far from 880 Hz (Ellis 2007,
-    "Chroma feature analysis and synthesis").
+    The weight of a bin is a Gaussian of its distance from the pitch class, a semitone wide, or as
+    wide as a bin where that is more. Bins far from 880 Hz weigh less (Ellis 2007, "Chroma feature
+    analysis and synthesis").
     """
     hertz = np.arange(1, CHROMA_FFT // 2 + 2) * SAMPLE_RATE / CHROMA_FFT
     semitones = 12 * np.log2(hertz / 27.5)  # above the lowest A
@@ -99,7 +111,7 @@ def _chroma_weights() -> Matrix:
 
 
 def loudness_correlation(samples: Samples, reference: Samples) -> float:
-    """Pearson's correlation of the two loudness curves in dB; NaN where one does not change."""
+    """Pearson's correlation of the two loudness curves in dB; NaN if one is constant."""
     one, other = loudness_curve(samples), loudness_curve(reference)
     if one.std() < 1e-6 or other.std() < 1e-6:
         return float("nan")
@@ -107,7 +119,7 @@ def loudness_correlation(samples: Samples, reference: Samples) -> float:
 
 
 def loudness_curve(samples: Samples) -> Matrix:
-    """A-weighted level in dB, ten values a second."""
+    """A-weighted level of samples (S,) in dB, ten values a second, at least SOFTEST."""
     power = _loudness(samples)
     frames = len(power) // LOUDNESS_FRAMES * LOUDNESS_FRAMES
     smooth = power[:frames].reshape(-1, LOUDNESS_FRAMES).mean(1)
@@ -115,19 +127,19 @@ def loudness_curve(samples: Samples) -> Matrix:
 
 
 def loudness_difference(samples: Samples, reference: Samples) -> float:
-    """How much louder the first sound is, A-weighted, in dB."""
+    """A-weighted level of the samples above that of the reference, in dB."""
     one, other = (10 * np.log10(_loudness(sound).mean() + 1e-16) for sound in (samples, reference))
     return float(one - other)
 
 
 def _loudness(samples: Samples) -> Matrix:
-    """A-weighted power of each frame, (T,)."""
+    """A-weighted power of each frame of samples (S,), (T,)."""
     return _a_weights() @ _magnitudes(samples, N_FFT, HOP_LENGTH).numpy() ** 2
 
 
 @cache
 def _a_weights() -> Matrix:
-    """Share of each bin's power in the loudness, (513,): IEC 61672's curve A."""
+    """Weight of the power in each of 513 FFT bins: the A-weighting of IEC 61672-1."""
     hz = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1) ** 2
     gain = 12194**2 * hz**2 / (hz + 20.6**2) / (hz + 12194**2)
     gain /= np.sqrt((hz + 107.7**2) * (hz + 737.9**2))

@@ -1,106 +1,106 @@
-"""One piece of music: the model's sound against the true one."""
+"""Measures MIDI files: a model's sound of each against the reference."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from spectro_render.evaluation import distances, faults
+from spectro_render.evaluation.arrays import Matrix, Samples
 from spectro_render.evaluation.drums import drum_f1
 from spectro_render.evaluation.frechet import (
     Embedding,
     frechet_distance,
     reconstruction_distance,
 )
-from spectro_render.evaluation.scores import Score as Measured
-from spectro_render.evaluation.scores import Scores
-from spectro_render.evaluation.subject import Reference, Rendering, Samples, Subject, heard_seconds
+from spectro_render.evaluation.measures import Measure, Measures
+from spectro_render.evaluation.sources import ModelOutput, Reference, Subject
 from spectro_render.evaluation.transcription import note_f1, played_notes
 from spectro_render.midi.read import read_midi
 from spectro_render.midi.score import Score, section
-
-Matrix = npt.NDArray[np.float64]
+from spectro_render.tokens.write import sounding_seconds
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
-    """What was measured of a file, and its sounds."""
+class FileResult:
+    """What was measured of a file, and the sounds that were compared."""
 
-    seconds: float
-    scores: Scores
-    sounds: dict[str, Samples]  # by what they are: model, reference, vocoder
+    seconds: float  # of music that was compared
+    measures: Measures
+    sounds: dict[str, Samples]  # under "model", "reference" and "vocoder"
 
 
 @dataclass
-class Listener:
-    """Measures files one after the other and remembers the embeddings of all of them."""
+class FileEvaluator:
+    """Measures files one after the other, and keeps the embeddings of all for `frechet`."""
 
     subject: Subject
     reference: Reference
-    parts: Collection[str]  # of files, vocoder, frechet
+    parts: Collection[str]  # of "files", "vocoder", "frechet": what to measure
     embedding: Embedding
     limit: float  # seconds of each file
     _embedded: list[Matrix] = field(default_factory=list, init=False)
-    _true: list[Matrix] = field(default_factory=list, init=False)
+    _embedded_references: list[Matrix] = field(default_factory=list, init=False)
 
-    def measure(self, path: Path, name: Path) -> Piece:
-        """Measure a file; its reference goes by `name`. Raises SpectroRenderError."""
+    def measure(self, path: Path, name: Path) -> FileResult:
+        """Measure a MIDI file whose reference goes by `name`; see `Reference`.
+
+        Raises SpectroRenderError where the file or its reference cannot be read.
+        """
         score = section(read_midi(path), 0.0, self.limit)
-        seconds = heard_seconds(score, self.limit)
+        seconds = sounding_seconds(score, self.limit)
         true = self.reference.sound(name, score, seconds)
-        scores: Scores = {}
+        measures: Measures = {}
         sounds = {"reference": true}
         if {"files", "vocoder"} & set(self.parts):
-            scores["note_f1_reference"] = Measured.of(note_f1(true, played_notes(score.notes)))
+            measures["note_f1_reference"] = Measure.of(note_f1(true, played_notes(score.notes)))
         if {"files", "frechet"} & set(self.parts):
-            made = self.subject.render(score, seconds)
-            sounds["model"] = made.samples
+            output = self.subject.render(score, seconds)
+            sounds["model"] = output.samples
         if "files" in self.parts:
-            scores |= compare(made, true, score)
-            scores["times_real_time"] = Measured(seconds, made.took)
+            measures |= compare(output, true, score)
+            measures["times_real_time"] = Measure(seconds, output.took)
         if "frechet" in self.parts:
-            scores["reconstruction"] = self._embed(made.samples, true)
+            measures["reconstruction"] = self._reconstruction(output.samples, true)
         if "vocoder" in self.parts:
-            sounds["vocoder"] = self.subject.vocode(
-                torch.from_numpy(distances.mel_of(true)).float()
-            )
-            scores |= copy_synthesis(sounds["vocoder"][: len(true)], true, score)
-        return Piece(seconds, scores, sounds)
+            sounds["vocoder"] = self.subject.vocode(distances.mel_of(true))
+            measures |= compare_copy(sounds["vocoder"][: len(true)], true, score)
+        return FileResult(seconds, measures, sounds)
 
-    def _embed(self, samples: Samples, true: Samples) -> Measured:
-        one, other = self.embedding.embed(samples), self.embedding.embed(true)
-        self._embedded.append(one)
-        self._true.append(other)
-        return Measured.of(reconstruction_distance(one, other))
+    def _reconstruction(self, samples: Samples, true: Samples) -> Measure:
+        """The reconstruction distance; also keeps both embeddings for `frechet`."""
+        embedded, reference = self.embedding.embed(samples), self.embedding.embed(true)
+        self._embedded.append(embedded)
+        self._embedded_references.append(reference)
+        return Measure.of(reconstruction_distance(embedded, reference))
 
     def frechet(self) -> float | None:
-        """The Frechet distance of all files so far; None where there is too little."""
+        """The Frechet distance of all files so far; None for fewer than two embeddings."""
         if sum(map(len, self._embedded)) < 2:
             return None
-        return frechet_distance(np.concatenate(self._embedded), np.concatenate(self._true))
+        references = np.concatenate(self._embedded_references)
+        return frechet_distance(np.concatenate(self._embedded), references)
 
 
-def compare(made: Rendering, true: Samples, score: Score) -> Scores:
-    """Everything that is measured of a rendering against the true sound, of the same length."""
-    sound = made.samples
+def compare(output: ModelOutput, true: Samples, score: Score) -> Measures:
+    """Measure a model's output against the true sound (S,) of the same length."""
+    sound = output.samples
     mel, true_mel = distances.mel_of(sound), distances.mel_of(true)
-    measured = {
+    values = {
         "note_f1": note_f1(sound, played_notes(score.notes)),
-        "mel_l1": distances.mel_distance(made.mel, true_mel),
+        "mel_l1": distances.mel_distance(output.mel, true_mel),
         "mel_l1_sound": distances.mel_distance(mel, true_mel),
         "stft_distance": distances.stft_distance(sound, true),
         "chroma": distances.chroma_similarity(sound, true),
         "loudness": distances.loudness_correlation(sound, true),
         "louder_db": distances.loudness_difference(sound, true),
-        "clipped": float(faults.clipped_samples(made.delivered)),
+        "clipped": float(faults.clipped_samples(output.delivered)),
         "silent": faults.silent_share(sound),
         "silent_reference": faults.silent_share(true),
         "offset": abs(faults.offset(sound)),
     }
-    return {name: Measured.of(value) for name, value in measured.items()} | {
+    return {name: Measure.of(value) for name, value in values.items()} | {
         "drum_f1": drum_f1(mel, score.notes),
         "drum_f1_reference": drum_f1(true_mel, score.notes),
         "seam": faults.seams(mel),
@@ -108,9 +108,9 @@ def compare(made: Rendering, true: Samples, score: Score) -> Scores:
     }
 
 
-def copy_synthesis(copy: Samples, true: Samples, score: Score) -> Scores:
-    """How good the vocoder alone is: it made `copy` from the true sound's mel."""
+def compare_copy(copy: Samples, true: Samples, score: Score) -> Measures:
+    """Measure the vocoder alone, which made `copy` (S,) from the mel of the true sound (S,)."""
     return {
-        "vocoder_note_f1": Measured.of(note_f1(copy, played_notes(score.notes))),
-        "vocoder_stft_distance": Measured.of(distances.stft_distance(copy, true)),
+        "vocoder_note_f1": Measure.of(note_f1(copy, played_notes(score.notes))),
+        "vocoder_stft_distance": Measure.of(distances.stft_distance(copy, true)),
     }

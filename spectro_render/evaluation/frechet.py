@@ -1,13 +1,14 @@
-"""The two distances of the paper (Hawthorne et al. 2022, arXiv 2206.05408, section 4): in the
-embedding of an audio classifier, how far a sound is from its own reference (reconstruction), and
-how far all sounds together are from all references (Frechet, after Kilgour et al. 2019, arXiv
-1812.08466).
+"""The paper's two distances of audio embeddings: reconstruction and Frechet.
 
-The paper embeds with VGGish and TRILL. Their weights do not come with this program; whoever has
-one as an ONNX graph can name it, and the numbers compare with the paper's. Otherwise the embedding
-is made of the mel cepstrum, the classic description of timbre (Davis and Mermelstein 1980): for
-every 0.96 s, VGGish's own step, the mean and the standard deviation of 32 coefficients. It needs no
-weights and cannot favour a model, but its numbers compare only with each other.
+Hawthorne et al. 2022 (arXiv 2206.05408), section 4: the reconstruction distance tells how far a
+sound is from its own reference, the Frechet distance (after Kilgour et al. 2019, arXiv 1812.08466)
+how far all sounds together are from all references.
+
+The paper's embeddings are those of the audio classifiers VGGish and TRILL. Their weights do not
+come with this program, but an ONNX file of them can be loaded, which gives numbers that compare
+with the paper's. The embedding used otherwise has the mean and the standard deviation of 32 mel
+cepstrum coefficients for every 0.96 s, VGGish's step. It needs no weights and cannot favour a
+model, but its numbers compare only with each other.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,8 @@ import onnxruntime
 
 from spectro_render.constants import FRAME_RATE, SAMPLE_RATE
 from spectro_render.errors import SpectroRenderError
-from spectro_render.evaluation.distances import mel_of
+from spectro_render.evaluation.arrays import Matrix, Samples
+from spectro_render.evaluation.distances import mel_cepstrum, mel_of
 
 COEFFICIENTS = 32
 STEP_SECONDS = 0.96
@@ -31,20 +33,17 @@ VGGISH_WINDOW, VGGISH_HOP, VGGISH_FFT = 400, 160, 512  # samples at 16 kHz
 VGGISH_RANGE = 125.0, 7500.0  # Hz
 VGGISH_OFFSET = 0.01  # added to a mel before the logarithm
 
-Samples = npt.NDArray[np.float32]
-Matrix = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class Embedding:
-    """Sound -> points in a space where likeness is nearness."""
+    """A function that turns sounds into vectors, which are near for sounds that are alike."""
 
-    name: str
-    embed: Callable[[Samples], Matrix]  # 16 kHz (S,) -> (n, D)
+    name: str  # for people
+    embed: Callable[[Samples], Matrix]  # (S,) -> (n, D): a vector for each stretch of the sound
 
 
 def reconstruction_distance(embedded: Matrix, reference: Matrix) -> float:
-    """Mean Euclidean distance of a sound's embeddings (n, D) to its reference's; NaN of none."""
+    """Mean Euclidean distance of a sound's vectors (n, D) from its reference's; NaN for none."""
     count = min(len(embedded), len(reference))
     if not count:
         return float("nan")
@@ -52,30 +51,24 @@ def reconstruction_distance(embedded: Matrix, reference: Matrix) -> float:
 
 
 def frechet_distance(embedded: Matrix, reference: Matrix) -> float:
-    """Squared Frechet distance of the Gaussians of two sets of embeddings (n, D).
+    """Squared Frechet distance of two sets of vectors (n, D), each taken as a normal distribution.
 
-    |m1 - m2|^2 + tr(C1 + C2 - 2 sqrt(C1 C2)); Dowson and Landau 1982.
+    |m1 - m2|^2 + tr(C1 + C2 - 2 sqrt(C1 C2)) with means m and covariances C (Dowson and Landau
+    1982, "The Frechet distance between multivariate normal distributions").
     """
     means = embedded.mean(0) - reference.mean(0)
     one, other = (np.atleast_2d(np.cov(e, rowvar=False, bias=True)) for e in (embedded, reference))
-    root = _square_root(one)
-    # the eigenvalues of C1 C2 are those of this symmetric matrix
+    values, vectors = np.linalg.eigh(one)
+    root = (vectors * np.sqrt(values.clip(0))) @ vectors.T
+    # The eigenvalues of C1 C2 are those of this symmetric matrix.
     common = np.linalg.eigvalsh(root @ other @ root).clip(0)
     spread = np.trace(one) + np.trace(other) - 2 * np.sqrt(common).sum()
     return float(means @ means + max(0.0, spread))
 
 
-def _square_root(covariance: Matrix) -> Matrix:
-    values, vectors = np.linalg.eigh(covariance)
-    return (vectors * np.sqrt(values.clip(0))) @ vectors.T
-
-
 def cepstrum_embedding(samples: Samples) -> Matrix:
-    """16 kHz (S,) -> (n, 64): mean and deviation of the mel cepstrum over each 0.96 s."""
-    mel = mel_of(samples)
-    bands = mel.shape[1]
-    cosines = np.cos(np.pi / bands * (np.arange(bands)[:, None] + 0.5) * np.arange(COEFFICIENTS))
-    cepstrum = mel @ cosines * np.sqrt(2 / bands)
+    """Mean and standard deviation of the mel cepstrum over each 0.96 s: (S,) -> (n, 64)."""
+    cepstrum = mel_cepstrum(mel_of(samples), range(COEFFICIENTS))
     frames = round(STEP_SECONDS * FRAME_RATE)
     patches = cepstrum[: len(cepstrum) // frames * frames].reshape(-1, frames, COEFFICIENTS)
     return np.concatenate([patches.mean(1), patches.std(1)], axis=1)
@@ -85,11 +78,11 @@ CEPSTRUM = Embedding("mel cepstrum", cepstrum_embedding)
 
 
 def load_embedding(path: Path) -> Embedding:
-    """An ONNX graph that embeds audio.
+    """Load an embedding from an ONNX file.
 
-    It takes either VGGish's patches (n, 96, 64) (a further axis of 1 may stand anywhere), or 16 kHz
-    samples (S,) or (1, S), as TRILL's; the last axis of its first output is the embedding.
-    Raises SpectroRenderError for a file that is no such graph.
+    Its input must be either patches (n, 96, 64) as of VGGish, possibly with a further axis of
+    length 1, or 16 kHz samples (S,) or (1, S) as of TRILL. The last axis of its first output is the
+    embedding. Raises SpectroRenderError for any other file.
     """
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -106,6 +99,7 @@ def load_embedding(path: Path) -> Embedding:
 
 
 def _run(session: Any, wanted: Any, samples: Samples, is_patches: bool) -> Matrix:
+    """Run an ONNX session on samples (S,), in the shape that its input `wanted` has: (n, D)."""
     given = vggish_patches(samples) if is_patches else samples
     for axis, size in enumerate(wanted.shape):
         if size == 1 and given.ndim < len(wanted.shape):
@@ -115,7 +109,11 @@ def _run(session: Any, wanted: Any, samples: Samples, is_patches: bool) -> Matri
 
 
 def vggish_patches(samples: Samples) -> npt.NDArray[np.float32]:
-    """16 kHz (S,) -> log-mel patches (n, 96, 64), as VGGish hears (Hershey et al. 2017)."""
+    """VGGish's input: samples (S,) -> log-mel patches (n, 96, 64).
+
+    Hershey et al. 2017, "CNN architectures for large-scale audio classification" (arXiv
+    1609.09430).
+    """
     frames = np.lib.stride_tricks.sliding_window_view(samples, VGGISH_WINDOW)[::VGGISH_HOP]
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(VGGISH_WINDOW) / VGGISH_WINDOW)
     magnitude = np.abs(np.fft.rfft(frames * hann, VGGISH_FFT))
@@ -125,7 +123,7 @@ def vggish_patches(samples: Samples) -> npt.NDArray[np.float32]:
 
 
 def _vggish_bands() -> Matrix:
-    """Triangles that are linear in mel, (257, 64)."""
+    """Weights of FFT bins in VGGish's mel bands, (257, 64): triangles that are linear in mel."""
     bins = np.log1p(np.linspace(0, SAMPLE_RATE / 2, VGGISH_FFT // 2 + 1) / 700)[:, None]
     low, high = np.log1p(np.array(VGGISH_RANGE) / 700)
     edges = np.linspace(low, high, VGGISH_BANDS + 2)

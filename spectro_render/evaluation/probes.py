@@ -1,60 +1,57 @@
-"""Short phrases that ask one thing: which instrument is this, and does it play louder when told?
+"""Probes: phrases on single instruments that test their timbre and their response to velocity.
 
-Each fits into one window, so that nothing but its notes tells the model what to do.
+Each phrase fits into one window, so that the model has its notes alone to go by.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from spectro_render.constants import SAMPLE_RATE
-from spectro_render.evaluation.distances import mel_of
+from spectro_render.evaluation.arrays import Matrix, Samples
+from spectro_render.evaluation.distances import mel_cepstrum, mel_of
 from spectro_render.midi.score import Note, Score
 from spectro_render.tokens.vocabulary import SLAKH_PROGRAMS
 
 # The commonest of real music: bass drums, snares, hi-hats, a tom, cymbals.
 DRUMS = (35, 36, 38, 40, 42, 44, 46, 45, 49, 51)
 
-MELODY = (48, 55, 60, 64, 67, 72)  # MIDI pitches, each BEAT long; then a chord
+MELODY = (48, 55, 60, 64, 67, 72)  # MIDI pitches, each BEAT long, before the chord
 CHORD = (48, 60, 64, 67)
 BEAT = 0.4  # seconds
 LEAD = 0.1  # seconds before the first note
 VELOCITY = 90
 
-VELOCITIES = (64, 127, 32, 96)  # not in order: a sound that only grows or fades has none of this
+VELOCITIES = (64, 127, 32, 96)  # not in order, so that a crescendo or a fade does not match them
 NOTE_SECONDS = 0.9
-NOTE_STEP = 1.25
+NOTE_STEP = 1.25  # seconds between onsets
 NOTE_PITCH = 60
 
-AUDIBLE = -7.0  # log-mel: what is softer is treated alike
-COEFFICIENTS = 20  # of the mel cepstrum, the level (coefficient 0) left out
+AUDIBLE = -7.0  # log-mel: softer values are raised to it
+COEFFICIENTS = range(1, 21)  # orders of the mel cepstrum; order 0, the level, is left out
 
-
-Samples = npt.NDArray[np.float32]
-Matrix = npt.NDArray[np.float64]
-Play = Callable[[str, Score], Samples]  # a probe, by name -> its sound
+Play = Callable[[str, Score], Samples]  # a probe's name and score -> its sound
 
 
 class Instruments(NamedTuple):
-    """Shares of probes whose own reference is the nearest, or among the nearest three."""
+    """How often a probe is nearest to the reference of its own instrument."""
 
-    top1: float
-    top3: float
-    mistaken: dict[str, str]  # for what: the nearest reference, where it is not their own
+    top1: float  # share of the probes whose own reference is the nearest
+    top3: float  # share of the probes whose own reference is among the nearest three
+    mistaken: dict[str, str]  # probe -> the nearest reference, where that is not its own
 
 
 class Velocities(NamedTuple):
-    """How the level follows the velocity."""
+    """How the level of a note follows its velocity, compared with the reference."""
 
-    rank_correlation: float  # Spearman's, of four levels with the reference's; mean of programs
-    pooled: float  # the same of all levels at once, each against the mean of its program
-    slope: float  # dB that the level rises for each dB of the reference's
+    rank_correlation: float  # Spearman's, of a program's four levels; mean over programs
+    pooled: float  # Spearman's, of all levels at once, each relative to its program's mean
+    slope: float  # rise of the level in dB for each dB of the reference's rise
 
 
 def phrase(program: int) -> Score:
-    """The same melody and chord on any program."""
+    """A melody and a chord on a program; their notes are the same for every program."""
     starts = LEAD + BEAT * np.arange(len(MELODY) + 1)
     melody = zip(starts.tolist(), MELODY, strict=False)
     notes = [Note(s, s + 0.95 * BEAT, pitch, VELOCITY, program, False) for s, pitch in melody]
@@ -64,13 +61,13 @@ def phrase(program: int) -> Score:
 
 
 def drum_phrase(drum: int) -> Score:
-    """The same rhythm on any drum."""
+    """A rhythm on a drum, the same for every drum."""
     starts = LEAD + BEAT * np.array([0, 2, 3, 4, 4.5, 5, 7, 8])
     return _score([Note(s, s + 0.1, drum, VELOCITY, 0, True) for s in starts.tolist()])
 
 
 def velocity_phrase(program: int) -> Score:
-    """The same note at four velocities."""
+    """One note on a program, at four velocities."""
     starts = LEAD + NOTE_STEP * np.arange(len(VELOCITIES))
     return _score(
         [
@@ -85,7 +82,7 @@ def _score(notes: list[Note]) -> Score:
 
 
 def identify(play: Play, reference: Play) -> Instruments:
-    """Which reference each of 34 programs and 10 drums is nearest to, among its own kind."""
+    """Find the nearest reference of each of 34 programs among programs, of 10 drums among drums."""
     kinds = (
         {f"program-{program}": phrase(program) for program in SLAKH_PROGRAMS},
         {f"drum-{drum}": drum_phrase(drum) for drum in DRUMS},
@@ -94,11 +91,13 @@ def identify(play: Play, reference: Play) -> Instruments:
     mistaken: dict[str, str] = {}
     for scores in kinds:
         names = list(scores)
-        heard, true = (
-            [features(sound(name, score)) for name, score in scores.items()]
+        own, true = (
+            [timbre(sound(name, score)) for name, score in scores.items()]
             for sound in (play, reference)
         )
-        distances = _distances(heard, true)
+        distances = np.array(
+            [[np.linalg.norm(one - other, axis=1).mean() for other in true] for one in own]
+        )
         ranks += own_ranks(distances)
         nearest = [names[index] for index in distances.argmin(1)]
         mistaken |= {
@@ -109,29 +108,21 @@ def identify(play: Play, reference: Play) -> Instruments:
     return Instruments(top1, top3, mistaken)
 
 
-def features(samples: Samples) -> Matrix:
-    """Mel cepstrum of each frame (T, 20): the outline of its spectrum, whatever its level."""
-    mel = np.maximum(mel_of(samples), AUDIBLE)
-    bands = mel.shape[1]
-    order = np.arange(1, COEFFICIENTS + 1)
-    cosines = np.cos(np.pi / bands * (np.arange(bands)[:, None] + 0.5) * order)
-    return mel @ cosines * np.sqrt(2 / bands)
-
-
-def _distances(sounds: Sequence[Matrix], references: Sequence[Matrix]) -> Matrix:
-    """Mean Euclidean distance of the frames of each sound to those of each reference."""
-    return np.array(
-        [[np.linalg.norm(one - other, axis=1).mean() for other in references] for one in sounds]
-    )
+def timbre(samples: Samples) -> Matrix:
+    """The spectral envelope of each frame of samples (S,), whatever its level: (T, 20)."""
+    return mel_cepstrum(np.maximum(mel_of(samples), AUDIBLE), COEFFICIENTS)
 
 
 def own_ranks(distances: Matrix) -> list[int]:
-    """How many references are nearer to each sound than its own (on the diagonal)."""
+    """How many references are nearer to each sound than its own, given all distances (n, n).
+
+    A row of `distances` is a sound, a column a reference; the diagonal has each sound's own.
+    """
     return [int(rank) for rank in (distances < np.diag(distances)[:, None]).sum(1)]
 
 
 def follow_velocity(play: Play, reference: Play) -> Velocities:
-    """Whether the level of a note rises with its velocity as the reference's does."""
+    """Compare how the levels of notes rise with their velocities in both sounds."""
     scores = {f"velocity-{program}": velocity_phrase(program) for program in SLAKH_PROGRAMS}
     levels, wanted = (
         np.array([_levels(sound(name, score)) for name, score in scores.items()])
@@ -147,7 +138,7 @@ def follow_velocity(play: Play, reference: Play) -> Velocities:
 
 
 def _levels(samples: Samples) -> list[float]:
-    """Level of each note of `velocity_phrase`, dB."""
+    """Level in dB of each note of `velocity_phrase` in samples (S,)."""
     length = round(NOTE_SECONDS * SAMPLE_RATE)
     starts = [round((LEAD + NOTE_STEP * k) * SAMPLE_RATE) for k in range(len(VELOCITIES))]
     powers = [np.mean(samples[start : start + length].astype(np.float64) ** 2) for start in starts]
@@ -155,7 +146,7 @@ def _levels(samples: Samples) -> list[float]:
 
 
 def rank_correlation(one: Matrix, other: Matrix) -> float:
-    """Spearman's rank correlation of two lists of numbers (n,); 0 where one is all the same."""
+    """Spearman's rank correlation of two lists of numbers (n,); 0 where one is constant."""
     ranks = np.stack([_ranks(one), _ranks(other)])
     deviations = ranks - ranks.mean(1, keepdims=True)
     norm = np.sqrt((deviations[0] ** 2).sum() * (deviations[1] ** 2).sum())
@@ -163,7 +154,7 @@ def rank_correlation(one: Matrix, other: Matrix) -> float:
 
 
 def _ranks(values: Matrix) -> Matrix:
-    """Equal numbers share the mean of their ranks."""
+    """Ranks of numbers (n,), from 0.5; equal numbers share the mean of their ranks."""
     difference = values[:, None] - values
     ranks: Matrix = (difference > 0).sum(1) + (difference == 0).sum(1) / 2
     return ranks

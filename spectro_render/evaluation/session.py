@@ -1,4 +1,4 @@
-"""One run of `evaluate`: measures files and probes, keeps the sounds, says what was found."""
+"""A run of `evaluate`: measures files and probes, writes the sounds, reports the results."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,53 +9,53 @@ from typing import Any
 from spectro_render.audio.audio import Audio
 from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
 from spectro_render.errors import SpectroRenderError, reason_of
-from spectro_render.evaluation.files import Listener
+from spectro_render.evaluation.arrays import Samples
+from spectro_render.evaluation.files import FileEvaluator
+from spectro_render.evaluation.measures import Measures, Values, pool, values_of
 from spectro_render.evaluation.probes import Play, follow_velocity, identify
-from spectro_render.evaluation.scores import Scores, Values, pool, values_of
-from spectro_render.evaluation.subject import Samples
 from spectro_render.midi.score import Score
 from spectro_render.report import Reporter, complain
 
-OF_FILES = ("files", "vocoder", "frechet")  # parts that listen to MIDI files
-OF_PROBES = ("instruments", "velocity")  # parts that listen to phrases of their own
-PARTS = (*OF_FILES, *OF_PROBES)
+FILE_PARTS = ("files", "vocoder", "frechet")  # what is measured of the user's MIDI files
+PROBE_PARTS = ("instruments", "velocity")  # what is measured of phrases made for that
+PARTS = (*FILE_PARTS, *PROBE_PARTS)
 
 
 @dataclass
 class Session:
-    """What is measured, and what has been found so far."""
+    """A run of `evaluate`, and its results so far."""
 
-    listener: Listener
-    folder: Path
-    output: Path | None
+    evaluator: FileEvaluator
+    folder: Path  # of the MIDI files
+    output: Path | None  # folder for the sounds; None: they are not written
     reporter: Reporter
-    failures: int = 0
-    files: list[tuple[str, Scores]] = field(default_factory=list)
-    probes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: int = 0  # files that could not be measured
+    files: list[tuple[str, Measures]] = field(default_factory=list)
+    probes: dict[str, dict[str, Any]] = field(default_factory=dict)  # results by part
 
-    def listen(self, paths: Sequence[Path]) -> None:
-        """Measure files; what is wrong with one does not stop the others."""
+    def measure_files(self, paths: Sequence[Path]) -> None:
+        """Measure files; one that fails is reported, and the next ones are still measured."""
         for number, path in enumerate(paths, start=1):
             name = path.relative_to(self.folder)
             self.reporter.say(f"{number}/{len(paths)} {name}")
             try:
-                self._measure(path, name)
+                self._measure_file(path, name)
             except (SpectroRenderError, OSError) as error:
                 reason = reason_of(error) if isinstance(error, OSError) else str(error)
                 complain(f"{name}: {reason}")
                 self.reporter.record({"input": str(path), "status": "failed", "error": reason})
                 self.failures += 1
 
-    def _measure(self, path: Path, name: Path) -> None:
-        piece = self.listener.measure(path, name)
-        for kind, samples in piece.sounds.items():
-            self._keep(samples, name.with_suffix(f".{kind}.wav"))
-        self.files.append((str(name), piece.scores))
-        facts = {"input": str(path), "status": "measured", "seconds": round(piece.seconds, 3)}
-        self.reporter.record({**facts, **rounded(values_of(piece.scores))})
+    def _measure_file(self, path: Path, name: Path) -> None:
+        result = self.evaluator.measure(path, name)
+        for kind, samples in result.sounds.items():
+            self._write(samples, name.with_suffix(f".{kind}.wav"))
+        self.files.append((str(name), result.measures))
+        facts = {"input": str(path), "status": "measured", "seconds": round(result.seconds, 3)}
+        self.reporter.record({**facts, **rounded(values_of(result.measures))})
 
-    def probe(self, part: str) -> None:
-        """Ask the model for `instruments` or `velocity`."""
+    def measure_probes(self, part: str) -> None:
+        """Measure one of PROBE_PARTS. Raises SpectroRenderError where there is no reference."""
         self.reporter.say(part)
         measure: Callable[[Play, Play], Any] = (
             identify if part == "instruments" else follow_velocity
@@ -64,16 +64,16 @@ class Session:
         self.probes[part] = found._asdict()
 
     def _play(self, side: str, name: str, score: Score) -> Samples:
-        """A probe's sound on one side of the comparison."""
+        """A probe's sound, as the "model" or the "reference" plays it."""
         if side == "model":
-            samples = self.listener.subject.render(score, WINDOW_SECONDS).samples
+            samples = self.evaluator.subject.render(score, WINDOW_SECONDS).samples
         else:
-            samples = self.listener.reference.sound(Path(name), score, WINDOW_SECONDS)
-        self._keep(samples, Path("probes") / f"{name}.{side}.wav")
+            samples = self.evaluator.reference.sound(Path(name), score, WINDOW_SECONDS)
+        self._write(samples, Path("probes") / f"{name}.{side}.wav")
         return samples
 
-    def _keep(self, samples: Samples, name: Path) -> None:
-        """Write a sound at the level that it was compared at, where sounds are kept."""
+    def _write(self, samples: Samples, name: Path) -> None:
+        """Write a sound at the level at which it was compared, if there is an output folder."""
         if self.output is None:
             return
         path = self.output / name
@@ -81,30 +81,26 @@ class Session:
         Audio(samples[None], SAMPLE_RATE).save(path, bit_depth="float")
 
     def file_values(self) -> list[tuple[str, Values]]:
-        """What was measured of each file."""
-        return [(name, values_of(scores)) for name, scores in self.files]
-
-    def mean(self) -> Values:
-        """What was measured of all files together."""
-        return values_of(pool(scores for _, scores in self.files))
+        """The name of each measured file, with its values."""
+        return [(name, values_of(measures)) for name, measures in self.files]
 
     def summary(self) -> dict[str, Any]:
-        """What was measured of the model as a whole."""
+        """The results for the model as a whole: a JSON object."""
         facts: dict[str, Any] = {
-            "model": self.listener.subject.name,
+            "model": self.evaluator.subject.name,
             "files": len(self.files),
             "failed": self.failures,
-            "mean": rounded(self.mean()),
+            "mean": rounded(values_of(pool(measures for _, measures in self.files))),
             **self.probes,
         }
-        if "frechet" in self.listener.parts:
+        if "frechet" in self.evaluator.parts:
             facts["frechet"] = {
-                "distance": self.listener.frechet(),
-                "embedding": self.listener.embedding.name,
+                "distance": self.evaluator.frechet(),
+                "embedding": self.evaluator.embedding.name,
             }
         return facts
 
 
 def rounded(values: Values) -> Values:
-    """To six significant digits: more is noise."""
+    """Round values to six significant digits; further ones are noise."""
     return {k: None if v is None else float(f"{v:.6g}") for k, v in values.items()}

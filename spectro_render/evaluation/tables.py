@@ -1,4 +1,4 @@
-"""What `evaluate` prints for people: a row a file, then every measure of all files together."""
+"""The tables that `evaluate` prints: one row per file, then the measures of all files together."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,48 +9,52 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from spectro_render.evaluation.scores import Values
+from spectro_render.evaluation.measures import Values
 from spectro_render.report import one_line
 
 
-class Measure(NamedTuple):
-    """How a measure is shown."""
+class Description(NamedTuple):
+    """How a measure is explained and printed."""
 
     meaning: str
-    digits: int = 2
-    heading: str = ""  # in the row of a file; without one it is shown of all files together only
+    digits: int = 2  # after the decimal point
+    heading: str = ""  # of its column; without one it has no column, only a line for all files
 
 
-MEASURES = {
-    "note_f1": Measure("F1 of the note onsets that a transcriber hears in the sound"),
-    "note_f1_reference": Measure("that it hears in the reference"),
-    "note_f1_ratio": Measure("the former over the latter", heading="notes"),
-    "drum_f1": Measure("F1 of the drum onsets that show in the sound's spectral flux"),
-    "drum_f1_reference": Measure("that show in the reference's"),
-    "drum_f1_ratio": Measure("the former over the latter", heading="drums"),
-    "mel_l1": Measure("log-mel L1 of the diffusion model's own mels, nats", heading="mel"),
-    "mel_l1_sound": Measure("log-mel L1 of the sound, nats", heading="sound"),
-    "stft_distance": Measure("multi-resolution STFT distance", heading="STFT"),
-    "chroma": Measure("similarity of the pitch classes; 1: the same", heading="chroma"),
-    "loudness": Measure("correlation of the loudness curves", heading="loud"),
-    "louder_db": Measure("dB louder than the reference", digits=1),
-    "clipped": Measure("samples a file beyond 0.99 of full scale, as delivered", 1, "clip"),
-    "silent": Measure("share of frames below -60 dBFS"),
-    "silent_reference": Measure("the same of the reference"),
-    "offset": Measure("mean of the samples, of full scale", digits=5),
-    "seam": Measure("spectral flux at window borders over elsewhere"),
-    "seam_reference": Measure("the same of the reference"),
-    "seam_ratio": Measure("the former over the latter", heading="seam"),
-    "times_real_time": Measure("seconds of sound a second of work", 1, "speed"),
-    "reconstruction": Measure("distance to the reference in the embedding", heading="recon"),
-    "vocoder_note_f1": Measure("note F1 of the reference's mels through the vocoder"),
-    "vocoder_note_f1_ratio": Measure("that over the reference's", heading="copy"),
-    "vocoder_stft_distance": Measure("STFT distance of that copy", heading="STFT"),
+DESCRIPTIONS = {
+    "note_f1": Description("F1 of the note onsets that a transcriber finds in the sound"),
+    "note_f1_reference": Description("F1 of the note onsets that it finds in the reference"),
+    "note_f1_ratio": Description("note_f1 over note_f1_reference", heading="notes"),
+    "drum_f1": Description("F1 of the drum onsets in the sound's spectral flux"),
+    "drum_f1_reference": Description("F1 of the drum onsets in the reference's spectral flux"),
+    "drum_f1_ratio": Description("drum_f1 over drum_f1_reference", heading="drums"),
+    "mel_l1": Description("log-mel L1 of the Transformer's mels, nats", heading="mel"),
+    "mel_l1_sound": Description("log-mel L1 of the sound, nats", heading="sound"),
+    "stft_distance": Description("multi-resolution STFT distance", heading="STFT"),
+    "chroma": Description("similarity of the pitch classes; 1: the same", heading="chroma"),
+    "loudness": Description("correlation of the loudness curves", heading="loud"),
+    "louder_db": Description("level above the reference, dB", digits=1),
+    "clipped": Description("samples beyond 0.99 of full scale, per file, as delivered", 1, "clip"),
+    "silent": Description("share of the sound's frames below -60 dBFS"),
+    "silent_reference": Description("share of the reference's frames below -60 dBFS"),
+    "offset": Description("mean of the samples, of full scale", digits=5),
+    "seam": Description("spectral flux at window borders over elsewhere, in the sound"),
+    "seam_reference": Description(
+        "spectral flux at window borders over elsewhere, in the reference"
+    ),
+    "seam_ratio": Description("seam over seam_reference", heading="seam"),
+    "times_real_time": Description("seconds of sound per second of work", 1, "speed"),
+    "reconstruction": Description("distance from the reference in the embedding", heading="recon"),
+    "vocoder_note_f1": Description("note F1 of the reference's mels through the vocoder"),
+    "vocoder_note_f1_ratio": Description("vocoder_note_f1 over note_f1_reference", heading="copy"),
+    "vocoder_stft_distance": Description(
+        "STFT distance of the reference's mels through the vocoder", heading="STFT"
+    ),
 }
 
 
 def print_tables(files: Sequence[tuple[str, Values]], summary: Mapping[str, Any]) -> None:
-    """Print what was measured: drawn for a terminal, plain aligned lines elsewhere."""
+    """Print the results: with a drawn table on a terminal, as plain aligned lines elsewhere."""
     is_terminal = sys.stdout.isatty()
     console = Console(width=None if is_terminal else 1000, highlight=False)
     if files:
@@ -60,12 +64,11 @@ def print_tables(files: Sequence[tuple[str, Values]], summary: Mapping[str, Any]
 
 
 def _files_table(files: Sequence[tuple[str, Values]], mean: Values, is_terminal: bool) -> Table:
-    columns = {name: MEASURES[name] for name in MEASURES if name in mean}
-    columns = {name: measure for name, measure in columns.items() if measure.heading}
+    columns = {name: d for name, d in DESCRIPTIONS.items() if name in mean and d.heading}
     table = Table(box=SIMPLE_HEAD if is_terminal else None, pad_edge=False, collapse_padding=True)
     table.add_column("file", overflow="fold", no_wrap=not is_terminal)
-    for measure in columns.values():
-        table.add_column(measure.heading, justify="right", no_wrap=True)
+    for description in columns.values():
+        table.add_column(description.heading, justify="right", no_wrap=True)
     for name, values in [*files, ("all", mean)]:
         cells = (as_text(values.get(column), columns[column].digits) for column in columns)
         table.add_row(Text(one_line(name)), *cells, end_section=name == files[-1][0])
@@ -73,27 +76,26 @@ def _files_table(files: Sequence[tuple[str, Values]], mean: Values, is_terminal:
 
 
 def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """Name, value and meaning of all that was measured of the model as a whole."""
-    for name, measure in MEASURES.items():
+    """Name, value and meaning of each result for the model as a whole."""
+    for name, description in DESCRIPTIONS.items():
         if name in summary["mean"]:
-            yield name, as_text(summary["mean"][name], measure.digits), measure.meaning
+            yield name, as_text(summary["mean"][name], description.digits), description.meaning
     if found := summary.get("instruments"):
-        yield (
-            "instruments_top1",
-            as_text(found["top1"], 2),
-            "the nearest reference is the right one",
-        )
+        value = as_text(found["top1"], 2)
+        yield "instruments_top1", value, "share of instruments nearest to their own reference"
         mistaken = ", ".join(f"{one} for {other}" for other, one in found["mistaken"].items())
-        yield "instruments_top3", as_text(found["top3"], 2), f"among the nearest three ({mistaken})"
+        meaning = f"share with their own reference among the nearest three ({mistaken})"
+        yield "instruments_top3", as_text(found["top3"], 2), meaning
     if found := summary.get("velocity"):
         value = as_text(found["rank_correlation"], 2)
-        yield "velocity", value, "rank correlation of levels with the reference's, mean of programs"
+        meaning = "rank correlation of levels with the reference's, mean over programs"
+        yield "velocity", value, meaning
         yield "velocity_slope", as_text(found["slope"], 2), "dB louder for each dB of the reference"
     if found := summary.get("frechet"):
-        value = as_text(found["distance"], 2)
-        yield "frechet_distance", value, f"to the references, in the {found['embedding']} embedding"
+        meaning = f"distance from the references in the {found['embedding']} embedding"
+        yield "frechet_distance", as_text(found["distance"], 2), meaning
 
 
 def as_text(value: float | None, digits: int) -> str:
-    """A number, or a dash where nothing could be measured."""
+    """A number with that many digits after the point; a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"

@@ -1,8 +1,9 @@
-"""Are the right notes heard? An independent transcriber listens, and its notes are compared.
+"""Measures notes: those that an independent transcriber finds in a sound against the score's.
 
 The transcriber is basic-pitch (Bittner et al. 2022, arXiv 2203.09893), whose ONNX graph lies in
-`assets/`; its package is not needed. The graph hears two seconds at a time and says for each frame
-(86 a second) and each of 88 semitones how surely a note sounds and how surely one begins.
+`assets/`; its package is not needed. The graph takes two seconds of sound at a time. For each frame
+(86 a second) and each of 88 semitones it gives the probability that a note sounds, and that one
+begins.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,52 +18,52 @@ import soxr
 from mir_eval.transcription import precision_recall_f1_overlap
 
 from spectro_render.constants import SAMPLE_RATE
+from spectro_render.evaluation.arrays import Samples
 from spectro_render.midi.score import Note
 
-RATE = 22_050  # Hz, that the graph listens at
+RATE = 22_050  # Hz, of the graph's input
 HOP = 256  # samples between frames
-WINDOW = 2 * RATE - HOP  # samples that the graph hears at once
+WINDOW = 2 * RATE - HOP  # samples of the graph's input
 OVERLAP = 30  # frames that neighbouring windows share; half of them are dropped at either edge
-WINDOW_FRAMES = 172
+WINDOW_FRAMES = 172  # frames of the graph's output
 ADVANCE = WINDOW - OVERLAP * HOP  # samples between windows
 LOWEST, HIGHEST = 21, 108  # MIDI pitches of a piano
 
 ONSET_THRESHOLD = 0.5
 NOTE_THRESHOLD = 0.3
-SHORTEST = 11  # frames: 128 ms; what is not longer is no note
-LONGEST_GAP = 11  # frames that a note may fall silent for
+SHORTEST = 11  # frames, 128 ms: a note is longer than that
+LONGEST_GAP = 11  # frames below NOTE_THRESHOLD that do not end a note yet
 
-TOLERANCE = 0.05  # seconds between the onsets of notes that match
-CENTS = 50.0  # between their pitches
-SILENT = 1e-4  # peak below which there is nothing to transcribe
+TOLERANCE = 0.05  # seconds: largest distance between the onsets of notes that match
+CENTS = 50.0  # largest distance between the pitches of notes that match
+SILENT = 1e-4  # samples below this peak are not transcribed
 
-Samples = npt.NDArray[np.float32]
-Matrix = npt.NDArray[np.float32]  # (frames, 88)
+Probabilities = npt.NDArray[np.float32]  # (frames, 88)
 
 
 class Notes(NamedTuple):
-    """Notes to compare."""
+    """Times and pitches of n notes."""
 
     intervals: npt.NDArray[np.float64]  # (n, 2): start and end, seconds
     pitches: npt.NDArray[np.float64]  # (n,): MIDI
 
 
 def note_f1(samples: Samples, played: Notes) -> float:
-    """Share of notes heard right in 16 kHz samples (S,), pitch and onset; NaN if none was played.
+    """F1 of the notes found in samples (S,) against those played; NaN if none was played.
 
-    The harmonic mean of precision and recall (MIREX; Raffel et al. 2014, mir_eval): a note matches
-    one of the same pitch whose onset is within 50 ms, whatever their ends.
+    F1 is the harmonic mean of precision and recall (MIREX; Raffel et al. 2014, mir_eval). Two notes
+    match if they have the same pitch and their onsets are within 50 ms, whatever their ends.
     """
     if not len(played.pitches):
         return float("nan")
-    heard = transcribe(samples)
-    if not len(heard.pitches):
+    found = transcribe(samples)
+    if not len(found.pitches):
         return 0.0
     _, _, f1, _ = precision_recall_f1_overlap(
         played.intervals,
         _hertz(played.pitches),
-        heard.intervals,
-        _hertz(heard.pitches),
+        found.intervals,
+        _hertz(found.pitches),
         onset_tolerance=TOLERANCE,
         pitch_tolerance=CENTS,
         offset_ratio=None,
@@ -71,7 +72,11 @@ def note_f1(samples: Samples, played: Notes) -> float:
 
 
 def played_notes(notes: Iterable[Note]) -> Notes:
-    """What a transcriber could hear of a score: no drums, nothing off the piano, unisons once."""
+    """The notes of a score that a transcriber can find.
+
+    Drums and pitches beyond a piano's are left out; notes of one pitch that begin within TOLERANCE
+    of each other count once.
+    """
     pitched = [n for n in notes if not n.is_drum and LOWEST <= n.pitch <= HIGHEST]
     kept: list[Note] = []
     for note in sorted(pitched, key=lambda n: (n.pitch, n.start)):
@@ -83,7 +88,7 @@ def played_notes(notes: Iterable[Note]) -> Notes:
 
 
 def transcribe(samples: Samples) -> Notes:
-    """The notes that are heard in 16 kHz samples (S,)."""
+    """The notes that the transcriber finds in samples (S,)."""
     if np.abs(samples).max(initial=0) < SILENT:
         return Notes(np.zeros((0, 2)), np.zeros(0))
     sounding, beginning = _posteriors(samples)
@@ -100,18 +105,19 @@ def _hertz(pitches: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 @cache
 def _graph() -> Any:
+    """The onnxruntime session of basic-pitch, loaded once."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # the graph is small: more threads only wait for each other
     data = (resources.files("spectro_render") / "assets" / "basic_pitch.onnx").read_bytes()
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
-def _posteriors(samples: Samples) -> tuple[Matrix, Matrix]:
-    """16 kHz samples (S,) -> how surely notes sound, and begin: (frames, 88) each."""
-    listened = soxr.resample(samples, SAMPLE_RATE, RATE, quality="HQ")
+def _posteriors(samples: Samples) -> tuple[Probabilities, Probabilities]:
+    """The probabilities that notes sound, and that they begin, in samples (S,)."""
+    resampled = soxr.resample(samples, SAMPLE_RATE, RATE, quality="HQ")
     outputs = ["StatefulPartitionedCall:1", "StatefulPartitionedCall:2"]
-    parts = [_graph().run(outputs, {"serving_default_input_2:0": w}) for w in _windows(listened)]
-    frames = int(len(listened) * (RATE // HOP) / RATE)
+    parts = [_graph().run(outputs, {"serving_default_input_2:0": w}) for w in _windows(resampled)]
+    frames = int(len(resampled) * (RATE // HOP) / RATE)
     edge = OVERLAP // 2
     sounding, beginning = (
         np.concatenate([part[k][0, edge:-edge] for part in parts])[:frames] for k in (0, 1)
@@ -119,17 +125,20 @@ def _posteriors(samples: Samples) -> tuple[Matrix, Matrix]:
     return sounding, beginning
 
 
-def _windows(samples: Samples) -> Iterator[Samples]:
-    """Overlapping stretches (1, WINDOW, 1), the first one after half an overlap of silence."""
+def _windows(samples: Samples) -> Iterator[npt.NDArray[np.float32]]:
+    """The graph's inputs (1, WINDOW, 1), which overlap; silence precedes the first samples."""
     padded = np.pad(samples, (OVERLAP * HOP // 2, WINDOW)).astype(np.float32)
     for start in range(0, len(padded) - WINDOW, ADVANCE):
         yield padded[None, start : start + WINDOW, None]
 
 
-def _find_notes(sounding: Matrix, beginning: Matrix) -> Iterator[tuple[int, int, int]]:
-    """(start, end, semitone) of notes, in frames: those that begin clearly, then what is left.
+def _find_notes(
+    sounding: Probabilities, beginning: Probabilities
+) -> Iterator[tuple[int, int, int]]:
+    """Find notes as (start, end, semitone), in frames.
 
-    The algorithm of the paper's section 2.2, with the published thresholds.
+    Notes with a clear onset come first, then those that are left without one: the algorithm of the
+    paper's section 2.2, with the published thresholds.
     """
     left = sounding.copy()
     for start, band in _onsets(sounding, beginning):
@@ -148,8 +157,12 @@ def _find_notes(sounding: Matrix, beginning: Matrix) -> Iterator[tuple[int, int,
             yield start, end, band
 
 
-def _onsets(sounding: Matrix, beginning: Matrix) -> list[tuple[int, int]]:
-    """(frame, semitone) of peaks in time of what begins or suddenly sounds, the last one first."""
+def _onsets(sounding: Probabilities, beginning: Probabilities) -> list[tuple[int, int]]:
+    """Onsets as (frame, semitone), the last one first.
+
+    They are peaks in time of the probability that a note begins, or of a sudden rise of the
+    probability that one sounds.
+    """
     rise = np.zeros_like(sounding)
     rise[2:] = np.minimum(sounding[2:] - sounding[1:-1], sounding[2:] - sounding[:-2]).clip(0)
     if rise.max(initial=0) > 0:
@@ -162,7 +175,10 @@ def _onsets(sounding: Matrix, beginning: Matrix) -> list[tuple[int, int]]:
 
 
 def _walk(levels: npt.NDArray[np.float32]) -> tuple[int, int]:
-    """Frames walked until the levels (n,) were low for too long, and how long they were at last."""
+    """Follow a note's probabilities (n,) until they are low for LONGEST_GAP frames.
+
+    Returns how many frames were followed, and how many of the last ones were low.
+    """
     quiet = 0
     for walked, level in enumerate(levels.tolist()):
         if quiet == LONGEST_GAP:
@@ -172,7 +188,11 @@ def _walk(levels: npt.NDArray[np.float32]) -> tuple[int, int]:
 
 
 def _frame_seconds(frames: int) -> npt.NDArray[np.float64]:
-    """When each frame is: a window is shorter than its frames, and 1.8 ms were measured."""
+    """The time of each frame in seconds, as basic-pitch computes it.
+
+    Windows are a little shorter than their frames; basic-pitch corrects for that and for 1.8 ms
+    that its authors measured.
+    """
     number = np.arange(frames)
     excess = WINDOW_FRAMES - WINDOW / HOP  # frames a window
     return number * HOP / RATE - number // WINDOW_FRAMES * (excess * HOP / RATE + 0.0018)

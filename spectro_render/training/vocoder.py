@@ -155,7 +155,7 @@ def magnitude_loss(log_predicted: Tensor, magnitude: Tensor) -> Tensor:
 def stft_loss(generated: Tensor, recorded: Tensor) -> Tensor:
     """Spectral convergence plus log-magnitude L1 of samples (B, S), mean over the resolutions.
 
-    Yamamoto et al. 2020 (Parallel WaveGAN, arXiv 1910.11480), equations 3-6.
+    Yamamoto et al. 2020 (Parallel WaveGAN, arXiv 1910.11480), equations 3-5.
     """
     losses = []
     for n_fft in RESOLUTIONS:

@@ -1,0 +1,9 @@
+"""The types of arrays in this folder."""
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Samples: TypeAlias = npt.NDArray[np.float32]  # (S,) mono, 16 kHz
+Matrix: TypeAlias = npt.NDArray[np.float64]  # a log-mel (T, 128), embeddings (n, D), ...

@@ -1,0 +1,56 @@
+"""The true sounds that a model is compared with: synthesised, or recorded."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from spectro_render.constants import SAMPLE_RATE
+from spectro_render.errors import SpectroRenderError
+from spectro_render.evaluation.arrays import Samples
+from spectro_render.evaluation.sources import fit_length
+from spectro_render.midi.score import Score
+from spectro_render.training.synth import Synthesizer
+
+
+class SynthesizedReference:
+    """Sounds made like the training data: with the same soundfont, at the same level.
+
+    See `sources.Reference`.
+    """
+
+    def __init__(self) -> None:
+        """Raises SpectroRenderError without FluidSynth or its soundfont."""
+        self._synthesizer = Synthesizer()
+
+    def sound(self, name: Path, score: Score, seconds: float) -> Samples:
+        """The first `seconds` seconds of a score's true sound, (S,)."""
+        return fit_length(self._synthesizer.render_score(score), seconds)
+
+
+class RecordedReference:
+    """Audio files in a folder, NAME.wav for NAME.mid, at the level of the training data.
+
+    See `sources.Reference`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def sound(self, name: Path, score: Score, seconds: float) -> Samples:
+        """The first `seconds` seconds of a MIDI file's recording, (S,).
+
+        Raises SpectroRenderError where there is none that can be read.
+        """
+        return fit_length(read_sound(self._folder / name.with_suffix(".wav")), seconds)
+
+
+def read_sound(path: Path) -> Samples:
+    """Read an audio file as 16 kHz mono, (S,). Raises SpectroRenderError where that fails."""
+    try:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, soundfile.SoundFileError) as error:
+        hint = "the reference of NAME.mid is NAME.wav"
+        raise SpectroRenderError(f"cannot read {path} ({error})", hint) from error
+    return np.asarray(soxr.resample(samples.mean(1), rate, SAMPLE_RATE, quality="VHQ"), np.float32)

@@ -1,0 +1,52 @@
+"""Where the two sounds of a comparison come from: a model, and the reference."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from spectro_render.constants import SAMPLE_RATE
+from spectro_render.evaluation.arrays import Matrix, Samples
+from spectro_render.midi.score import Score
+
+
+@dataclass(frozen=True, eq=False)
+class ModelOutput:
+    """A model's rendering of a score, after each of its stages."""
+
+    mel: Matrix  # (T, 128) natural log: what the Transformer drew
+    samples: Samples  # (S,) at the level of the training data
+    delivered: Samples  # (S,) as a listener gets it: amplified and limited
+    took: float  # seconds of work
+
+
+class Subject(Protocol):
+    """The model that is evaluated."""
+
+    @property
+    def name(self) -> str:
+        """The model's name, for people."""
+
+    def render(self, score: Score, seconds: float) -> ModelOutput:
+        """Render the first `seconds` seconds of a score."""
+
+    def vocode(self, log_mel: Matrix) -> Samples:
+        """The model's vocoder alone: natural log-mel (T, 128) -> samples (S,)."""
+
+
+class Reference(Protocol):
+    """The true sounds of scores, at the level of the training data."""
+
+    def sound(self, name: Path, score: Score, seconds: float) -> Samples:
+        """The first `seconds` seconds of a score's true sound.
+
+        `name` is the path of its MIDI file, relative to the folder that is evaluated. Raises
+        SpectroRenderError where there is no sound.
+        """
+
+
+def fit_length(samples: Samples, seconds: float) -> Samples:
+    """Cut samples (S,) to `seconds` seconds, or fill them up with silence."""
+    count = round(seconds * SAMPLE_RATE)
+    return np.pad(samples[:count], (0, max(0, count - len(samples))))
