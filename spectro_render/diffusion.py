@@ -91,12 +91,21 @@ class Level:
         return math.log(self.alpha / self.sigma)
 
 
-def clean_mel(predicted: Tensor, noisy: Tensor, level: Level, target: Target) -> Tensor:
-    """x0 in [-1, 1] from what the network predicted, whichever its target is; all (B, T, M)."""
+def clean_mel(
+    predicted: Tensor,
+    noisy: Tensor,
+    alpha: Tensor | float,
+    sigma: Tensor | float,
+    target: Target,
+) -> Tensor:
+    """x0 in [-1, 1] from what the network predicted, whichever its target is; all (B, T, M).
+
+    `alpha` and `sigma` of the noisy mels are numbers, or tensors (B, 1, 1).
+    """
     if target == "epsilon":
-        predicted = (noisy - level.sigma * predicted) / level.alpha
+        predicted = (noisy - sigma * predicted) / alpha
     elif target == "v":
-        predicted = level.alpha * noisy - level.sigma * predicted
+        predicted = alpha * noisy - sigma * predicted
     return predicted.clamp(-1, 1)
 
 
@@ -252,7 +261,7 @@ def sample(
     advance = _rule(sampler, draw)
     x = noise.to(_precision(noise.device))
     for number, (now, then) in enumerate(pairwise(levels), start=1):
-        x0 = clean_mel(predict(x.float(), now.time).to(x), x, now, target)
+        x0 = clean_mel(predict(x.float(), now.time).to(x), x, now.alpha, now.sigma, target)
         x = x0 if number == steps else advance(x, x0, now, then)
         if on_step is not None:
             on_step(number)

@@ -170,10 +170,11 @@ def mel_and_noise() -> tuple[Tensor, Tensor]:
 def test_every_target_leads_back_to_the_mel(target: Target, time: float) -> None:
     x0, noise = mel_and_noise()
     times = torch.full(SHAPE[:1], time, dtype=torch.float64)
-    level = Level(time, float(alpha(time)), float(sigma(time)))
     noisy = corrupt(x0, noise, times)
     predicted = learning_target(x0, noise, times, target)
-    assert difference(clean_mel(predicted, noisy, level, target), x0) < 1e-10
+    level = times[:, None, None]
+    assert difference(clean_mel(predicted, noisy, alpha(level), sigma(level), target), x0) < 1e-10
+    assert difference(clean_mel(predicted, noisy, alpha(time), sigma(time), target), x0) < 1e-10
 
 
 def test_guidance() -> None:

@@ -198,7 +198,7 @@ class SpectrogramScheduler:
         index = self._indices[int(timestep)]
         now, then = self._levels[index], self._levels[index + 1]
         x = sample.float()
-        previous = x0 = clean_mel(model_output.float(), x, now, self._target)
+        previous = x0 = clean_mel(model_output.float(), x, now.alpha, now.sigma, self._target)
         if index + 1 < len(self.timesteps):
             advance = ancestral(lambda: draw_like(model_output, generator), large=True)
             previous = advance(x, x0, now, then)
