@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "batch": {"__init__", "audio", "checkpoints", "midi", "render", "report"},
     # only the commands `train` and `evaluate` import them
     "training": {
-        *("atomic", "checkpoints", "diffusion", "mel", "midi", "network", "tokens", "vocoder"),
+        *("checkpoints", "diffusion", "mel", "midi", "network", "tokens", "vocoder"),
     },
     "evaluation": {
         *("audio", "mel", "midi", "render", "report", "tokens", "training", "vocoder"),

@@ -22,9 +22,10 @@ DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
 
 def render_under_profile(begun: float) -> None:
     """Render the example into a temporary file and print the table; `begun` as of `time.time`."""
-    from spectro_render.cli import app as cli
+    from spectro_render.batch.cores import let_idle_threads_sleep
+    from spectro_render.cli.app import run
 
-    cli._let_idle_threads_sleep()  # as its main does
+    let_idle_threads_sleep()  # as the console script does
     for name in ("pretty_midi", "safetensors", "soundfile", "spectro_render.render"):
         import_module(name)
     import_module("spectro_render.midi.read")._note_seq_modules()
@@ -32,7 +33,7 @@ def render_under_profile(begun: float) -> None:
     profiler = cProfile.Profile()
     with tempfile.TemporaryDirectory() as folder:
         profiler.enable()
-        code = cli.run([str(DEMO), "-o", f"{folder}/demo.wav", "-q"])
+        code = run([str(DEMO), "-o", f"{folder}/demo.wav", "-q"])
         profiler.disable()
     assert code == 0
     print_table(start_up, {entry.code: entry.totaltime for entry in profiler.getstats()})
@@ -54,9 +55,9 @@ def stages(seconds: Callable[..., float]) -> dict[str, float]:
     levelling = seconds(vocoder.match_mel)
     whole = seconds(network.forward)
     return {
-        "loading the weights": seconds(render.Renderer.load.__func__),  # type: ignore[attr-defined]
+        "loading the weights": seconds(render.Renderer.load_found.__func__),  # type: ignore[attr-defined]
         "reading MIDI": seconds(midi.read_midi),
-        "tokens": seconds(tokens.tokenize, song.Reading.notes),
+        "tokens": seconds(tokens.tokenize, song.WindowCursor.next_notes),
         "note encoder": seconds(model.MelModel.encode_notes),
         "context encoder": seconds(model.MelModel.remember),
         "denoiser": seconds(diffusion.sample),
