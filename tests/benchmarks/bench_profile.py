@@ -42,7 +42,7 @@ def render_under_profile(begun: float) -> None:
 def stages(seconds: Callable[..., float]) -> dict[str, float]:
     """Seconds of each stage, in the order in which data flows."""
     from spectro_render import diffusion
-    from spectro_render.audio import audio
+    from spectro_render.audio import audio, limiter
     from spectro_render.midi import read as midi
     from spectro_render.network import model
     from spectro_render.render import renderer as render
@@ -65,7 +65,7 @@ def stages(seconds: Callable[..., float]) -> dict[str, float]:
         "vocoder: network": log_magnitude,
         "vocoder: phases": whole - sketch - log_magnitude - levelling,
         "vocoder: levelling": levelling,
-        "limiter": seconds(audio.Limiter.push, audio.Limiter.flush),
+        "limiter": seconds(limiter.Limiter.push, limiter.Limiter.flush),
         "writing": seconds(audio.AudioWriter.write, audio.AudioWriter.__exit__),
     }
 
