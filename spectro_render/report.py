@@ -98,7 +98,7 @@ class Reporter:
 
 
 class SongBars:
-    """Progress bars of songs that nobody sees, where there is no terminal."""
+    """Progress bars where there is no terminal to show them: nothing is printed."""
 
     def show(self, song: object, name: str, progress: Progress) -> None:
         """Show how far a song is; may be called from any thread."""

@@ -28,7 +28,7 @@ def let_idle_threads_sleep() -> None:
 
 
 class Cancelled(Exception):
-    """Raised in a thread whose work nobody needs any more."""
+    """Raised in a thread to end work whose result is no longer needed."""
 
 
 class Cores(Generic[Result]):

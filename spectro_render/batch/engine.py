@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def _ignore(task: Task, progress: Progress) -> None:
-    """Report progress to nobody."""
+    """Drop a progress report: the default where no progress is shown."""
 
 
 class Engine(Protocol):
@@ -82,7 +82,7 @@ class LocalEngine:
 
     @property
     def is_idle(self) -> bool:
-        """Whether every task is over, and its events are told."""
+        """Whether every task is over and all events have been returned."""
         return not self._events and not any(self._slots or ())
 
     def begin(self, task: Task) -> None:
@@ -113,7 +113,7 @@ class LocalEngine:
         self._events.append((task, facts))
 
     def advance(self) -> list[tuple[Task, Event]]:
-        """Tell of what has begun, or render the next window of some songs."""
+        """Return the events of tasks just begun, or render the next window of some songs."""
         if not self._events and self._slots is not None and any(self._slots):
             self._render(self._slots)
         events, self._events = self._events, []

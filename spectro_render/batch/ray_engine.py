@@ -172,7 +172,7 @@ class RayEngine:
         self._waiting_since = 0.0
         self._has_said_waiting = False
         self._failed_starts = 0  # workers lost in a row before they were ready
-        self._fatal: SpectroRenderError | None = None  # raised once all other events are told
+        self._fatal: SpectroRenderError | None = None  # raised after all other events
         self._undo = ExitStack()
 
     @property
@@ -219,7 +219,7 @@ class RayEngine:
             for call in done:
                 self._listen(calls[call])
                 if self._events or self._fatal:
-                    break  # what is written is told of before anything else can happen
+                    break  # so a finished file is reported before anything else can happen
         events, self._events = self._events, []
         return events
 
@@ -242,7 +242,7 @@ class RayEngine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # where a cluster begins here
         import ray
 
-        # Ray prints what it hears of lost machines to standard output, whosever that is.
+        # Ray prints news of lost machines to standard output, which may carry sound.
         silence = self._undo.enter_context(open(os.devnull, "w"))
         self._undo.enter_context(redirect_stdout(silence))
         address = self._cluster.address or os.environ.get("RAY_ADDRESS")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from spectro_render.checkpoints.manifest import ModelFiles
 
-MakeEngine: TypeAlias = Callable[[Settings, int], LocalEngine]  # of so many cores
+MakeEngine: TypeAlias = Callable[[Settings, int], LocalEngine]  # the number is that of cores
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Worker:
         return WorkerReady(self._host, node, __version__, fingerprint, self._engine.size)
 
     def render(self, songs: Sequence[tuple[int, Job, bytes]], seconds: float) -> Report:
-        """Begin songs, and go on with all until some are over, or so many seconds have passed."""
+        """Begin songs, and render all songs for some seconds, or until at least one is over."""
         end = time.monotonic() + seconds
         failed = [self._begin(*song) for song in songs]
         events: list[tuple[int, SendableEvent]] = [event for event in failed if event is not None]

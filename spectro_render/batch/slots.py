@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from spectro_render.render.song import Song
 
 BATCH_SIZE = 8
-MOST_WEIGHTS = 50_000_000  # of a network whose products, on a CPU, one song is too small for
+# Weights of the largest network that needs several songs to keep a CPU busy.
+MOST_WEIGHTS = 50_000_000
 
 
 def usable_cores(renderer: Renderer) -> int:

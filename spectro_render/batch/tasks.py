@@ -51,7 +51,10 @@ class Task:
 
 
 def discard(output: Destination) -> None:
-    """Leave nothing of an output that will not be complete; what is wrong has been said already."""
+    """Leave nothing of an output that will not be complete.
+
+    Errors are suppressed, because the one that led here is reported already.
+    """
     with suppress(OSError, OutputError):
         output.discard()
 

@@ -55,13 +55,13 @@ def main() -> NoReturn:
         raise
 
 
-_signals: list[int] = []  # that have come
+_signals: list[int] = []  # received so far
 
 
 def _replace_closed_streams() -> None:
-    """Stand in for standard streams that came closed, or files of ours would get their numbers.
+    """Replace standard streams that are closed, as the next opened file would get their numbers.
 
-    Reading and writing fail as they would have; what is said to standard error vanishes.
+    Reading and writing fail as they would have; messages to standard error vanish.
     """
     if sys.stdin is None:
         sys.stdin = open(os.open(os.devnull, os.O_WRONLY))
@@ -102,13 +102,13 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _flushed(code: int) -> int:
-    """Write what is still to be written to standard output, whose failure makes success one."""
+    """Flush standard output; if that fails, an exit code of 0 becomes an error."""
     try:
         sys.stdout.flush()
     except OSError:
         if not code:
             raise
-        abandon(sys.stdout)  # an encoder's last bytes, whose loss has been said
+        abandon(sys.stdout)  # an encoder's last bytes; their loss is reported already
     return code
 
 

@@ -36,7 +36,9 @@ from spectro_render.report import Reporter
 from spectro_render.tokens.vocabulary import PAD, TokenWindow
 from spectro_render.tokens.write import song_windows, sounding_seconds
 
-NOTE_ROWS = 64  # a multiple: products of fewer rows round otherwise, and depend on who is beside
+# Tables of notes are padded to a multiple of this: products of fewer rows round otherwise, and a
+# song's sound would depend on the songs beside it.
+NOTE_ROWS = 64
 
 Source: TypeAlias = Score | str | os.PathLike[str] | bytes | BinaryIO
 
@@ -67,8 +69,8 @@ class Renderer:
     ) -> "Renderer":
         """Load a model by name or directory, or `owner/repo` of the Hugging Face Hub.
 
-        A model of the Hub that is not on this machine yet is fetched, which standard error is told
-        unless `quiet`. `vocoder` is one of the model's ('melgan', 'onnx', 'griffin-lim'), another
+        A model of the Hub that is not on this machine yet is fetched, with messages on standard
+        error unless `quiet`. `vocoder` is one of the model's ('melgan', 'onnx', 'griffin-lim'), another
         model, or an ONNX file.
 
         `device` is 'auto' (a CUDA device if there is one), 'cpu', 'cuda', 'cuda:1', 'mps';
@@ -123,10 +125,10 @@ class Renderer:
         on_progress: OnProgress | None = None,
         **overrides: object,
     ) -> Iterator[Audio]:
-        """Render like `render`, piece by piece, about 5.12 s each, as soon as they are final.
+        """Render piece by piece, about 5.12 s each; the pieces join to the sound of `render`.
 
-        Where nobody listens yet, `live=False` gives larger pieces, which are less work; only
-        rounding differs. Memory does not grow with the sound's length.
+        Each piece comes as soon as it is final. `live=False` gives larger pieces, which are less
+        work, for those who do not listen meanwhile; only rounding differs. Memory does not grow with the sound's length.
         """
         song = self.begin(source, options, live=live, **overrides)
         while not song.is_over:
