@@ -70,8 +70,8 @@ class Renderer:
         """Load a model by name or directory, or `owner/repo` of the Hugging Face Hub.
 
         A model of the Hub that is not on this machine yet is fetched, with messages on standard
-        error unless `quiet`. `vocoder` is one of the model's ('melgan', 'onnx', 'griffin-lim'), another
-        model, or an ONNX file.
+        error unless `quiet`. `vocoder` is one of the model's ('melgan', 'onnx', 'griffin-lim'),
+        another model, or an ONNX file.
 
         `device` is 'auto' (a CUDA device if there is one), 'cpu', 'cuda', 'cuda:1', 'mps';
         `dtype` is the number format of the network's products: 'float32', 'bfloat16', 'float16' or
@@ -128,7 +128,8 @@ class Renderer:
         """Render piece by piece, about 5.12 s each; the pieces join to the sound of `render`.
 
         Each piece comes as soon as it is final. `live=False` gives larger pieces, which are less
-        work, for those who do not listen meanwhile; only rounding differs. Memory does not grow with the sound's length.
+        work, for those who do not listen meanwhile; only rounding differs. Memory does not grow
+        with the sound's length.
         """
         song = self.begin(source, options, live=live, **overrides)
         while not song.is_over:
