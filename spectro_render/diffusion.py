@@ -257,9 +257,7 @@ def sample(
     once a step but for the last; `schedule` is that of 'diffusers'; `on_step` hears 1..steps.
     Raises OptionError for an unknown sampler or number of steps.
     """
-    schedule = schedule or DiscreteSchedule()
-    check_sampling(sampler, steps, schedule)
-    levels = _levels(sampler, steps, schedule)
+    levels = sampling_levels(sampler, steps, schedule or DiscreteSchedule())
     advance = _rule(sampler, draw)
     x = noise.to(_precision(noise.device))
     for number, (now, then) in enumerate(pairwise(levels), start=1):
@@ -285,7 +283,9 @@ def check_sampling(sampler: str, steps: int, schedule: DiscreteSchedule) -> None
 
 
 @lru_cache(maxsize=8)  # every window asks for the same ones
-def _levels(sampler: str, steps: int, schedule: DiscreteSchedule) -> tuple[Level, ...]:
+def sampling_levels(sampler: str, steps: int, schedule: DiscreteSchedule) -> tuple[Level, ...]:
+    """The N + 1 levels that a sampler visits, from noise to mel. Raises as `check_sampling`."""
+    check_sampling(sampler, steps, schedule)
     if sampler == "diffusers":
         return tuple(schedule.levels(steps))
     return tuple(continuous_levels(steps, FEW_STEPS_POWER if sampler == "dpm++" else 1.0))

@@ -19,14 +19,13 @@ from spectro_render.errors import OptionError, WeightsError
 from spectro_render.midi.score import Note, Score
 from spectro_render.network.autoregressive import (
     AutoregressiveModel,
-    Cache,
     Deterministic,
     GaussianMixture,
     OutputFunction,
 )
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.frames import note_table
-from spectro_render.network.layers import attend
+from spectro_render.network.layers import KeyValueCache, attend
 from spectro_render.network.model import Memory
 from spectro_render.network.presets import autoregressive
 from spectro_render.options import Progress
@@ -150,7 +149,7 @@ def test_notes_and_context_are_heard(config: ModelConfig) -> None:
 
 def test_a_cache_holds_what_it_was_given() -> None:
     keys, values = torch.randn(2, 1, 2, 10, 4)
-    cache = Cache()
+    cache = KeyValueCache()
     for start, end in ((0, 3), (3, 4), (4, 10)):
         held = cache.extend(keys[:, :, start:end], values[:, :, start:end])
         assert torch.equal(held[0], keys[:, :, :end])

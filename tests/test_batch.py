@@ -113,13 +113,13 @@ def test_windows_share_a_batch(
     from spectro_render.network import model
 
     sizes: list[int] = []
-    denoise = model.SpectrogramModel.denoise
+    forward = model.Decoder.forward
 
     def counting(self: object, noisy: object, *rest: object) -> object:
         sizes.append(len(noisy))  # type: ignore[arg-type]
-        return denoise(self, noisy, *rest)  # type: ignore[arg-type]
+        return forward(self, noisy, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(model.SpectrogramModel, "denoise", counting)
+    monkeypatch.setattr(model.Decoder, "forward", counting)
     render(tiny_model, "together", "--batch-size", "3", "--steps", "1")
     windows = [len(Renderer.load(tiny_model).windows(score_of(path))) for path in songs]
     assert sum(sizes) == sum(windows)

@@ -89,8 +89,8 @@ def render(
     for window in range(3):
         memory = model.encode(tokens(window), mels[-1] if mels else None)
         predict = guide(
-            lambda x, t, memory=memory: model.denoise(x, t, memory),
-            lambda x, t: model.denoise(x, t, None),
+            lambda x, t, memory=memory: model.denoise(x, torch.tensor([t]), memory),
+            lambda x, t: model.denoise(x, torch.tensor([t]), None),
             weight,
         )
         own = {place[1:]: x0 for place, x0 in (first_x0 or {}).items() if place[0] == window}

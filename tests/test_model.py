@@ -1,7 +1,7 @@
 """The Transformer equals the published one; what must not matter does not; notes lie on frames."""
 
 import math
-from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -9,8 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from spectro_render.constants import N_MELS, STEPS_PER_WINDOW, WINDOW_FRAMES
-from spectro_render.diffusion import SAMPLERS, Predict, guide, sample
-from spectro_render.network.film import MOST_LEVELS, LevelCache
+from spectro_render.diffusion import SAMPLERS, DiscreteSchedule, guide, sample, sampling_levels
 from spectro_render.network.frames import (
     DRUM_KIT,
     NATS,
@@ -22,7 +21,8 @@ from spectro_render.network.frames import (
     table_notes,
 )
 from spectro_render.network.layers import attend, gelu
-from spectro_render.network.model import FrameEncoder, SpectrogramModel
+from spectro_render.network.model import LEVELS_AT_ONCE, FrameEncoder, SpectrogramModel
+from spectro_render.options import Sampling
 from spectro_render.tokens.vocabulary import WindowNote
 from tests.support.golden import arrays, checkpoint, difference, tokens
 from tests.support.toys import toy_config
@@ -423,7 +423,7 @@ def test_loud_and_faint_notes_survive_half_precision() -> None:
         assert (half - exact).abs().max() < 1e-3
 
 
-# --- what is computed only once -----------------------------------------------------------------
+# --- what is computed together ------------------------------------------------------------------
 
 
 def token_model() -> SpectrogramModel:
@@ -434,70 +434,45 @@ def token_model() -> SpectrogramModel:
 
 @torch.no_grad()
 def test_one_time_for_all_windows(framed: SpectrogramModel) -> None:
-    """A number as the time, asked for the first and the second time, equals a tensor of them."""
+    """A single time equals as many of it as there are windows."""
     memory, x = framed.encode(note_table([[PIANO], [TIED]]), None), mels(2)
     expected = framed.denoise(x, torch.tensor([0.3, 0.3]), memory)
-    for _ in range(2):
-        assert difference(framed.denoise(x, 0.3, memory), expected) < SAME
-    assert difference(framed.denoise(x, 0.4, memory), expected) > 1e-3
+    assert difference(framed.denoise(x, torch.tensor([0.3]), memory), expected) < SAME
+    assert difference(framed.denoise(x, torch.tensor([0.4]), memory), expected) > 1e-3
 
 
 @torch.no_grad()
-def test_a_level_is_embedded_once_for_all_windows(framed: SpectrogramModel) -> None:
-    asked: list[Tensor] = []
+@pytest.mark.parametrize(("steps", "products"), [(3, 1), (LEVELS_AT_ONCE + 2, 2)])
+def test_levels_of_a_window_are_computed_together(
+    framed: SpectrogramModel, steps: int, products: int
+) -> None:
+    """However often the network is asked, and with the mel that levels one by one would give."""
+    memory, asked = framed.encode(note_table([[PIANO]]), None), []
+    sampling = Sampling("ddim", steps, 2.0, 0)
     handle = framed.decoder.level.register_forward_pre_hook(lambda _, args: asked.append(args[0]))
-    for _ in range(2):
-        for time in (0.11, 0.22, 0.33):
-            framed.denoise(mels(1), time, None)
+    drawn = framed.draw(memory, lambda: mels(1), sampling)
     handle.remove()
-    assert torch.cat(asked).tolist() == pytest.approx([0.11, 0.22, 0.33])
+    assert len(asked) == products
+    assert torch.cat(asked).tolist() == pytest.approx([i / steps for i in range(steps, 0, -1)])
 
-
-@torch.no_grad()
-def test_levels_follow_the_weights() -> None:
-    """Whether they are changed in place, loaded, or converted: no level of the old ones is left."""
-    model, x = token_model(), mels(1)
-
-    def changes(change: Callable[[], object]) -> bool:
-        before = model.denoise(x, 0.5, None)
-        change()
-        after = model.denoise(x, 0.5, None)
-        assert torch.equal(after, model.denoise(x, torch.tensor([0.5]), None))
-        return not torch.equal(before, after)
-
-    film = model.decoder.layers[1].mlp_film.scale_shift
-    assert changes(lambda: film.weight.mul_(1.1))
-    other = {name: value * 1.1 for name, value in model.state_dict().items()}
-    assert changes(lambda: model.load_state_dict(other))
-    assert changes(lambda: model.load_state_dict(token_model().state_dict(), assign=True))
-    assert changes(lambda: model.half().float())
-
-
-@torch.no_grad()
-def test_levels_take_bounded_memory() -> None:
-    model, made = token_model(), []
-    handle = model.decoder.level.register_forward_hook(lambda *_: made.append(1))
-    weights = [model.decoder.level.hidden.weight]
-    cache = LevelCache()
-    for time in [*range(MOST_LEVELS + 1), 1, 0]:  # the last was forgotten, the one before was not
-        cache.get(time / 1000, weights, model.decoder.films)
-    handle.remove()
-    assert len(made) == MOST_LEVELS + 2
-    assert len(cache) == MOST_LEVELS
-
-
-def test_levels_learn(framed: SpectrogramModel) -> None:
-    """Where there are gradients nothing is kept from one pass to the next."""
-    model = token_model().requires_grad_(True)
-    for _ in range(2):
-        model.denoise(mels(1), 0.5, None).sum().backward()
-    assert model.decoder.layers[0].self_film.scale_shift.weight.grad is not None
+    known, unknown = (
+        lambda x, t, m=m: framed.denoise(x, torch.tensor([t]), m) for m in (memory, None)
+    )
+    one_by_one = sample(
+        guide(known, unknown, 2.0),
+        mels(1),
+        sampler="ddim",
+        steps=steps,
+        draw=lambda: mels(1),
+        target=framed.config.target,
+    )
+    assert difference(drawn, one_by_one) < SAME
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("conditioning", ["frame_aligned", "cross_attention"])
 def test_notes_encoded_together_are_those_encoded_alone(conditioning: str) -> None:
-    model, context = token_model(), mels(1).clamp(-1, 1)
+    model, context, half = token_model(), mels(1).clamp(-1, 1), torch.tensor([0.5])
     windows = [tokens(window) for window in range(3)]
     batch = torch.nn.utils.rnn.pad_sequence([ids[0] for ids in windows], batch_first=True)
     if conditioning == "frame_aligned":
@@ -508,22 +483,18 @@ def test_notes_encoded_together_are_those_encoded_alone(conditioning: str) -> No
     together = model.encode_notes(batch)
     for before in (context, None):
         contexts = None if before is None else before.expand(3, -1, -1)
-        denoised = model.denoise(mels(3), 0.5, model.remember(together, contexts))
+        denoised = model.denoise(mels(3), half, model.remember(together, contexts))
         for x, alone, made in zip(mels(3), windows, denoised, strict=True):
             memory = model.encode(alone, before)
             assert memory.mask is None
-            assert difference(made[None], model.denoise(x[None], 0.5, memory)) < SAME
+            assert difference(made[None], model.denoise(x[None], half, memory)) < SAME
 
 
 @pytest.mark.parametrize("conditioning", ["frame_aligned", "cross_attention"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_no_step_waits_for_the_device(conditioning: str, sampler: str) -> None:
     """Nothing within a window asks for a number that a device has computed: here none has any."""
-
-    def sampled(predict: Predict, draw: Callable[[], Tensor]) -> Tensor:
-        return sample(predict, draw(), sampler=sampler, steps=3, draw=draw)
-
-    sampled(lambda x, t: x, lambda: mels(1))  # the levels are made once, and not on a device
+    sampling_levels(sampler, 3, DiscreteSchedule())  # made once, and not on a device
     with FakeTensorMode(), torch.inference_mode():
         model = SpectrogramModel(toy_config(conditioning=conditioning))
         notes = torch.zeros(2, 7, 6, dtype=torch.long)
@@ -532,8 +503,8 @@ def test_no_step_waits_for_the_device(conditioning: str, sampler: str) -> None:
         encoded = model.encode_notes(notes, [7, 5])
         heard = torch.ones(2, dtype=torch.bool)
         memory = model.remember(encoded, torch.zeros(2, WINDOW_FRAMES, N_MELS), heard)
-        known, unknown = (lambda x, t, m=m: model.denoise(x, t, m) for m in (memory, None))
-        mel = sampled(guide(known, unknown, 2.0), lambda: torch.randn(2, WINDOW_FRAMES, N_MELS))
+        noise = partial(torch.randn, 2, WINDOW_FRAMES, N_MELS)
+        mel = model.draw(memory, noise, Sampling(sampler, 3, 2.0, 0))
         assert mel.shape == (2, WINDOW_FRAMES, N_MELS)
         with pytest.raises(DataDependentOutputException):
             float(mel.sum())

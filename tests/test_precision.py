@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spectro_render.checkpoints import load_checkpoint
-from spectro_render.diffusion import noise_source, sample
+from spectro_render.diffusion import noise_source
 from spectro_render.errors import DeviceError
 from spectro_render.mel import from_model
 from spectro_render.network import device
@@ -18,9 +18,11 @@ from spectro_render.network.device import (
     check_dtype,
     choose_dtype,
     has_native_bfloat16,
+    number_format,
 )
 from spectro_render.network.frames import note_table
 from spectro_render.network.model import MelModel, SpectrogramModel
+from spectro_render.options import Sampling
 from spectro_render.tokens.vocabulary import WindowNote
 from tests.support.golden import tokens
 from tests.support.toys import toy_config
@@ -92,23 +94,13 @@ def test_this_machine() -> None:
 
 def mel(model: MelModel, notes: Tensor, dtype: torch.dtype, steps: int = 3) -> Tensor:
     """Two windows' natural log-mels, (2, T, M), the second after the first."""
-    assert isinstance(model, SpectrogramModel)
     mels: list[Tensor] = []
     with torch.inference_mode():
         for index in range(2):
-            draw = noise_source(0, [index], CPU)
-            with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
+            with number_format(CPU, dtype):
                 memory = model.encode(notes, mels[-1] if mels else None)
-                mels.append(
-                    sample(
-                        lambda x, t, memory=memory: model.denoise(x, t, memory).float(),
-                        draw(),
-                        sampler="dpm++",
-                        steps=steps,
-                        draw=draw,
-                        target=model.config.target,
-                    )
-                )
+            noise, sampling = noise_source(0, [index], CPU), Sampling("dpm++", steps, 1.0, 0)
+            mels.append(model.draw(memory, noise, sampling, dtype=dtype))
     return from_model(torch.cat(mels))
 
 

@@ -153,10 +153,8 @@ class T5FilmDecoder(Component):
         memory = encodings_and_masks
         if memory is not None and not isinstance(memory, Memory):
             memory = self.remember(memory)
-        time: Tensor | float = decoder_noise_time
-        if decoder_noise_time.device.type == "cpu" and decoder_noise_time.numel() == 1:
-            time = float(decoder_noise_time)  # what it does to the layers is computed only once
-        return self.network(decoder_input_tokens, time, memory)
+        films = self.network.films(decoder_noise_time.to(self.device, non_blocking=True))
+        return self.network(decoder_input_tokens, films, memory)
 
 
 class SchedulerOutput(NamedTuple):

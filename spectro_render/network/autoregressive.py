@@ -18,8 +18,8 @@ from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.diffusion import DiscreteSchedule
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.device import number_format
-from spectro_render.network.layers import MLP, Attention, RMSNorm
-from spectro_render.network.model import MelDecoder, MelModel, Memory
+from spectro_render.network.layers import KeyValueCache, RMSNorm
+from spectro_render.network.model import MelDecoder, MelModel, Memory, decoder_layers
 from spectro_render.options import Sampling
 
 # --- what a frame is made of ------------------------------------------------------------------
@@ -121,66 +121,21 @@ def output_function_of(config: ModelConfig) -> OutputFunction:
 # --- network ----------------------------------------------------------------------------------
 
 
-class Cache:
-    """The keys and values of one layer's frames so far, so that none is computed twice."""
-
-    def __init__(self) -> None:
-        self.length = 0
-        self._stored: tuple[Tensor, Tensor] | None = None
-
-    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add those of the next frames, (B, H, t, d) each; gives those of all frames so far."""
-        if self._stored is None:
-            shape = (*keys.shape[:2], WINDOW_FRAMES, keys.shape[3])
-            self._stored = keys.new_empty(shape), values.new_empty(shape)
-        start, self.length = self.length, self.length + keys.shape[2]
-        all_keys, all_values = self._stored
-        all_keys[:, :, start : self.length] = keys
-        all_values[:, :, start : self.length] = values
-        return all_keys[:, :, : self.length], all_values[:, :, : self.length]
-
-
-class CausalLayer(nn.Module):
-    """A decoder layer without noise level, whose frames see none that comes later."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.self_norm = RMSNorm(config.width)
-        self.self_attention = Attention(config)
-        self.cross_norm = RMSNorm(config.width)
-        self.cross_attention = Attention(config)
-        self.mlp_norm = RMSNorm(config.width)
-        self.mlp = MLP(config)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(
-        self,
-        x: Tensor,
-        cache: Cache | None,
-        memory: tuple[Tensor, Tensor] | None,
-        mask: Tensor | None,
-    ) -> Tensor:
-        h = self.self_norm(x)
-        keys, values = self.self_attention.keys_values(h)
-        if cache is not None:
-            keys, values = cache.extend(keys, values)
-        x = x + self.dropout(self.self_attention(h, keys, values, None, causal=True))
-        if memory is not None:
-            x = x + self.dropout(self.cross_attention(self.cross_norm(x), *memory, mask))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
-
-
 class CausalDecoder(MelDecoder):
+    """The autoregressive decoder: the frame before each -> numbers that stand for the frame."""
+
     def __init__(self, config: ModelConfig, width: int) -> None:
         super().__init__()
         self.input = nn.Linear(N_MELS, config.width, bias=False)
         self.position = nn.Embedding(WINDOW_FRAMES, config.width)
-        self.layers = nn.ModuleList(CausalLayer(config) for _ in range(config.decoder_layers))
+        self.layers = decoder_layers(config)
         self.norm = RMSNorm(config.width)
         self.output = nn.Linear(config.width, width, bias=False)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, before: Tensor, memory: Memory, caches: Sequence[Cache] = ()) -> Tensor:
+    def forward(
+        self, before: Tensor, memory: Memory, caches: Sequence[KeyValueCache] = ()
+    ) -> Tensor:
         """The frames before each (B, t, M) -> outputs (B, t, width).
 
         With caches, a layer each, these frames follow those that the caches hold.
@@ -193,12 +148,12 @@ class CausalDecoder(MelDecoder):
         x = self.dropout(x)
         for index, layer in enumerate(self.layers):
             pair = memory.keys_values[index] if memory.keys_values else None
-            x = layer(x, caches[index] if caches else None, pair, memory.mask)
+            x = layer(x, pair, memory.mask, cache=caches[index] if caches else None)
         return self.output(self.dropout(self.norm(x)))
 
-    def caches(self) -> list[Cache]:
-        """An empty one for each layer."""
-        return [Cache() for _ in self.layers]
+    def caches(self) -> list[KeyValueCache]:
+        """An empty cache for each layer."""
+        return [KeyValueCache() for _ in self.layers]
 
 
 class AutoregressiveModel(MelModel):

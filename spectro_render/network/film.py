@@ -1,13 +1,13 @@
-"""4 · The noise level: its embedding, and what it does to each layer of the decoder.
+"""How the noise level steers each layer of the diffusion decoder.
 
-FiLM (Perez et al., arXiv 1709.07871): features are scaled and shifted. B windows, D = width.
+Features are scaled and shifted by numbers that depend on the level: FiLM (Perez et al., arXiv
+1709.07871). B windows, D = width.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,15 +16,30 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from spectro_render.network.config import ModelConfig
 
-Film: TypeAlias = tuple[Tensor, Tensor]  # factor and shift, (B, 1, D) each
-LayerFilms: TypeAlias = list[tuple[Film, Film]]  # a layer each: before attention, before the MLP
-
 MAX_NOISE_TIME = 20_000.0  # both the scale of the diffusion time and the longest period
-MOST_LEVELS = 256  # kept at once: 38 MB at base size
+
+
+class Film(NamedTuple):
+    """How features are scaled and shifted at the noise levels of B windows."""
+
+    factor: Tensor  # (B, 1, D)
+    shift: Tensor  # (B, 1, D)
+
+
+class LayerFilms(NamedTuple):
+    """What the noise level does to the inputs of a decoder layer's two parts."""
+
+    attention: Film  # self-attention
+    mlp: Film
+
+    def at(self, row: int) -> LayerFilms:
+        """The films of one of the B noise levels, for all windows that share it."""
+        here = slice(row, row + 1)
+        return LayerFilms(*(Film(film.factor[here], film.shift[here]) for film in self))
 
 
 class NoiseLevel(nn.Module):
-    """Diffusion time in [0, 1] -> embedding (B, level_width).
+    """Embeds diffusion times in [0, 1]: (B,) -> (B, level_width).
 
     Sinusoids of time x 20000 in float32, sines first, then cosines (Vaswani et al., arXiv
     1706.03762, in the layout of the paper's code). float64 would differ by up to 1.3e-3.
@@ -45,7 +60,7 @@ class NoiseLevel(nn.Module):
 
 
 class FiLM(nn.Module):
-    """A noise level (B, level_width) -> how features are scaled and shifted at it."""
+    """Turns embedded noise levels (B, level_width) into factors and shifts of features."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -53,62 +68,9 @@ class FiLM(nn.Module):
 
     def forward(self, level: Tensor) -> Film:
         scale, shift = self.scale_shift(level).unsqueeze(-2).chunk(2, -1)
-        return 1 + scale, shift
+        return Film(1 + scale, shift)
 
 
 def modulate(x: Tensor, film: Film) -> Tensor:
-    """Features (B, T, D), scaled and shifted."""
-    factor, shift = film
-    return torch.addcmul(shift, x, factor)
-
-
-class LevelCache:
-    """What the last few noise levels do to the layers, since every window meets the same ones.
-
-    It forgets when a weight that they hang on has changed.
-    """
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def __len__(self) -> int:
-        return len(self._films)
-
-    def clear(self) -> None:
-        """Forget all levels."""
-        self._films: dict[object, LayerFilms] = {}
-        self._stamp: list[tuple[int, int]] = []
-
-    def get(
-        self, time: float, weights: Sequence[Tensor], make: Callable[[Tensor], LayerFilms]
-    ) -> LayerFilms:
-        """What `make`, with these weights, says of times (1,) that are this one, in [0, 1]."""
-        device = weights[0].device
-        if torch.is_grad_enabled():
-            return make(_times(time, device))
-        stamp = [(id(weight), _version(weight)) for weight in weights]
-        if stamp != self._stamp:
-            self.clear()
-            self._stamp = stamp
-        key = time, _number_format(device)
-        films = self._films.get(key)  # held here, as another thread may forget all of them
-        if films is None:
-            while len(self._films) >= MOST_LEVELS:
-                self._films.pop(next(iter(self._films)), None)
-            films = self._films[key] = make(_times(time, device))
-        return films
-
-
-def _times(time: float, device: torch.device) -> Tensor:
-    return torch.full((1,), time, dtype=torch.float32, device=device)
-
-
-def _version(weight: Tensor) -> int:
-    """Counts the changes made in place; of tensors born in inference mode nobody does."""
-    return 0 if weight.is_inference() else weight._version
-
-
-def _number_format(device: torch.device) -> torch.dtype | None:
-    """That of products, where it may be another than the weights'."""
-    on = torch.is_autocast_enabled(device.type)
-    return torch.get_autocast_dtype(device.type) if on else None
+    """Scale and shift features (B, T, D)."""
+    return torch.addcmul(film.shift, x, film.factor)

@@ -1,6 +1,6 @@
-"""4 · The Transformer's blocks, of the form T5.1.1 (Raffel et al., arXiv 1910.10683; Shazeer,
-arXiv 2002.05202).
+"""The Transformer's blocks, in the form that T5 has in version 1.1.
 
+Raffel et al., arXiv 1910.10683; its gated MLP is that of Shazeer, arXiv 2002.05202.
 B windows, S keys, T queries, D = width, H heads of width d.
 """
 
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from spectro_render.constants import WINDOW_FRAMES
 
 if TYPE_CHECKING:
     from spectro_render.network.config import ModelConfig
@@ -56,12 +58,33 @@ class Attention(nn.Module):
         return split.transpose(1, 2)  # (B, H, S, d)
 
 
+class KeyValueCache:
+    """Keys and values of one layer for a window's frames so far, so that none is computed twice."""
+
+    def __init__(self) -> None:
+        self.length = 0  # frames
+        self._stored: tuple[Tensor, Tensor] | None = None
+
+    def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add the next frames' keys and values, (B, H, t, d) each; returns those of all frames."""
+        if self._stored is None:
+            shape = (*keys.shape[:2], WINDOW_FRAMES, keys.shape[3])
+            self._stored = keys.new_empty(shape), values.new_empty(shape)
+        start, self.length = self.length, self.length + keys.shape[2]
+        all_keys, all_values = self._stored
+        all_keys[:, :, start : self.length] = keys
+        all_values[:, :, start : self.length] = values
+        return all_keys[:, :, : self.length], all_values[:, :, : self.length]
+
+
 def attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, causal: bool = False
 ) -> Tensor:
-    """Softmax attention; where every key is masked the result is zero, as in the paper's code.
+    """Softmax attention of queries (B, H, T, d) to keys and values (B, H, S, d): (B, H, T, d).
 
-    `causal`, without a mask: the queries are the last of the sequence and look at no later key.
+    `mask` (B, S) is False where a key must not be seen; where none may be, the result is zero, as
+    in the paper's code. `causal` is for use without a mask: the queries are the sequence's last
+    ones, and none of them sees a later key.
     """
     allowed = None if mask is None else mask[:, None, None, :]
     if causal and query.shape[2] > 1:
@@ -77,10 +100,11 @@ def attend(
 
 
 def gelu(x: Tensor) -> Tensor:
-    """GELU in its tanh form (Hendrycks and Gimpel, arXiv 1606.08415).
+    """GELU in its tanh form (Hendrycks and Gimpel, arXiv 1606.08415), any shape.
 
-    It is x sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3), which on a CPU takes half as long as
-    torch's own. That one is better where there are gradients, kernels to launch or coarse numbers.
+    It equals x sigmoid(2 u) with u = sqrt(2 / pi) (x + 0.044715 x^3). Written like this it takes
+    half the time of torch's own on a CPU; torch's is better for gradients, on other devices, and
+    in formats coarser than float32.
     """
     if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype is not torch.float32:
         return F.gelu(x, approximate="tanh")
@@ -89,7 +113,7 @@ def gelu(x: Tensor) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Gated GELU (tanh form)."""
+    """An MLP with a gate: down(gelu(gate(x)) * up(x)), (..., D) -> (..., D)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -103,6 +127,8 @@ class MLP(nn.Module):
 
 
 class EncoderLayer(nn.Module):
+    """Self-attention and an MLP, each after a norm and beside a shortcut."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(config.width)
@@ -118,7 +144,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Position table, blocks and final norm: the form of all three encoders."""
+    """Learned positions, layers and a final norm: the form of all three encoders."""
 
     def __init__(self, config: ModelConfig, layers: int, length: int) -> None:
         super().__init__()

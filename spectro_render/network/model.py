@@ -8,19 +8,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from spectro_render.constants import MAX_TOKENS, N_MELS, WINDOW_FRAMES
-from spectro_render.diffusion import DiscreteSchedule, Predict, guide, sample
+from spectro_render.diffusion import DiscreteSchedule, Predict, guide, sample, sampling_levels
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.device import number_format
-from spectro_render.network.film import FiLM, Film, LayerFilms, LevelCache, NoiseLevel, modulate
+from spectro_render.network.film import FiLM, LayerFilms, NoiseLevel, modulate
 from spectro_render.network.frames import NoteFrames, Tail
-from spectro_render.network.layers import MLP, Attention, Encoder, RMSNorm
+from spectro_render.network.layers import MLP, Attention, Encoder, KeyValueCache, RMSNorm
 from spectro_render.options import Sampling
+
+LEVELS_AT_ONCE = 64  # noise levels whose films are computed in one product: 9 MB at base size
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,93 +56,118 @@ def _mask(lengths: Sequence[int], rows: Tensor) -> Tensor | None:
 
 
 class DecoderLayer(nn.Module):
+    """Self-attention, attention to the memory, and an MLP, each after a norm and with a shortcut.
+
+    In a diffusion decoder every frame sees all frames, and FiLM tells the layer the noise level. In
+    an autoregressive one no frame sees a later one, and there is no FiLM.
+    """
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.is_causal = config.decoder == "autoregressive"
         self.self_norm = RMSNorm(config.width)
-        self.self_film = FiLM(config)
+        self.self_film = None if self.is_causal else FiLM(config)
         self.self_attention = Attention(config)
         self.cross_norm = RMSNorm(config.width)
         self.cross_attention = Attention(config)
         self.mlp_norm = RMSNorm(config.width)
-        self.mlp_film = FiLM(config)
+        self.mlp_film = None if self.is_causal else FiLM(config)
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
         self,
         x: Tensor,
-        films: tuple[Film, Film],
         memory: tuple[Tensor, Tensor] | None,
         mask: Tensor | None,
+        *,
+        films: LayerFilms | None = None,
+        cache: KeyValueCache | None = None,
     ) -> Tensor:
-        h = modulate(self.self_norm(x), films[0])
-        x = x + self.dropout(self.self_attention(h, *self.self_attention.keys_values(h), None))
+        """Features (B, T, D) -> (B, T, D).
+
+        `memory` holds keys and values (B, H, S, d) each, `mask` (B, S) is False where they are
+        padding. With a cache, the T frames follow those that it holds.
+        """
+        h = self.self_norm(x)
+        if films is not None:
+            h = modulate(h, films.attention)
+        keys, values = self.self_attention.keys_values(h)
+        if cache is not None:
+            keys, values = cache.extend(keys, values)
+        attended = self.self_attention(h, keys, values, None, causal=self.is_causal)
+        x = x + self.dropout(attended)
         if memory is not None:
             x = x + self.dropout(self.cross_attention(self.cross_norm(x), *memory, mask))
-        return x + self.dropout(self.mlp(modulate(self.mlp_norm(x), films[1])))
+        h = self.mlp_norm(x)
+        if films is not None:
+            h = modulate(h, films.mlp)
+        return x + self.dropout(self.mlp(h))
 
-    def films(self, level: Tensor) -> tuple[Film, Film]:
-        """What an embedded noise level does before the self-attention, and before the MLP."""
-        return self.self_film(level), self.mlp_film(level)
+    def films(self, level: Tensor) -> LayerFilms:
+        """What embedded noise levels (B, level_width) do to this layer, of a diffusion decoder."""
+        assert self.self_film is not None and self.mlp_film is not None
+        return LayerFilms(self.self_film(level), self.mlp_film(level))
 
 
 class MelDecoder(nn.Module):
-    """What all decoders are: layers that read a memory through cross-attention."""
+    """Layers that read a memory through cross-attention: what decoders of both kinds share."""
 
-    layers: nn.ModuleList
+    layers: Sequence[DecoderLayer]
 
     def remember(self, encoded: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Keys and values of the encodings (B, S, D), layer by layer."""
         for layer in self.layers:
-            attention = layer.cross_attention
-            assert isinstance(attention, Attention)
-            yield attention.keys_values(encoded)
+            yield layer.cross_attention.keys_values(encoded)
+
+
+def decoder_layers(config: ModelConfig) -> Sequence[DecoderLayer]:
+    """The layers of a decoder, in a module list."""
+    layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+    return cast(Sequence[DecoderLayer], layers)
 
 
 class Decoder(MelDecoder):
+    """The diffusion decoder: a noisy mel at a noise level -> a prediction of `config.target`."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.level = NoiseLevel(config)
         self.input = nn.Linear(N_MELS, config.width, bias=False)
         self.position = nn.Embedding(WINDOW_FRAMES, config.width)
-        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
+        self.layers = decoder_layers(config)
         self.norm = RMSNorm(config.width)
         self.output = nn.Linear(config.width, N_MELS, bias=False)
         self.dropout = nn.Dropout(config.dropout)
-        self._levels = LevelCache()
 
-    def forward(self, noisy: Tensor, time: Tensor | float, memory: Memory | None) -> Tensor:
-        """Noisy mel (B, T, M) at times (B,), or all at one time -> prediction (B, T, M)."""
+    def forward(self, noisy: Tensor, films: Sequence[LayerFilms], memory: Memory | None) -> Tensor:
+        """Noisy mel (B, T, M), and what its noise level does to each layer -> (B, T, M)."""
         x = self.input(noisy) + self.position.weight[: noisy.shape[1]]
         if memory is not None and memory.frames is not None:
             x = x + memory.frames
         x = self.dropout(x)
         keys_values = memory.keys_values if memory is not None and memory.keys_values else None
-        for index, (layer, films) in enumerate(zip(self.layers, self._films_at(time), strict=True)):
+        mask = memory.mask if memory is not None else None
+        for index, layer in enumerate(self.layers):
             pair = None if keys_values is None else keys_values[index]
-            x = layer(x, films, pair, memory.mask if memory is not None else None)
+            x = layer(x, pair, mask, films=films[index])
         return self.output(self.dropout(self.norm(x)))
 
-    def films(self, time: Tensor) -> LayerFilms:
-        """What the noise levels at times (B,) do to each layer."""
-        level = self.level(time)
-        return [layer.films(level) for layer in self._each_layer()]
+    def films(self, times: Tensor) -> list[LayerFilms]:
+        """What the noise levels at diffusion times (B,) do to each layer."""
+        level = self.level(times)
+        return [layer.films(level) for layer in self.layers]
 
-    def _films_at(self, time: Tensor | float) -> LayerFilms:
-        if isinstance(time, Tensor):
-            return self.films(time)
-        films = [film for layer in self._each_layer() for film in (layer.self_film, layer.mlp_film)]
-        linears = [self.level.hidden, self.level.out, *(film.scale_shift for film in films)]
-        return self._levels.get(time, [linear.weight for linear in linears], self.films)
+    def films_by_time(self, times: Sequence[float]) -> dict[float, list[LayerFilms]]:
+        """What the noise level at each of these times, N <= LEVELS_AT_ONCE, does to each layer.
 
-    def _each_layer(self) -> Iterator[DecoderLayer]:
-        for layer in self.layers:
-            assert isinstance(layer, DecoderLayer)
-            yield layer
-
-    def _apply(self, *args: Any, **kwargs: Any) -> "Decoder":
-        self._levels.clear()  # the weights go to another device or into another number format
-        return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        All levels go through one product: the weights, many times larger than a level, are read
+        once instead of N times.
+        """
+        # From pageable memory "non-blocking" copies at once, and waits for nothing on the device.
+        on_device = torch.tensor(times).to(self.position.weight.device, non_blocking=True)
+        films = self.films(on_device)
+        return {time: [layer.at(row) for layer in films] for row, time in enumerate(times)}
 
 
 class TokenEncoder(nn.Module):
@@ -298,13 +325,16 @@ class SpectrogramModel(MelModel):
         super().__init__(config)
         self.decoder = Decoder(config)
 
-    def denoise(self, noisy: Tensor, time: Tensor | float, memory: Memory | None) -> Tensor:
-        """Predict `config.target` from the noisy mel (B, T, M) at times (B,); (B, T, M).
+    def denoise(self, noisy: Tensor, time: Tensor, memory: Memory | None) -> Tensor:
+        """Predict `config.target`, (B, T, M), from noisy mels (B, T, M) at diffusion times (B,).
 
-        A number is the time of all of them: what it does to the layers is computed only once.
-        Without memory nothing is known of notes and context: the unconditional pass of guidance.
+        A single time (1,) is that of all windows. Without memory nothing is known of notes and
+        context: the unconditional pass of guidance.
         """
-        predicted: Tensor = self.decoder(noisy, time, memory)
+        return self._denoise(noisy, self.decoder.films(time), memory)
+
+    def _denoise(self, noisy: Tensor, films: Sequence[LayerFilms], memory: Memory | None) -> Tensor:
+        predicted: Tensor = self.decoder(noisy, films, memory)
         if self.config.target == "x0" and memory is not None and memory.draft is not None:
             return predicted + memory.draft
         return predicted
@@ -319,9 +349,17 @@ class SpectrogramModel(MelModel):
         dtype: torch.dtype = torch.float32,
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
+        levels = sampling_levels(sampling.sampler, sampling.steps, schedule or DiscreteSchedule())
+        times = [level.time for level in levels[:-1]]
+        films: dict[float, list[LayerFilms]] = {}  # of the next few steps
+
         def predict(noisy: Tensor, time: float, memory: Memory | None) -> Tensor:
+            nonlocal films
             with number_format(noisy.device, dtype):
-                return self.denoise(noisy, time, memory).float()
+                if time not in films:
+                    first = times.index(time)
+                    films = self.decoder.films_by_time(times[first : first + LEVELS_AT_ONCE])
+                return self._denoise(noisy, films[time], memory).float()
 
         conditional: Predict = partial(predict, memory=memory)
         unconditional: Predict = partial(predict, memory=None)

@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from spectro_render.constants import WINDOW_FRAMES
-from spectro_render.diffusion import noise_source, sample
+from spectro_render.diffusion import noise_source
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.mel import from_model
-from spectro_render.network.autoregressive import AutoregressiveModel
 from spectro_render.network.build import make_model
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.frames import NATS
-from spectro_render.network.model import MelModel, SpectrogramModel
+from spectro_render.network.model import MelModel
+from spectro_render.options import Sampling
 from spectro_render.training.data import TrainingBatch, Windows
 from spectro_render.training.muon import Muon
 from spectro_render.training.objective import make_objective
@@ -176,19 +176,8 @@ def sample_windows(
     twice.
     """
     memory = model.encode(batch.notes, batch.context, batch.has_context)
-    draw = noise_source(seed, range(len(batch.target)), batch.target.device)
-    if isinstance(model, AutoregressiveModel):
-        mel = model.generate(memory, draw)
-    else:
-        assert isinstance(model, SpectrogramModel)
-        mel = sample(
-            lambda noisy, at: model.denoise(noisy, at, memory),
-            draw(),
-            sampler="dpm++",
-            steps=steps,
-            draw=draw,
-            target=model.config.target,
-        )
+    noise = noise_source(seed, range(len(batch.target)), batch.target.device)
+    mel = model.draw(memory, noise, Sampling("dpm++", steps, guidance=1.0, seed=seed))
     return mel, mel if memory.draft is None else memory.draft.clamp(-1, 1)
 
 
