@@ -7,12 +7,12 @@ from types import FrameType
 import pytest
 
 from tests.support.environment import clean_environment
-from tests.support.processes import end_marked, mark_session, take_default_signals
+from tests.support.processes import LIMIT, guard_session, take_default_signals
 from tests.support.songs import MakeSong
 from tests.support.toys import write_toy_model
 
 clean_environment()  # first of all: torch, typer and others read it when they are imported
-_mark = mark_session()
+_guard = guard_session()
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -29,7 +29,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_unconfigure() -> None:
-    end_marked(_mark)
+    assert _guard.stdin is not None
+    _guard.stdin.close()
+    _guard.wait(LIMIT)
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ import pytest
 from spectro_render.batch import history as resume
 from spectro_render.cli.app import run
 from tests.fuzz.mutations import SEEDS, mutations, seeds
-from tests.support.processes import PIPE, run_program
+from tests.support.processes import PIPE, REPOSITORY, run_program
 
 FILES, SONGS = 3000, 60
-REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux")

@@ -10,12 +10,12 @@ import pytest
 from tests.support.processes import (
     LIMIT,
     PIPE,
+    REPOSITORY,
     run_program,
     start_program,
     wait_until,
 )
 
-REPOSITORY = Path(__file__).parents[1]
 SILENT = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
 # A program with a child that has left its group; both would go on for an hour.
 FAMILY = f"""
@@ -35,7 +35,7 @@ def is_running(pid: int) -> bool:
     """Zombies that nobody has waited for do not count."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except OSError:
         return False
 
 
@@ -126,6 +126,7 @@ def test_that_fails():
         ("assert False", None, pytest.ExitCode.TESTS_FAILED),
         ("child.wait()", signal.SIGINT, pytest.ExitCode.INTERRUPTED),
         ("child.wait()", signal.SIGTERM, pytest.ExitCode.INTERRUPTED),
+        ("child.wait()", signal.SIGKILL, -signal.SIGKILL),
     ],
 )
 def test_nothing_is_left_of_what_tests_start_in_another_way(

@@ -20,7 +20,7 @@ from spectro_render.audio import destination
 from spectro_render.batch import jobs
 from spectro_render.batch.history import NAME, History
 from spectro_render.cli.app import run
-from tests.support.processes import DEVNULL, LIMIT, PIPE, run_program, start_program
+from tests.support.processes import LIMIT, PIPE, run_program, start_program, wait_until
 from tests.support.songs import MakeSong
 
 SONGS = ("a.mid", "b.mid", "deep/c.mid")
@@ -285,7 +285,7 @@ class TestTwoRuns:
 
 
 class TestKilled:
-    """`kill -9` at random moments, then again."""
+    """`kill -9` at random moments after the start or the end of a song, then again."""
 
     @pytest.fixture
     def undisturbed(self, again: Again) -> dict[str, bytes]:
@@ -301,26 +301,20 @@ class TestKilled:
         command = [sys.executable, "-m", "spectro_render", "in", "-o", "out", "--steps", "1"]
         command += ["--batch-size", "1", "--json", "--model", str(tiny_model)]
         r = random.Random(0)
-        whole = self.seconds_until_the_end([*command, "--force"])
-        for _ in range(moments):
+        for moment in range(moments):
             shutil.rmtree("out", ignore_errors=True)
-            made = []
             with start_program(command, stdout=PIPE, text=True) as process:
-                time.sleep(r.uniform(0.5, 1.05) * whole)
+                wait_until(Path("out").exists, process)
+                out = "".join(process.stdout.readline() for _ in range(moment % (len(SONGS) + 1)))
+                time.sleep(r.uniform(0.0, 0.1))
                 process.send_signal(signal.SIGKILL)
-                out, _ = process.communicate(timeout=LIMIT)
-                made += [json.loads(line) for line in complete_lines(out)]
+                out += process.communicate(timeout=LIMIT)[0]
+            made = [json.loads(line) for line in complete_lines(out)]
             done = run_program(command, stdout=PIPE, text=True, check=True)
             again = [json.loads(line) for line in done.stdout.splitlines()]
             assert contents("out") == undisturbed
             rendered = [one["output"] for one in (*made, *again) if one["status"] == "rendered"]
             assert len(rendered) == len(set(rendered))
-
-    @staticmethod
-    def seconds_until_the_end(command: list[str]) -> float:
-        begin = time.monotonic()
-        run_program(command, stdout=DEVNULL, check=True)
-        return time.monotonic() - begin
 
 
 def complete_lines(text: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ Linux finds even those that have left the group.
 import itertools
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +18,11 @@ from subprocess import DEVNULL, PIPE, STDOUT, CompletedProcess, Popen
 from types import FrameType
 from typing import Any
 
-__all__ = ["DEVNULL", "LIMIT", "PIPE", "STDOUT", "CompletedProcess", "Popen"]
-__all__ += ["end_marked", "mark_session", "read_all", "run_on_terminal", "run_program"]
+__all__ = ["DEVNULL", "LIMIT", "PIPE", "REPOSITORY", "STDOUT", "CompletedProcess", "Popen"]
+__all__ += ["end_marked", "guard_session", "read_all", "run_on_terminal", "run_program"]
 __all__ += ["start_program", "take_default_signals", "wait_until"]
 
+REPOSITORY = Path(__file__).parents[2]
 LIMIT = 600.0  # seconds until whatever hangs is ended; whatever works takes a small part of it
 MARK = "TESTS_OF_SPECTRO_RENDER"  # name of an environment variable
 _numbers = itertools.count()
@@ -42,10 +44,19 @@ def _ignore(number: int, frame: FrameType | None) -> None:
     """Do nothing."""
 
 
-def mark_session() -> str:
-    """Mark all that this process is going to start; `end_marked` takes the mark."""
-    os.environ[MARK] = f"{os.environ.get(MARK, '')}/{os.getpid()}"
-    return os.environ[MARK]
+def guard_session() -> Popen:
+    """Start a process that waits until this one has ended, and ends what it started then.
+
+    So even SIGKILL leaves nothing behind (on Linux). The guard's standard input, when it is closed,
+    has it do its work at once.
+    """
+    unmarked = {name: value for name, value in os.environ.items() if name != MARK}
+    mark = os.environ[MARK] = f"{os.environ.get(MARK, '')}/{os.getpid()}"
+    code = "import sys; from tests.support.processes import end_marked"
+    code += "; sys.stdin.read(); end_marked(sys.argv[1])"
+    command = [sys.executable, "-c", code, mark]
+    options: dict[str, Any] = {"env": unmarked, "cwd": REPOSITORY, "start_new_session": True}
+    return Popen(command, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, **options)
 
 
 @contextmanager
