@@ -175,8 +175,9 @@ COMMAND_LINES = [list(line) for line in dict.fromkeys(map(tuple, command_lines()
 
 
 @pytest.fixture
-def parse(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], int]:
+def parse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[str]], int]:
     """The command line with commands that do nothing once their arguments have been accepted."""
+    monkeypatch.setenv("HOME", str(tmp_path))  # where --install-completion would write at once
     monkeypatch.setattr(TyperCommand, "invoke", lambda command, context: 0)
     return run
 
