@@ -544,7 +544,9 @@ def test_models_without_checksums(
     assert cli.run(["models", "verify", str(PIPELINE), "empty"]) == 1
     out, err = capfd.readouterr()
     assert out == f"{PIPELINE}: has no checksums\n"
-    assert err == ("spectro-render: empty: empty/model_index.json is missing; get the model anew\n")
+    assert err == (
+        "spectro-render: empty: empty/model_index.json is missing; get the model again\n"
+    )
     monkeypatch.setattr(registry, "MODEL_FOLDERS", (here,))
     assert cli.run(["models", "verify"]) == 1
     assert capfd.readouterr().err == f"spectro-render: no model in {here}; name a directory\n"
