@@ -170,7 +170,7 @@ def test_audio_knows_its_length() -> None:
         ("mp3", "16", 16_000, "mp3 cannot hold a bit depth of 16; leave the bit depth out"),
         ("wav", "8", 16_000, "wav cannot hold a bit depth of 8; use one of 16, 24, float"),
         ("mp3", None, 96_000, "mp3 cannot hold a sample rate of 96000 Hz"),
-        ("wav", None, 0, "a sample rate of 0 Hz; use 8000 to 192000"),
+        ("wav", None, 0, "a sample rate of 0 Hz is not supported; use 8000 to 192000"),
     ],
 )
 def test_impossible_formats_are_refused(
@@ -185,7 +185,7 @@ def test_the_suffix_says_the_format() -> None:
     assert format_of("a/b.FLAC") == "flac"
     with pytest.raises(OptionError, match=r"unknown audio suffix \.xyz; use one of \.wav, \.flac"):
         format_of("song.xyz")
-    with pytest.raises(OptionError, match="no suffix says the audio format"):
+    with pytest.raises(OptionError, match="no suffix tells the audio format"):
         format_of("song")
 
 

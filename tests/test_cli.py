@@ -266,11 +266,14 @@ def test_a_model_that_is_missing_ends_the_batch_with_one_line(
         (["song.mid", "--raw", "--format", "wav"], "--raw and --format exclude each other"),
         (["song.mid", "--fast", "--best"], "--fast and --best exclude each other; leave one out"),
         (["song.mid", "-o", "a.xyz"], "a.xyz: unknown audio suffix .xyz; use one of .wav, .flac"),
-        (["song.mid", "-o", "a"], "a: no suffix says the audio format; use one of .wav"),
+        (["song.mid", "-o", "a"], "a: no suffix tells the audio format; use one of .wav"),
         (["song.mid", "-o", "a.wav", "--format", "mp3"], "a.wav says wav, but mp3 is asked for"),
         (["song.mid", "-o", "a.ogg", "--bit-depth", "24"], "ogg cannot hold a bit depth of 24"),
         (["song.mid", "-o", "a.flac", "--bit-depth", "float"], "flac cannot hold a bit depth of"),
-        (["song.mid", "--sample-rate", "7"], "a sample rate of 7 Hz; use 8000 to 192000"),
+        (
+            ["song.mid", "--sample-rate", "7"],
+            "a sample rate of 7 Hz is not supported; use 8000",
+        ),
         (["song.mid", "-o", "song.mid", "--format", "wav"], "song.mid is an input"),
         (["song.mid", "in", "-o", "-"], "standard output holds only one song"),
         (["in", "-o", "-"], "standard output holds only one song"),
@@ -544,7 +547,9 @@ def test_models_without_checksums(
     assert cli.run(["models", "verify", str(PIPELINE), "empty"]) == 1
     out, err = capfd.readouterr()
     assert out == f"{PIPELINE}: has no checksums\n"
-    assert err == ("spectro-render: empty: empty/model_index.json is missing; get the model anew\n")
+    assert err == (
+        "spectro-render: empty: empty/model_index.json is missing; get the model again\n"
+    )
     monkeypatch.setattr(registry, "MODEL_FOLDERS", (here,))
     assert cli.run(["models", "verify"]) == 1
     assert capfd.readouterr().err == f"spectro-render: no model in {here}; name a directory\n"

@@ -119,7 +119,7 @@ def test_a_t5x_checkpoint(t5x: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     copy = tmp_path / "small"
     convert(t5x, copy)
     assert capsys.readouterr().err == (
-        f"spectro-render: {copy} holds no vocoder: Griffin-Lim will serve unless --vocoder names "
+        f"spectro-render: {copy} holds no vocoder: Griffin-Lim is used unless --vocoder names "
         "another model's\n"
     )
     assert verify(copy)

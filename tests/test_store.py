@@ -81,7 +81,7 @@ def test_safetensors_win(pickled: Path) -> None:
 def test_neither_is_there(tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as caught:
         tensors_file(tmp_path)
-    assert str(caught.value) == f"{tmp_path / TENSORS} is missing; get the model anew"
+    assert str(caught.value) == f"{tmp_path / TENSORS} is missing; get the model again"
 
 
 class Trap:

@@ -264,7 +264,7 @@ def test_a_file_that_the_list_leaves_out(own: Path, name: str) -> None:
     lines = (own / CHECKSUMS).read_text().splitlines(keepends=True)
     (own / CHECKSUMS).write_text("".join(line for line in lines if name not in line))
     line = refusal(own, WeightsCorrupt)
-    assert line == f"{own / CHECKSUMS} does not list {name}; get the model anew"
+    assert line == f"{own / CHECKSUMS} does not list {name}; get the model again"
 
 
 def test_no_list_vouches_for_nothing(published: Path) -> None:
@@ -331,7 +331,7 @@ def test_not_json(published: Path, name: str, text: str) -> None:
 )
 def test_missing_file(published: Path, name: str) -> None:
     (published / name).unlink()
-    assert refusal(published) == f"{published / name} is missing; get the model anew"
+    assert refusal(published) == f"{published / name} is missing; get the model again"
 
 
 def test_what_is_only_called_a_pickle(published: Path) -> None:
@@ -436,7 +436,7 @@ def test_damaged_onnx(published: Path) -> None:
     ("kind", "error", "hint"),
     [
         ("melgan", WeightsError, "choose onnx or griffin-lim"),
-        ("organ", WeightsNotFound, "one of melgan, onnx, griffin-lim, a model or an ONNX file"),
+        ("organ", WeightsNotFound, "use one of melgan, onnx, griffin-lim, a model or an ONNX file"),
         ("gone.onnx", WeightsNotFound, "check the path"),
         (Path(__file__).parent, WeightsError, "choose another model, or griffin-lim"),
     ],
@@ -450,7 +450,7 @@ def test_a_vocoder_that_is_not_there(
 
 
 def test_an_unknown_kind_of_vocoder() -> None:
-    with pytest.raises(OptionError, match="unknown vocoder 'organ'; one of melgan, onnx, griffin"):
+    with pytest.raises(OptionError, match="unknown vocoder 'organ'; use one of melgan, onnx"):
         load_vocoder(PIPELINE, "organ")
 
 
@@ -527,4 +527,4 @@ def test_unknown_names(folders: tuple[Path, Path]) -> None:
 
 
 def test_the_error_of_a_folder_that_is_no_model(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == f"{tmp_path / INDEX} is missing; get the model anew"
+    assert refusal(tmp_path) == f"{tmp_path / INDEX} is missing; get the model again"

@@ -1,7 +1,6 @@
-"""Rendered sound: its loudness, and writing it.
+"""Sound in memory, and a writer that encodes sound block by block.
 
-`Limiter` raises the level and keeps the peaks under full scale; `AudioWriter` takes the sound block
-by block, so that a song of any length is written with the memory of one block.
+So a song of any length is written with the memory of one block.
 """
 
 from __future__ import annotations
@@ -44,10 +43,11 @@ class Audio:
         sample_rate: int | None = None,
         bit_depth: str | None = None,
     ) -> None:
-        """Write to `path`; its suffix says the format unless `format` does.
+        """Write the sound to a file in the format of its suffix, or in `format`.
 
-        Raises OptionError for a format that is unknown or cannot hold this, and OutputError where
-        the file cannot be written.
+        `sample_rate` in Hz is that of the file; None keeps the sound's own. `bit_depth` is one of
+        `encoders.BIT_DEPTHS[format]`. Raises OptionError for an unknown format or one that cannot
+        hold the rate or bit depth, OutputError where the file cannot be written.
         """
         with AudioWriter(
             path,
@@ -63,13 +63,13 @@ class Audio:
 class AudioWriter:
     """Writes sound block by block, to a path or to an open binary stream.
 
-    A path gets its name only when the file is complete: until then the sound is in a temporary
-    file of the same folder, which an exception removes. A path that is no regular file (a pipe,
-    `/dev/null`) is written to directly. Every block is flushed.
+    A file gets its name only when it is complete: until then the sound is in a temporary file of
+    the same folder, which is removed if an exception ends the `with` block. A path that is not a
+    regular file (a pipe, `/dev/null`) is written to directly. Every block is flushed.
 
-    sample_rate: Hz of what comes in; out_rate: Hz of the file, the same where None.
-    Raises OptionError for what the format cannot hold and OutputError for what cannot be written;
-    a reader that has gone away stays the BrokenPipeError that it is.
+    `sample_rate` is that of the sound in Hz, and `out_rate` that of the file; None is the same.
+    Raises OptionError for what the format cannot hold, OutputError where the sound cannot be
+    written, and BrokenPipeError where the reader of a pipe is gone.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class AudioWriter:
             self.discard()
 
     def write(self, samples: Samples) -> None:
-        """Append (channels, S) or (S,) float32 in [-1, 1]."""
+        """Append samples (channels, S) or (S,), float32 in [-1, 1]."""
         self._put(samples[:, None] if samples.ndim == 1 else samples.T)
 
     def close(self) -> None:
@@ -120,11 +120,11 @@ class AudioWriter:
         self._destination.commit()
 
     def discard(self) -> None:
-        """Leave nothing: the file will not be complete."""
+        """Remove what has been written, as the file will not be complete."""
         self._destination.discard()
 
     def _put(self, frames: Samples, *, last: bool = False) -> None:
-        """Resample and encode (S, channels)."""
+        """Resample and encode frames (S, channels); `last` flushes the resampler."""
         import numpy as np
 
         if not np.isfinite(frames).all():
@@ -138,7 +138,7 @@ class AudioWriter:
 
 
 def _make_resampler(rate: int, out_rate: int, channels: int) -> Any:
-    """soxr's streaming resampler, or None where none is needed."""
+    """Make a streaming resampler of soxr; None where the rates, in Hz, are equal."""
     if rate == out_rate:
         return None
     import soxr

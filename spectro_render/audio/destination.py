@@ -1,4 +1,4 @@
-"""Where the bytes of a sound file go: a file that gets its name when complete, or a stream."""
+"""The outputs that sound is written to: new files, pipes and devices, and open streams."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class Destination(io.RawIOBase):
-    """A stream that remembers its first failed write, which libsndfile would swallow.
+    """An output stream that remembers its first failed write, which libsndfile would swallow.
 
-    A stream that cannot seek is written front to back: an encoder that goes back to complete its
-    header is let believe that it did.
+    Where the file cannot seek, an encoder that goes back to complete its header only seems to
+    succeed: what it writes there is dropped.
     """
 
-    _discarded = True  # until there is a file
+    _discarded = True  # until `__init__` has a file
 
     def __init__(
         self, file: BinaryIO, name: str = "the output stream", can_seek: bool | None = None
@@ -35,19 +35,19 @@ class Destination(io.RawIOBase):
         self._failure: OSError | None = None
         self._discarded = False
         self._can_seek = _can_rewrite(file) if can_seek is None else can_seek
-        self._end = 0  # bytes written and
-        self._position = 0  # where the encoder thinks it is; both only where the file cannot seek
+        # Bytes written and the position that the encoder believes in, where the file cannot seek.
+        self._end = self._position = 0
 
     def seekable(self) -> bool:
-        """Whether what is written can still be changed."""
+        """Whether bytes that were written can still be changed."""
         return self._can_seek
 
     def tell(self) -> int:
-        """The position in bytes."""
+        """The position at which the next bytes are written."""
         return self._file.tell() if self._can_seek else self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to another position."""
+        """Move to another position, in bytes, and return it."""
         if self._can_seek:
             return self._file.seek(offset, whence)
         origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
@@ -55,7 +55,7 @@ class Destination(io.RawIOBase):
         return self._position
 
     def write(self, data: Any) -> int:
-        """Write all of `data`; a failure is raised by the `reporting` around it."""
+        """Write all of `data`. A failure is only remembered, and raised by `reporting`."""
         block = bytes(data)
         if self._failure is None and not self._discarded:
             try:
@@ -71,15 +71,16 @@ class Destination(io.RawIOBase):
         self._position += len(block)
 
     def flush(self) -> None:
-        """Pass on what is buffered."""
+        """Pass on what is buffered. Raises OSError."""
         if not (self.closed or self._discarded or self._failure or self._file.closed):
             self._file.flush()
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """Turn what fails inside, here or in an encoder, into OutputError, and discard.
+        """Discard the output if the block fails, and raise OutputError for a failure to write.
 
-        A reader that has gone away stays the BrokenPipeError that it is.
+        That is one of this stream or of an encoder. A BrokenPipeError, where the reader of a pipe
+        is gone, is raised as it is.
         """
         try:
             yield
@@ -93,12 +94,12 @@ class Destination(io.RawIOBase):
             raise
 
     def commit(self) -> None:
-        """All is written: make it last."""
+        """Finish the output, of which all is written. Raises OutputError, BrokenPipeError."""
         with self.reporting():
             self.flush()
 
     def discard(self) -> None:
-        """Something went wrong: leave nothing that looks like a result."""
+        """Leave nothing that looks like a result, as it is not complete."""
         self._discarded = True
         self._can_seek = False
 
@@ -120,10 +121,14 @@ class _NewFile(Destination):
 
 
 class _Device(Destination):
-    """A path that is no regular file: a named pipe, `/dev/null`."""
+    """An output to a path that is not a regular file, such as a named pipe or `/dev/null`."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(_open(path, "wb", shown=path), str(path), can_seek=False)
+        try:
+            file = open(path, "wb")
+        except OSError as error:
+            raise output_error(str(path), error) from error
+        super().__init__(file, str(path), can_seek=False)
 
     def commit(self) -> None:
         with self.reporting():
@@ -136,7 +141,11 @@ class _Device(Destination):
 
 
 def open_destination(target: str | os.PathLike[str] | BinaryIO | Destination) -> Destination:
-    """Open a path, or take an open binary stream; raises OutputError."""
+    """Make a destination of a path or of an open binary stream; one that is ready is returned.
+
+    Raises OutputBusy where another program is writing the file, OutputError where it cannot be
+    written.
+    """
     if isinstance(target, Destination):
         return target
     if not isinstance(target, str | os.PathLike):
@@ -144,14 +153,14 @@ def open_destination(target: str | os.PathLike[str] | BinaryIO | Destination) ->
     path = Path(target)
     mode = _mode(path)
     if mode is not None and stat.S_ISDIR(mode):
-        raise OutputError(f"{path}: is a folder", "name a file")
+        raise OutputError(f"{path} is a folder", "name a file")
     if mode is not None and not stat.S_ISREG(mode):
         return _Device(path)
     return _NewFile(path)
 
 
 def _mode(path: Path) -> int | None:
-    """The kind of file at `path`, or None where there is none yet."""
+    """The mode of the file at `path`, which tells its kind; None where there is none yet."""
     try:
         return path.stat().st_mode
     except FileNotFoundError:
@@ -160,15 +169,8 @@ def _mode(path: Path) -> int | None:
         raise output_error(str(path), error) from error
 
 
-def _open(path: Path, mode: str, shown: Path) -> BinaryIO:
-    try:
-        return open(path, mode)  # type: ignore[return-value]  # a binary mode, always
-    except OSError as error:
-        raise output_error(str(shown), error) from error
-
-
 def _can_rewrite(file: BinaryIO) -> bool:
-    """Whether one can go back in `file` and overwrite; a terminal only claims that one can."""
+    """Whether bytes of `file` can be overwritten; a terminal only claims that they can."""
     try:
         file.tell()
         return file.seekable() and not _appends(file)
@@ -177,7 +179,7 @@ def _can_rewrite(file: BinaryIO) -> bool:
 
 
 def _appends(file: BinaryIO) -> bool:
-    """Whether the shell opened this with `>>`: then everything lands at the end."""
+    """Whether everything written to `file` lands at its end, as with `>>` in a shell."""
     if sys.platform == "win32":
         return False
     import fcntl

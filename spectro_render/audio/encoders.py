@@ -1,4 +1,4 @@
-"""Audio formats: what each can hold, and the encoders that turn samples into its bytes."""
+"""Audio formats: the sample rates and bit depths that each can hold, and their encoders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Frames = npt.NDArray[np.float32]  # (S, channels) in [-1, 1]
 
-BIT_DEPTHS: dict[str, tuple[str, ...]] = {  # of each format; the first is the default
+BIT_DEPTHS: dict[str, tuple[str, ...]] = {  # that each format can hold; the first is the default
     "wav": ("16", "24", "float"),
     "flac": ("16", "24"),
     "ogg": (),  # Vorbis and MP3 have no bit depth
@@ -29,18 +29,19 @@ MIN_RATE, MAX_RATE = 8000, 192_000  # Hz
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz: MPEG-1, 2, 2.5
 
 _SUBTYPES = {"ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}  # libsndfile's names
-# Bytes of samples in a WAV header that nobody can complete. SoX takes this very number to mean that
-# the samples go on until the stream ends, and FFmpeg and libsndfile end where it does; 0xFFFFFFFF
-# has the first two warn of a broken file. Who takes it at its word stops after 18 hours at 16 kHz.
+# The size of the samples, in bytes, in a WAV header that cannot be completed at the end. SoX takes
+# exactly this number to mean that samples go on until the stream ends, and FFmpeg and libsndfile
+# stop at its end as well; of 0xFFFFFFFF the first two warn as of a broken file. A program that
+# takes the number literally stops after 18 hours at 16 kHz.
 _UNKNOWN_LENGTH = 0x7FFFF000
-_MAX_LENGTH = 0xFFFFFFFF  # what 32 bits can say; with more the samples go on until the file ends
+_MAX_LENGTH = 0xFFFFFFFF  # the most that 32 bits express; longer sound goes on to the file's end
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
-    """The format that the suffix of `path` asks for; raises OptionError for an unknown one."""
+    """The format for the suffix of `path`. Raises OptionError for an unknown suffix or none."""
     suffix = Path(path).suffix.lower()
     if suffix[1:] not in FORMATS:
-        what = f"unknown audio suffix {suffix}" if suffix else "no suffix says the audio format"
+        what = f"unknown audio suffix {suffix}" if suffix else "no suffix tells the audio format"
         known = ", ".join(f".{name}" for name in FORMATS)
         raise OptionError(f"{os.fspath(path)}: {what}", f"use one of {known}")
     return suffix[1:]
@@ -55,7 +56,8 @@ def check_format(format: str, bit_depth: str | None, sample_rate: int) -> None:
         hint = f"use one of {', '.join(depths)}" if depths else "leave the bit depth out"
         raise OptionError(f"{format} cannot hold a bit depth of {bit_depth}", hint)
     if not MIN_RATE <= sample_rate <= MAX_RATE:
-        raise OptionError(f"a sample rate of {sample_rate} Hz", f"use {MIN_RATE} to {MAX_RATE}")
+        message = f"a sample rate of {sample_rate} Hz is not supported"
+        raise OptionError(message, f"use {MIN_RATE} to {MAX_RATE}")
     if format == "mp3" and sample_rate not in MP3_RATES:
         raise OptionError(
             f"mp3 cannot hold a sample rate of {sample_rate} Hz",
@@ -64,19 +66,22 @@ def check_format(format: str, bit_depth: str | None, sample_rate: int) -> None:
 
 
 class Encoder(Protocol):
-    """Takes sound block by block and writes the bytes of one format."""
+    """The interface of encoders, which take sound block by block and write bytes of a format."""
 
     def write(self, frames: Frames) -> None:
-        """Append (S, channels) in [-1, 1]."""
+        """Append frames (S, channels) in [-1, 1]."""
 
     def close(self) -> None:
-        """Write what the format needs at its end."""
+        """Write what the format requires at the end of a file."""
 
 
 def make_encoder(
     destination: Destination, format: str, depth: str, rate: int, channels: int
 ) -> Encoder:
-    """The encoder of `format`; for one without a bit depth `depth` does not matter."""
+    """Make the encoder of a format; `depth` is ignored by formats without a bit depth.
+
+    The sample rate `rate` is in Hz. Raises RuntimeError where libsndfile cannot begin a file.
+    """
     if format == "raw":
         return _PcmEncoder(destination, depth)
     if format == "wav":
@@ -85,7 +90,7 @@ def make_encoder(
 
 
 class _PcmEncoder:
-    """Bare little-endian samples."""
+    """Writes bare little-endian samples."""
 
     def __init__(self, destination: Destination, depth: str) -> None:
         self._destination = destination
@@ -99,7 +104,7 @@ class _PcmEncoder:
 
 
 class _WavEncoder(_PcmEncoder):
-    """A RIFF header, then samples; its sizes are filled in at the end where one can go back."""
+    """Writes a RIFF header and samples; if the output can seek, sizes are filled in at the end."""
 
     def __init__(self, destination: Destination, depth: str, rate: int, channels: int) -> None:
         super().__init__(destination, depth)
@@ -120,7 +125,7 @@ class _WavEncoder(_PcmEncoder):
 
 
 class _SoundFileEncoder:
-    """FLAC, Vorbis and MP3, by libsndfile."""
+    """Writes FLAC, Vorbis and MP3 with libsndfile."""
 
     def __init__(
         self, destination: Destination, format: str, depth: str, rate: int, channels: int
@@ -134,8 +139,10 @@ class _SoundFileEncoder:
         )
 
     def write(self, frames: Frames) -> None:
-        # FLAC gets our integers, so that it holds the very samples that WAV would.
-        self._file.write(frames if self._bits is None else _left_aligned(frames, self._bits))
+        if self._bits is None:
+            self._file.write(frames)
+        else:  # our integers, in the upper bits of 32, so that FLAC holds the same samples as WAV
+            self._file.write(_quantise(frames, self._bits) << (32 - self._bits))
         self._file.flush()
 
     def close(self) -> None:
@@ -143,20 +150,15 @@ class _SoundFileEncoder:
 
 
 def _quantise(frames: Frames, bits: int) -> npt.NDArray[np.int32]:
-    """[-1, 1] -> the nearest integer of that many bits; +1 becomes the largest there is."""
+    """Round samples in [-1, 1] to the nearest integers of `bits` bits; +1 becomes the largest."""
     import numpy as np
 
     scale = 2.0 ** (bits - 1)
     return np.clip(np.rint(frames.astype(np.float64) * scale), -scale, scale - 1).astype(np.int32)
 
 
-def _left_aligned(frames: Frames, bits: int) -> npt.NDArray[np.int32]:
-    """Integers in the upper bits of 32, where libsndfile takes them from."""
-    return _quantise(frames, bits) << (32 - bits)
-
-
 def _pcm_bytes(frames: Frames, depth: str) -> bytes:
-    """Little-endian samples: "16", "24" or "float" (32 bits)."""
+    """Convert frames to little-endian samples of depth "16", "24" or "float" (32 bits)."""
     if depth == "float":
         return frames.astype("<f4").tobytes()
     if depth == "16":
@@ -166,15 +168,15 @@ def _pcm_bytes(frames: Frames, depth: str) -> bytes:
 
 
 def _wav_header(depth: str, rate: int, channels: int, *, data_size: int | None) -> bytes:
-    """RIFF, `fmt ` and the head of `data` (IBM and Microsoft, Multimedia Programming, 1991).
+    """Make the bytes before the samples (IBM and Microsoft, Multimedia Programming, 1991).
 
-    data_size: bytes of samples; None where it cannot be known when the header is written.
+    `rate` is in Hz, `data_size` in bytes; it is None if it is not known yet.
     """
     width = 4 if depth == "float" else int(depth) // 8  # bytes a sample
     frame = width * channels
     kind = 3 if depth == "float" else 1
     layout = struct.pack("<HHIIHH", kind, channels, rate, rate * frame, frame, 8 * width)
-    if depth == "float":  # what is not PCM says how long its extension is: here empty
+    if depth == "float":  # formats other than PCM tell the size of an extension: none here
         layout += struct.pack("<H", 0)
     chunks = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + b"data"
     size = _UNKNOWN_LENGTH if data_size is None else min(data_size, _MAX_LENGTH)

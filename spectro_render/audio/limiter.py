@@ -1,4 +1,4 @@
-"""Level: a gain, and a limiter that keeps peaks below full scale."""
+"""The level of sound: a gain, and a limiter that keeps peaks below full scale."""
 
 from __future__ import annotations
 
@@ -10,13 +10,8 @@ if TYPE_CHECKING:
 
     Samples = npt.NDArray[np.float32]  # (channels, S), or (S,) for one channel
 
-
 DEFAULT_GAIN = 12.0  # dB; the model is trained on quiet sound, about -33 dBFS RMS
-
-
 CEILING = 0.98  # of full scale: room for what a lossy encoder or a resampler adds to a peak
-
-
 LOOK_AHEAD = 480  # samples, 30 ms at 16 kHz: longer than half a period of the lowest piano note
 
 

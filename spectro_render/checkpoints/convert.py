@@ -1,4 +1,4 @@
-"""Makes a model directory of other people's files, or of another directory in another format."""
+"""Converts T5X checkpoints and model directories into model directories of safetensors files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectro_render.atomic import new_directory
-from spectro_render.checkpoints import names as layout
 from spectro_render.checkpoints.files import (
     CONFIG,
     TENSORS,
@@ -27,6 +26,7 @@ from spectro_render.checkpoints.manifest import (
     has_vocoder,
     write_checksums,
 )
+from spectro_render.checkpoints.names import FOLDERS, stored_name
 from spectro_render.checkpoints.t5x import read_t5x
 from spectro_render.checkpoints.t5x_files import holds_t5x
 from spectro_render.errors import OptionError, OutputError, WeightsNotFound
@@ -35,8 +35,8 @@ from spectro_render.report import as_size, complain
 if TYPE_CHECKING:
     from spectro_render.network.model import MelModel
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of a number
-CARDS = ("README.md", "LICENSE", "LICENSE.txt", "NOTICE")  # go where the weights go
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of a number in each format
+CARDS = ("README.md", "LICENSE", "LICENSE.txt", "NOTICE")  # copied along with the weights
 
 
 def convert(
@@ -45,14 +45,16 @@ def convert(
     """Write the model in `source` as a directory of safetensors files with checksums.
 
     `source` is a model directory, whose settings, defaults, vocoder and card are kept, or a T5X
-    checkpoint of the authors: a folder or a zip file. `dtype` is a key of BYTES. The directory gets
-    its name when it is complete. Unless `quiet`, a line says so where no vocoder is in it.
+    checkpoint of the authors: a folder or a zip file. `dtype`, a key of BYTES, is the format of the
+    numbers. The directory gets its name when it is complete. Unless `quiet`, a line on standard
+    error tells when it holds no vocoder.
 
-    Raises OptionError for another `dtype`, OutputError where `destination` exists or cannot be
-    written, WeightsNotFound where `source` is neither, and what reading it raises.
+    Raises OptionError for an unknown `dtype`, OutputError where `destination` exists or cannot be
+    written, WeightsNotFound where `source` is neither kind, WeightsError and WeightsCorrupt for
+    weights that cannot be read.
     """
     if dtype not in BYTES:
-        raise OptionError(f"unknown number format {dtype!r}", f"one of {', '.join(BYTES)}")
+        raise OptionError(f"unknown number format {dtype!r}", f"use one of {', '.join(BYTES)}")
     with new_directory(destination) as folder:
         if (source / INDEX).is_file():
             _convert_directory(source, folder, dtype)
@@ -62,21 +64,21 @@ def convert(
             message = f"{source} is neither a model directory nor a T5X checkpoint"
             raise WeightsNotFound(message, f"name a folder with {INDEX} or checkpoint_500000 in it")
     if not quiet and not has_vocoder(destination):
-        note = "holds no vocoder: Griffin-Lim will serve unless --vocoder names another model's"
+        note = "holds no vocoder: Griffin-Lim is used unless --vocoder names another model's"
         complain(f"{destination} {note}")
 
 
 def _convert_directory(source: Path, folder: Path, dtype: str) -> None:
-    """Everything but the tensors stays as it is."""
+    """Copy a model directory with its tensors in another format, and everything else as it is."""
     from spectro_render.checkpoints.load import load_model
 
     model = load_model(ModelFiles(source.name, source, source, "griffin-lim")).model
     files = [source / name for name in (*CARDS, ONNX) if os.path.isfile(source / name)]
     _check_space(folder, model, dtype, sum(file.stat().st_size for file in files))
-    for part, name in layout.FOLDERS.items():
+    for part, name in FOLDERS.items():
         if getattr(model, part) is not None:
             state = getattr(model, part).state_dict()
-            tensors = {layout.stored_name(f"{part}.{key}"): state[key] for key in state}
+            tensors = {stored_name(f"{part}.{key}"): state[key] for key in state}
             write_part(folder / name, read_json(source / name / CONFIG), tensors, dtype)
     _convert_vocoder(source, folder, dtype)
     for path in (INDEX, SCHEDULER):
@@ -89,7 +91,7 @@ def _convert_directory(source: Path, folder: Path, dtype: str) -> None:
 
 
 def _convert_vocoder(source: Path, folder: Path, dtype: str) -> None:
-    """One of our own, if there is one."""
+    """Copy a vocoder of our own kind, if the source has one, in another number format."""
     from spectro_render.checkpoints.load import load_vocoder
 
     if not os.path.exists(source / MELGAN / TENSORS):
@@ -113,7 +115,7 @@ def _convert_t5x(source: Path, folder: Path, dtype: str) -> None:
 
 
 def _check_space(folder: Path, model: MelModel, dtype: str, others: int = 0) -> None:
-    """Raise OutputError if the numbers and so many other bytes do not fit on the disk."""
+    """Raise OutputError if a model's numbers and `others`, in bytes, do not fit on the disk."""
     numbers = sum(tensor.numel() for tensor in model.state_dict().values())
     needed, free = BYTES[dtype] * numbers + others, shutil.disk_usage(folder).free
     if needed > free:

@@ -1,7 +1,7 @@
-"""The files of a model directory: JSON objects and tensors, and what can be wrong with them.
+"""Reads and writes the files of a model directory: JSON objects and tensors.
 
-Every error is one line that names the file. Tensors lie in safetensors files or, as older diffusers
-wrote them, in pickles: of those only tables of tensors are read, and no code in them is run.
+Every error is one line that names the file. Tensors lie in safetensors files or, in directories of
+older releases of diffusers, in pickles, of which only tables of tensors are read: no code is run.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectro_render.checkpoints.names import Config
-from spectro_render.errors import WeightsCorrupt, WeightsError
+from spectro_render.errors import WeightsCorrupt, WeightsError, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+Json = dict[str, Any]  # a JSON object
 
 CONFIG = "config.json"
 TENSORS = "diffusion_pytorch_model.safetensors"
 PICKLE = "diffusion_pytorch_model.bin"
 ARCHIVE = b"PK\x03\x04"  # how the pickles of today's torch begin
-GET_ANEW = "get the model anew"
+GET_AGAIN = "get the model again"  # what to do about damaged files
 
 
 @contextmanager
 def without_numbers() -> Iterator[None]:
-    """Modules that are built inside have shapes but neither memory nor numbers, until `fill`.
+    """Inside the block, modules are built with shapes but without memory or numbers, until `fill`.
 
     On the meta device torch's initialisers do nothing but import a compiler, for a second or two.
     """
@@ -54,18 +55,18 @@ def without_numbers() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class StoredTensors:
-    """The tensors of a file that is open: their names, and how to get one on the CPU."""
+    """The tensors of an open file: their names, and a function that reads one onto the CPU."""
 
     names: Set[str]
     read: Callable[[str], Tensor]
 
 
 def fill(module: nn.Module, path: Path, names: Mapping[str, str]) -> None:
-    """Put the tensors of a file into a module, as float32 in place of what is there.
+    """Put the tensors of a file into a module, as float32, in place of the tensors it has.
 
     `names` are the module's names of its tensors -> the file's. Both sides must match exactly.
-    What is float32 in the file is not copied but mapped into memory, anything else is widened
-    tensor by tensor. Raises WeightsCorrupt where the sides do not match, and for numbers that are
+    Float32 in the file is not copied but mapped into memory; other formats are converted tensor by
+    tensor. Raises WeightsCorrupt where the names or shapes do not match, and for numbers that are
     not finite.
     """
     stored = open_tensors(path)
@@ -87,18 +88,18 @@ def as_weights(tensor: Tensor, shape: Sequence[int], place: str) -> Tensor:
     if tuple(tensor.shape) != tuple(shape):
         found, expected = list(tensor.shape), list(shape)
         raise WeightsCorrupt(
-            f"{place} has the shape {found}, not {expected} as configured", GET_ANEW
+            f"{place} has the shape {found}, not {expected} as configured", GET_AGAIN
         )
     if not tensor.is_floating_point():
-        raise WeightsCorrupt(f"{place} holds {tensor.dtype}, not floating-point numbers", GET_ANEW)
+        raise WeightsCorrupt(f"{place} holds {tensor.dtype}, not floating-point numbers", GET_AGAIN)
     tensor = tensor.to(torch.float32).contiguous()
     if not is_finite(tensor):
-        raise WeightsCorrupt(f"{place} holds NaN or infinity", GET_ANEW)
+        raise WeightsCorrupt(f"{place} holds NaN or infinity", GET_AGAIN)
     return tensor
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no number is NaN or infinite. Takes no memory, unlike an `isfinite` of each."""
+    """Whether no number of a tensor is NaN or infinite, found without memory for each number."""
     import torch
 
     if tensor.numel() == 0:
@@ -108,13 +109,13 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def some(names: Set[str]) -> str:
-    """A few of the names, and how many more there are."""
+    """A phrase with the first three names and the number of the others."""
     shown = ", ".join(sorted(names)[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
 def tensors_file(folder: Path) -> Path:
-    """The file that holds a part's tensors, safetensors before a pickle; WeightsError if none."""
+    """The file of tensors in a folder, safetensors or else a pickle. Raises WeightsError."""
     pickled, path = folder / PICKLE, folder / TENSORS
     if os.path.exists(pickled) and not os.path.exists(path):
         path = pickled
@@ -123,9 +124,10 @@ def tensors_file(folder: Path) -> Path:
 
 
 def open_tensors(path: Path) -> StoredTensors:
-    """The tensors of a safetensors file, or of a pickle without code; nothing is read yet.
+    """Open a safetensors file, or a pickle of tensors, without reading the tensors yet.
 
-    Raises WeightsError, WeightsCorrupt.
+    Raises WeightsError for a file that is missing or may not be read, WeightsCorrupt for a damaged
+    one or a pickle that holds more than tensors.
     """
     require(path)
     try:
@@ -150,7 +152,7 @@ def _open_safetensors(path: Path) -> StoredTensors:
         file: Any = safe_open(path, framework="pt")
     except SafetensorError as error:
         message = f"{path} is not a whole safetensors file: {error}"
-        raise WeightsCorrupt(message, GET_ANEW) from error
+        raise WeightsCorrupt(message, GET_AGAIN) from error
     return StoredTensors(set(file.keys()), read)
 
 
@@ -165,14 +167,14 @@ def _open_pickle(path: Path) -> StoredTensors:
         message = f"{path} is damaged or holds more than tensors, such as code, which was not run"
         raise WeightsCorrupt(message, "get the model as safetensors") from error
     except Exception as error:  # in a damaged file, anything can fail anywhere
-        raise WeightsCorrupt(f"{path} is not a whole pickle of tensors", GET_ANEW) from error
+        raise WeightsCorrupt(f"{path} is not a whole pickle of tensors", GET_AGAIN) from error
     if not isinstance(content, dict) or not all(_is_named(*item) for item in content.items()):
-        raise WeightsCorrupt(f"{path} is a pickle of something else than tensors", GET_ANEW)
+        raise WeightsCorrupt(f"{path} is a pickle of something else than tensors", GET_AGAIN)
     return StoredTensors(set(content), lambda name: content[name].detach())
 
 
 def _is_named(name: object, value: object) -> bool:
-    """Whether this is a name and a tensor whose numbers lie in memory as they are."""
+    """Whether `name` is text and `value` an ordinary tensor: dense, on the CPU, not quantised."""
     import torch
 
     if not isinstance(name, str) or not isinstance(value, torch.Tensor):
@@ -180,17 +182,17 @@ def _is_named(name: object, value: object) -> bool:
     return value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
 
 
-def read_json(path: Path) -> Config:
-    """The object in a JSON file. Raises WeightsError, WeightsCorrupt."""
+def read_json(path: Path) -> Json:
+    """Read the object in a JSON file. Raises WeightsError, WeightsCorrupt if it holds none."""
     require(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
-        raise WeightsCorrupt(f"{path} is not JSON: {error}", GET_ANEW) from error
+        raise WeightsCorrupt(f"{path} is not JSON: {error}", GET_AGAIN) from error
     if not isinstance(content, dict):
-        raise WeightsCorrupt(f"{path} is not a JSON object", GET_ANEW)
+        raise WeightsCorrupt(f"{path} is not a JSON object", GET_AGAIN)
     return content
 
 
@@ -203,10 +205,10 @@ def require(path: Path) -> None:
         pass
     except OSError as error:
         raise unreadable(path, error) from error
-    raise WeightsError(f"{path} is missing", GET_ANEW)
+    raise WeightsError(f"{path} is missing", GET_AGAIN)
 
 
-def write_part(folder: Path, config: Config, tensors: Mapping[str, Tensor], dtype: str) -> None:
+def write_part(folder: Path, config: Json, tensors: Mapping[str, Tensor], dtype: str) -> None:
     """Write a folder of configuration and tensors, the latter in the number format `dtype`.
 
     Raises WeightsError for a tensor that is not finite in that format, OSError.
@@ -225,7 +227,7 @@ def write_part(folder: Path, config: Config, tensors: Mapping[str, Tensor], dtyp
 
 
 def _untied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same with memory of their own for those that share it, as safetensors demands."""
+    """The tensors with copies of those that share memory with another, as safetensors demands."""
     owners = {tensor.data_ptr(): name for name, tensor in tensors.items()}
     return {
         name: tensor if owners[tensor.data_ptr()] == name else tensor.clone()
@@ -246,13 +248,12 @@ def _write_safetensors(path: Path, tensors: dict[str, Tensor]) -> None:
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
-def write_json(path: Path, content: Config) -> None:
+def write_json(path: Path, content: Json) -> None:
     """Write an object as a JSON file, in a folder that may not be there yet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def unreadable(path: Path, error: OSError) -> WeightsError:
-    """What to raise for a file that is there but cannot be read."""
-    reason = (error.strerror or str(error)).lower()
-    return WeightsError(f"cannot read {path}: {reason}", "check who may read it")
+    """The error to raise for a file that exists but cannot be read."""
+    return WeightsError(f"cannot read {path}: {reason_of(error)}", "check who may read it")

@@ -1,38 +1,40 @@
-"""Finds models by name: those that come with the program, directories, and those of the Hub.
+"""Finds models by name or path, and fetches those of the Hub that are not on this machine yet.
 
-Nothing is loaded here. A model of the Hub that is not on this machine yet is fetched.
+Nothing is loaded here; see `load.py`.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectro_render.checkpoints.hub import KNOWN_MODELS, pull
+from spectro_render.checkpoints.files import read_json
+from spectro_render.checkpoints.hub import KNOWN_MODELS, cached, pull
 from spectro_render.checkpoints.hub_cache import (
     HubName,
     cache_folder,
-    cached,
-    cached_models,
-    cached_name,
-    is_begun,
-    is_hub_name,
-    size_of,
+    name_of_snapshot,
+    parse_hub_name,
+    snapshots,
 )
 from spectro_render.checkpoints.manifest import (
     INDEX,
     VOCODERS,
     ModelFiles,
+    choose_vocoder_files,
     fingerprint,
     has_vocoder,
     is_onnx,
+    is_whole,
     model_files,
     sha256,
     verify_vocoder,
     vocoder_files,
     vocoder_kinds,
 )
+from spectro_render.checkpoints.names import FOLDERS
 from spectro_render.errors import WeightsError, WeightsNotFound
 from spectro_render.report import Reporter
 
@@ -42,12 +44,12 @@ MODEL_FOLDERS = (PACKAGE.parent / "weights", PACKAGE / "_weights")  # of a check
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model that may be named."""
+    """A model in the list of those that can be named."""
 
     name: str
     state: str  # "bundled", "downloaded", "incomplete" or "not downloaded"
     size: int  # bytes
-    path: Path | None  # None: nothing of it is here
+    path: Path | None  # None: there is no directory of it
 
 
 def available_models() -> dict[str, Path]:
@@ -59,27 +61,40 @@ def available_models() -> dict[str, Path]:
     return found
 
 
-def list_models() -> list[ModelEntry]:
+def model_entries() -> list[ModelEntry]:
     """The models that come with the program, those in the Hub's cache, and the known ones."""
     entries = [
-        ModelEntry(name, "bundled", size_of(path), path)
+        ModelEntry(name, "bundled", _size_of(path), path)
         for name, path in available_models().items()
     ]
-    for model in cached_models():
-        state = "downloaded" if model.is_whole else "incomplete"
-        entries.append(ModelEntry(model.name, state, size_of(model.path), model.path))
+    for path in filter(_is_model, snapshots()):
+        state = "downloaded" if is_whole(path) else "incomplete"
+        entries.append(ModelEntry(model_name(path), state, _size_of(path), path))
     names = {entry.name for entry in entries}
     for name, size in KNOWN_MODELS.items():
         if name not in names:
-            state = "incomplete" if is_begun(HubName(name)) else "not downloaded"
+            state = "incomplete" if HubName(name).is_begun else "not downloaded"
             entries.append(ModelEntry(name, state, size, None))
     return entries
 
 
-def find_model(name: str | os.PathLike[str]) -> Path:
-    """The directory of a model that is here, given by name or by path; a name wins over a path.
+def _is_model(path: Path) -> bool:
+    """Whether the index of a directory lists our networks; the cache holds models of any kind."""
+    try:
+        return {FOLDERS["notes"], FOLDERS["decoder"]} <= set(read_json(path / INDEX))
+    except WeightsError:
+        return False
 
-    Raises WeightsNotFound, with the known names and every place looked at.
+
+def _size_of(path: Path) -> int:
+    """Bytes of all files in a model directory."""
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def find_model(name: str | os.PathLike[str]) -> Path:
+    """The directory of a model on this machine, given by name or by path; a name wins over a path.
+
+    Raises WeightsNotFound, which tells the known names and every place searched.
     """
     path = _find(name)
     if path is None:
@@ -87,27 +102,25 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     return path
 
 
-def get_model(
-    name: str | os.PathLike[str], reporter: Reporter, *, vocoder_only: bool = False
-) -> Path:
+def get_model(name: str | os.PathLike[str], reporter: Reporter) -> Path:
     """The directory of a model given by name or by path; one of the Hub is fetched if need be.
 
-    `vocoder_only` fetches no more than the vocoder. Raises as `find_model` and `hub.pull` do.
+    Raises WeightsNotFound, and what `hub.pull` raises.
     """
-    path = _find(name, vocoder_only=vocoder_only)
+    path = _find(name)
     if path is not None:
         return path
-    if is_hub_name(name):
-        return pull(str(name), reporter, vocoder_only=vocoder_only)
+    if parse_hub_name(name):
+        return pull(str(name), reporter)
     raise _not_found(name)
 
 
 def refresh_model(name: str, reporter: Reporter) -> Path:
-    """The directory of a model; one of the Hub is brought to the newest state of its name.
+    """The directory of a model, which for one of the Hub is first brought up to date.
 
-    Raises as `find_model` and `hub.pull` do.
+    Raises WeightsNotFound, and what `hub.pull` raises.
     """
-    is_local = name in available_models() or os.path.isdir(name) or not is_hub_name(name)
+    is_local = name in available_models() or os.path.isdir(name) or not parse_hub_name(name)
     return find_model(name) if is_local else pull(name, reporter)
 
 
@@ -116,12 +129,12 @@ def resolve_model(
     vocoder: str | os.PathLike[str] | None = None,
     reporter: Reporter | None = None,
 ) -> ModelFiles:
-    """Find the files of a model and of the vocoder that goes with it; fetch what is not here.
+    """Find the files of a model and of its vocoder, and fetch what is not on this machine.
 
-    `vocoder` insists on one of the model's own, a kind of VOCODERS, or takes that of another model
-    (a name or a directory) or an ONNX file; None takes the best that the model has. Without a
-    `reporter` a download is told of on standard error. Raises WeightsNotFound, DownloadError,
-    WeightsCorrupt, and WeightsError for another model that holds no vocoder.
+    `vocoder` is a kind of vocoder that the model has, one of VOCODERS; or another model, by name or
+    directory, whose vocoder is to be used; or an ONNX file. None takes the best that the model has.
+    Without a `reporter`, downloads are reported on standard error. Raises WeightsNotFound,
+    DownloadError, WeightsCorrupt, and WeightsError for another model that holds no vocoder.
     """
     reporter = reporter or Reporter()
     path = get_model(name, reporter)
@@ -139,11 +152,13 @@ def _find_vocoder(choice: str | os.PathLike[str], reporter: Reporter) -> tuple[P
         if not os.path.isfile(choice):
             raise WeightsNotFound(f"no ONNX file {str(choice)!r}", "check the path")
         return Path(choice), "onnx"
+    path = _find(choice, has_vocoder)
     try:
-        path = get_model(choice, reporter, vocoder_only=True)
+        if path is None and not parse_hub_name(choice):
+            raise _not_found(choice)
+        path = path or pull(str(choice), reporter, choose=choose_vocoder_files)
     except WeightsNotFound as error:
-        kinds = ", ".join(VOCODERS)
-        hint = f"one of {kinds}, a model or an ONNX file"
+        hint = f"use one of {', '.join(VOCODERS)}, a model or an ONNX file"
         raise WeightsNotFound(f"no vocoder {str(choice)!r}: {error.message}", hint) from error
     if not has_vocoder(path):
         raise WeightsError(f"{path} holds no vocoder", "choose another model, or griffin-lim")
@@ -156,7 +171,7 @@ def fingerprint_of(files: ModelFiles) -> str:
 
     Raises WeightsError, WeightsCorrupt.
     """
-    own = fingerprint(files.directory, model_files(files.directory))
+    own = fingerprint(files.directory, _files_to_load(files))
     if files.vocoder == files.directory:
         return own
     place = files.vocoder
@@ -166,40 +181,45 @@ def fingerprint_of(files: ModelFiles) -> str:
 
 def bytes_of(files: ModelFiles) -> int:
     """The size of the files that loading this model may read. Raises WeightsError."""
-    return sum(os.path.getsize(files.directory / file) for file in model_files(files.directory))
+    return sum(os.path.getsize(files.directory / file) for file in _files_to_load(files))
+
+
+def _files_to_load(files: ModelFiles) -> list[Path]:
+    return model_files(files.directory, read_json(files.directory / INDEX))
 
 
 def is_vocoder(name: str) -> bool:
-    """Whether this may be asked for: a kind, an ONNX file, a model that is here or on the Hub."""
+    """Whether a name can be that of a vocoder: a kind, an ONNX file, a model here or on the Hub."""
     return name in VOCODERS or is_onnx(name) or may_be_model(name)
 
 
 def models_at_hand() -> list[str]:
     """The names of all models that can be rendered with at once."""
-    return [entry.name for entry in list_models() if entry.state in ("bundled", "downloaded")]
+    return [entry.name for entry in model_entries() if entry.state in ("bundled", "downloaded")]
 
 
 def may_be_model(name: str) -> bool:
-    """Whether the name is that of a model here, or could be that of one on the Hub."""
-    return is_hub_name(name) or _find(name) is not None
+    """Whether a name is that of a model here, or can be that of one on the Hub."""
+    return parse_hub_name(name) is not None or _find(name) is not None
 
 
 def model_name(path: Path) -> str:
-    """What to call the model in a directory."""
-    return cached_name(path) or path.resolve().name
+    """The name of the model in a directory: that on the Hub, or else the directory's."""
+    return name_of_snapshot(path) or path.resolve().name
 
 
-def _find(name: str | os.PathLike[str], *, vocoder_only: bool = False) -> Path | None:
+def _find(name: str | os.PathLike[str], is_ready: Callable[[Path], bool] = is_whole) -> Path | None:
+    """The directory of a model on this machine; one in the Hub's cache only if `is_ready`."""
     models = available_models()
     if name in models:
         return models[str(name)]
     if os.path.isdir(name):
         return Path(name)
-    return cached(name, vocoder_only=vocoder_only)
+    return cached(name, is_ready)
 
 
 def _not_found(name: str | os.PathLike[str]) -> WeightsNotFound:
-    if is_hub_name(name):
+    if parse_hub_name(name):
         message = f"no model {str(name)!r} here: looked at {Path(name)} and {cache_folder()}"
         return WeightsNotFound(message, f"spectro-render models pull {name}, if the Hub has it")
     places = [*(root / name for root in MODEL_FOLDERS), Path(name)]

@@ -1,7 +1,7 @@
 """Loads and saves model directories.
 
-`manifest.py` draws the layout, `find.py` finds a directory by its name. No code in a file of
-weights is ever run.
+`manifest.py` draws the layout, `find.py` finds a directory by its name. No code that a file of
+weights may hold is ever run.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from spectro_render.checkpoints import names as layout
 from spectro_render.checkpoints.files import (
     CONFIG,
     TENSORS,
+    Json,
     fill,
     read_json,
     tensors_file,
@@ -33,11 +33,20 @@ from spectro_render.checkpoints.manifest import (
     ModelFiles,
     has_part,
     is_onnx,
+    model_files,
     verify_listed,
     vocoder_kinds,
     write_checksums,
 )
-from spectro_render.checkpoints.names import UNSUPPORTED, Config
+from spectro_render.checkpoints.names import (
+    FOLDERS,
+    UNSUPPORTED,
+    read_config,
+    read_schedule,
+    stored_name,
+    write_config,
+    write_schedule,
+)
 from spectro_render.errors import OptionError, WeightsError
 
 if TYPE_CHECKING:
@@ -47,7 +56,7 @@ if TYPE_CHECKING:
     from spectro_render.tokens.vocabulary import Vocabulary
     from spectro_render.vocoder.melgan import MelGAN, Vocoder
 
-NOTES_CONFIG = Path(layout.FOLDERS["notes"], CONFIG)
+NOTES_CONFIG = Path(FOLDERS["notes"], CONFIG)
 QUALITIES = ("fast", "best")
 
 Preset: TypeAlias = tuple[str, int]  # sampler, steps
@@ -55,34 +64,37 @@ Preset: TypeAlias = tuple[str, int]  # sampler, steps
 
 @dataclass(frozen=True)
 class Defaults:
-    """How a model is best rendered, where the user does not say."""
+    """The options that suit a model best, for those that the user does not choose."""
 
     sampler: str = "diffusers"
     steps: int = 100
     guidance: float = 1.0
-    gain: float | None = None  # dB; None: the program's own
-    fast: Preset = ("dpm++", 10)  # of `quality` "fast": sampler, steps
-    best: Preset = ("ddpm", 1000)  # of "best": the paper's
+    gain: float | None = None  # dB; None: the program's default
+    fast: Preset = ("dpm++", 10)  # for quality "fast"
+    best: Preset = ("ddpm", 1000)  # for quality "best": as in the paper
 
     def preset(self, quality: str | None) -> Preset:
-        """Sampler and steps of `quality`, one of QUALITIES or None; raises OptionError."""
+        """The sampler and number of steps for a quality; None means the model's default.
+
+        Raises OptionError for a quality that is not among QUALITIES.
+        """
         if quality is None:
             return self.sampler, self.steps
         if quality not in QUALITIES:
-            raise OptionError(f"unknown quality {quality!r}", f"one of {', '.join(QUALITIES)}")
+            raise OptionError(f"unknown quality {quality!r}", f"use one of {', '.join(QUALITIES)}")
         preset: Preset = getattr(self, quality)
         return preset
 
 
-# diffusers' pipeline, whose directories do not say, takes these steps. It applies no guidance, but
-# the published weights were meant for this much (the notebook of their authors).
+# Directories that diffusers wrote hold no defaults; its pipeline takes so many steps. It applies no
+# guidance, but the published weights were meant for this much (the notebook of their authors).
 PUBLISHED_CLASS = "SpectrogramDiffusionPipeline"
 PUBLISHED_DEFAULTS = Defaults("diffusers", steps=100, guidance=2.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A model directory, loaded."""
+    """A loaded model: its network, vocoder and vocabulary, on the CPU and in float32."""
 
     name: str
     path: Path
@@ -105,10 +117,15 @@ def load_model(files: ModelFiles) -> Checkpoint:
     missing or unsupported.
     """
     path = files.directory
-    verify_listed(path)
     index = read_json(path / INDEX)
-    config = _read_model_config(path, index)
-    schedule = layout.read_schedule(read_json(path / SCHEDULER))
+    verify_listed(path, model_files(path, index))
+    configs = {
+        part: read_json(path / folder / CONFIG)
+        for part, folder in FOLDERS.items()
+        if has_part(part, index)
+    }
+    scheduler = read_json(path / SCHEDULER)
+    config, schedule = read_config(configs, scheduler), read_schedule(scheduler)
     return Checkpoint(
         name=files.name,
         path=path,
@@ -122,19 +139,10 @@ def load_model(files: ModelFiles) -> Checkpoint:
     )
 
 
-def _read_model_config(path: Path, index: Config) -> ModelConfig:
-    parts = {
-        part: read_json(path / folder / CONFIG)
-        for part, folder in layout.FOLDERS.items()
-        if has_part(part, index)
-    }
-    return layout.read_config(parts, read_json(path / SCHEDULER))
-
-
 def read_vocabulary(path: Path) -> Vocabulary:
-    """What the model in this directory reads, from its configuration alone.
+    """Read the vocabulary of the model in a directory, from its configuration alone.
 
-    Raises WeightsError, WeightsCorrupt.
+    Raises WeightsError where that is missing or not supported, WeightsCorrupt where it is damaged.
     """
     from spectro_render.tokens.vocabulary import Vocabulary
 
@@ -146,7 +154,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
         raise WeightsError(f"{NOTES_CONFIG}: {error}", UNSUPPORTED) from error
 
 
-def _read_defaults(index: Config, schedule: DiscreteSchedule) -> Defaults:
+def _read_defaults(index: Json, schedule: DiscreteSchedule) -> Defaults:
     from spectro_render.diffusion import check_sampling
 
     is_published = index.get("_class_name") == PUBLISHED_CLASS
@@ -165,15 +173,15 @@ def _read_defaults(index: Config, schedule: DiscreteSchedule) -> Defaults:
 
 
 def _load_network(path: Path, config: ModelConfig) -> MelModel:
-    """Build without numbers, and put the stored tensors in."""
+    """Build the network without numbers, and put the stored tensors in."""
     from spectro_render.network.build import make_model
 
     with without_numbers():
         model = make_model(config)
-    for part, folder in layout.FOLDERS.items():
+    for part, folder in FOLDERS.items():
         module = getattr(model, part)
         if module is not None:
-            names = {name: layout.stored_name(f"{part}.{name}") for name in module.state_dict()}
+            names = {name: stored_name(f"{part}.{name}") for name in module.state_dict()}
             fill(module, tensors_file(path / folder), names)
     return model.eval().requires_grad_(False)
 
@@ -182,12 +190,13 @@ def _load_network(path: Path, config: ModelConfig) -> MelModel:
 
 
 def load_vocoder(path: Path, kind: str) -> Vocoder:
-    """The vocoder of this kind in a model directory, or in an ONNX file; 'griffin-lim' needs none.
+    """Load a vocoder of a kind from a model directory or an ONNX file; 'griffin-lim' needs neither.
 
-    Raises OptionError for an unknown kind, WeightsError where the directory has none of that kind.
+    Raises OptionError for an unknown kind, WeightsError where the directory has none of that kind
+    or onnxruntime is not installed, WeightsCorrupt for a damaged file.
     """
     if kind not in VOCODERS:
-        raise OptionError(f"unknown vocoder {kind!r}", f"one of {', '.join(VOCODERS)}")
+        raise OptionError(f"unknown vocoder {kind!r}", f"use one of {', '.join(VOCODERS)}")
     if kind == "onnx" and is_onnx(path):
         return _load_onnx(path)
     kinds = vocoder_kinds(path)
@@ -234,35 +243,35 @@ def save_model(
     schedule: DiscreteSchedule | None = None,
     dtype: str = "float16",
 ) -> None:
-    """Write a model directory in the number format `dtype`, a name of torch's.
+    """Write a model directory with its numbers in the format `dtype`, a name of torch's.
 
-    Folders of earlier weights in it are replaced, other files (a model card) stay and are covered
-    by the checksums. Raises WeightsError for weights that are not finite in that format.
+    Folders of earlier weights in it are replaced; other files, such as a model card, stay and are
+    covered by the checksums. Raises WeightsError for weights that are not finite in that format,
+    and OSError.
     """
     from spectro_render.diffusion import DiscreteSchedule
 
     path = Path(directory)
-    for folder in (*layout.FOLDERS.values(), "scheduler", MELGAN):
+    for folder in (*FOLDERS.values(), "scheduler", MELGAN):
         shutil.rmtree(path / folder, ignore_errors=True)
-    parts = layout.write_config(model.config)
+    parts = write_config(model.config)
     for part, config in parts.items():
         state = getattr(model, part).state_dict()
-        tensors = {layout.stored_name(f"{part}.{name}"): state[name] for name in state}
-        write_part(path / layout.FOLDERS[part], config, tensors, dtype)
+        tensors = {stored_name(f"{part}.{name}"): state[name] for name in state}
+        write_part(path / FOLDERS[part], config, tensors, dtype)
     if vocoder is not None:
         config = {"_class_name": "MelGAN", **vocoder.config.to_dict()}
         write_part(path / MELGAN, config, vocoder.state_dict(), dtype)
-    scheduler = layout.write_schedule(model.config, schedule or DiscreteSchedule())
+    scheduler = write_schedule(model.config, schedule or DiscreteSchedule())
     write_json(path / SCHEDULER, scheduler)
     write_json(path / INDEX, _index(parts, defaults or Defaults()))
     write_checksums(path)
 
 
-def _index(parts: Mapping[str, Config], defaults: Defaults) -> Config:
-    """model_index.json: each part's library and class, as diffusers has it."""
+def _index(parts: Mapping[str, Json], defaults: Defaults) -> Json:
+    """Make model_index.json: each part's library and class, as in diffusers, and the defaults."""
     classes = {
-        layout.FOLDERS[part]: ["spectro_render", config["_class_name"]]
-        for part, config in parts.items()
+        FOLDERS[part]: ["spectro_render", config["_class_name"]] for part, config in parts.items()
     }
     stored = asdict(defaults)
     if parts["decoder"]["decoder"] == "autoregressive":  # has no steps to take

@@ -1,15 +1,16 @@
-"""Which files make up a model directory, and what vouches for them.
+"""Which files make up a model directory, and the checksums that vouch for them.
 
-One layout for the published weights and for ours, the one that diffusers saves:
+The published weights and ours have one layout, that of diffusers:
 
-    model_index.json       what the parts are; ours also keeps the defaults for rendering here
+    model_index.json       the library and the class of each part; in our models also the defaults
+                           for rendering
     notes_encoder/         config.json, diffusion_pytorch_model.safetensors (or .bin)
-    continuous_encoder/    the same (left out by models without context)
-    decoder/               the same
+    continuous_encoder/    likewise, in models with context
+    decoder/               likewise
     scheduler/             scheduler_config.json
     melgan/                model.onnx, or config.json and diffusion_pytorch_model.safetensors, or
                            nothing: then Griffin-Lim turns mels into sound
-    SHA256SUMS             of all other files (ours); checked before anything is loaded
+    SHA256SUMS             checksums of all other files, in our models; checked before loading
 
 Directories without SHA256SUMS that lie in the Hub's cache are vouched for by the cache: their files
 are links to blobs, which are named after the checksum that the Hub gave.
@@ -19,26 +20,26 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectro_render.checkpoints import names as layout
 from spectro_render.checkpoints.files import (
     CONFIG,
-    GET_ANEW,
+    GET_AGAIN,
     PICKLE,
     TENSORS,
+    Json,
     read_json,
     require,
     tensors_file,
     unreadable,
 )
-from spectro_render.checkpoints.names import Config
+from spectro_render.checkpoints.names import FOLDERS
 from spectro_render.errors import WeightsCorrupt, WeightsError
 
 INDEX = "model_index.json"
-VOCODERS = ("melgan", "onnx", "griffin-lim")  # the kinds
+VOCODERS = ("melgan", "onnx", "griffin-lim")  # the kinds of vocoder
 SCHEDULER = Path("scheduler", "scheduler_config.json")
 MELGAN = "melgan"  # the folder of any vocoder
 ONNX = Path(MELGAN, "model.onnx")
@@ -48,7 +49,7 @@ CHECKSUMS = "SHA256SUMS"
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where a model lies that has been found, and which vocoder goes with it."""
+    """The directory of a model that has been found, and the vocoder that goes with it."""
 
     name: str
     directory: Path
@@ -59,44 +60,43 @@ class ModelFiles:
 # --- which files ------------------------------------------------------------------------------
 
 
-def has_part(part: str, index: Config) -> bool:
-    """Whether a model with this model_index.json has a network of this name."""
-    return part != "context" or _speaks_of(index, layout.FOLDERS[part])
+def has_part(part: str, index: Json) -> bool:
+    """Whether a model with this model_index.json has a network of this name, a key of FOLDERS."""
+    return part != "context" or _is_listed(index, FOLDERS[part])
 
 
-def _speaks_of(index: Config, folder: str) -> bool:
-    """Whether a model_index.json has this part; diffusers may write `[null, null]` for none."""
+def _is_listed(index: Json, folder: str) -> bool:
+    """Whether a model_index.json lists this folder; diffusers may write `[null, null]` for none."""
     return index.get(folder) not in (None, [None, None])
 
 
-def model_files(directory: Path) -> Iterator[Path]:
-    """All files that loading may read, within the directory.
+def model_files(directory: Path, index: Json) -> list[Path]:
+    """All files that loading may read, relative to the directory; `index` is its model_index.json.
 
-    Raises WeightsError, WeightsCorrupt where the directory does not say or lacks tensors.
+    Raises WeightsError where the tensors of a listed network are missing.
     """
-    yield from (Path(INDEX), SCHEDULER)
-    index = read_json(directory / INDEX)
-    for part, folder in layout.FOLDERS.items():
+    files = [Path(INDEX), SCHEDULER]
+    for part, folder in FOLDERS.items():
         if has_part(part, index):
-            yield Path(folder, CONFIG)
-            yield tensors_file(directory / folder).relative_to(directory)
-    yield from vocoder_files(directory)
+            tensors = tensors_file(directory / folder)
+            files += [Path(folder, CONFIG), tensors.relative_to(directory)]
+    return [*files, *vocoder_files(directory)]
 
 
-def vocoder_files(directory: Path) -> Iterator[Path]:
-    """Those of the vocoders that are there, within the directory."""
-    yield from (file for file in _VOCODER_FILES if os.path.exists(directory / file))
+def vocoder_files(directory: Path) -> list[Path]:
+    """The files of the vocoders that the directory holds, relative to it."""
+    return [file for file in _VOCODER_FILES if os.path.exists(directory / file)]
 
 
 def is_whole(directory: Path) -> bool:
-    """Whether all files are there, among them the vocoder that the index speaks of."""
+    """Whether all files of a model are there, with the vocoder if its index lists one."""
     try:
-        files = list(model_files(directory))
-        needs_vocoder = _speaks_of(read_json(directory / INDEX), MELGAN)
+        index = read_json(directory / INDEX)
+        files = model_files(directory, index)
     except WeightsError:
         return False
     is_there = all(os.path.isfile(directory / file) for file in files)
-    return is_there and (has_vocoder(directory) or not needs_vocoder)
+    return is_there and (has_vocoder(directory) or not _is_listed(index, MELGAN))
 
 
 def is_onnx(name: str | os.PathLike[str]) -> bool:
@@ -111,21 +111,25 @@ def vocoder_kinds(directory: Path) -> list[str]:
 
 
 def has_vocoder(directory: Path) -> bool:
-    """Whether a vocoder comes with it."""
+    """Whether a model directory holds a vocoder."""
     return any(file.suffix != ".json" for file in vocoder_files(directory))
 
 
-def choose_files(names: Collection[str], *, vocoder_only: bool = False) -> list[str]:
-    """Of the files of a repository, given with `/`, those that loading reads.
+def choose_files(names: Collection[str]) -> list[str]:
+    """Of the files of a repository, named with `/`, those that loading reads.
 
     Tensors are taken as safetensors or, where there are none, as a pickle; never both.
     """
+    wanted = [*choose_vocoder_files(names), SCHEDULER.as_posix()]
+    for folder in FOLDERS.values():
+        is_safe = f"{folder}/{TENSORS}" in names
+        wanted += [f"{folder}/{CONFIG}", f"{folder}/{TENSORS if is_safe else PICKLE}"]
+    return [name for name in wanted if name in names]
+
+
+def choose_vocoder_files(names: Collection[str]) -> list[str]:
+    """Of the files of a repository, named with `/`, the index and what loading a vocoder reads."""
     wanted = [INDEX, *(file.as_posix() for file in _VOCODER_FILES)]
-    if not vocoder_only:
-        wanted.append(SCHEDULER.as_posix())
-        for folder in layout.FOLDERS.values():
-            is_safe = f"{folder}/{TENSORS}" in names
-            wanted += [f"{folder}/{CONFIG}", f"{folder}/{TENSORS if is_safe else PICKLE}"]
     return [name for name in wanted if name in names]
 
 
@@ -149,21 +153,25 @@ def verify(directory: Path) -> bool:
     Raises WeightsError for a file that is missing, WeightsCorrupt for one that differs from its
     checksum or that loading reads although SHA256SUMS does not list it.
     """
-    return verify_listed(directory) or _verify_blobs(directory)
+    files = model_files(directory, read_json(directory / INDEX))
+    return verify_listed(directory, files) or _verify_blobs(directory, files)
 
 
-def verify_listed(directory: Path) -> bool:
-    """The same by SHA256SUMS alone: False if there is none."""
+def verify_listed(directory: Path, files: Sequence[Path]) -> bool:
+    """Check the files of a model by SHA256SUMS alone: False if there is no such list.
+
+    `files` are those of `model_files`. Raises as `verify` does.
+    """
     expected = _read_checksums(directory)
-    for file in model_files(directory):
+    for file in files:
         require(directory / file)
     if expected is not None:
-        _check_listed(directory, expected, {*expected, *model_files(directory)})
+        _check_listed(directory, expected, {*expected, *files})
     return expected is not None
 
 
 def verify_vocoder(directory: Path) -> None:
-    """Check the files of the vocoders alone, if there is a SHA256SUMS."""
+    """Check the files of the vocoders alone, if there is a SHA256SUMS. Raises as `verify` does."""
     expected = _read_checksums(directory)
     if expected is not None:
         _check_listed(directory, expected, set(vocoder_files(directory)))
@@ -172,38 +180,51 @@ def verify_vocoder(directory: Path) -> None:
 def _check_listed(directory: Path, expected: Mapping[Path, str], files: Set[Path]) -> None:
     for file in sorted(files):
         if file not in expected:
-            raise WeightsCorrupt(f"{directory / CHECKSUMS} does not list {file}", GET_ANEW)
+            raise WeightsCorrupt(f"{directory / CHECKSUMS} does not list {file}", GET_AGAIN)
         check(directory / file, expected[file])
 
 
 def fingerprint(directory: Path, files: Iterable[Path]) -> str:
-    """SHA-256 of the checksums of files: those listed, of the Hub's cache, or their own."""
+    """SHA-256 of the checksums of files: those listed, those of the Hub's cache, or computed."""
     listed = _read_checksums(directory) or {}
 
     def checksum(file: Path) -> str:
-        blob = (directory / file).resolve()
-        return listed.get(file) or (blob.name if is_blob(blob) else sha256(blob))
+        path = directory / file
+        blob = _blob_of(path)
+        return listed.get(file) or (blob.name if blob and path.exists() else sha256(path))
 
     lines = (f"{checksum(file)} {file.as_posix()}" for file in files)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def check(path: Path, checksum: str, name: Path | str | None = None) -> None:
-    """Raise WeightsCorrupt if the file, called `name`, has another SHA-256, or SHA-1 as of git."""
+    """Raise WeightsCorrupt if a file, called `name`, has another SHA-256, or SHA-1 as of git."""
     found = sha256(path) if len(checksum) == 64 else git_sha1(path)
     if found != checksum:
         kind = "SHA-256" if len(checksum) == 64 else "SHA-1"
-        raise WeightsCorrupt(f"{name or path} has the {kind} {found}, not {checksum}", GET_ANEW)
+        raise WeightsCorrupt(f"{name or path} has the {kind} {found}, not {checksum}", GET_AGAIN)
 
 
-def _verify_blobs(directory: Path) -> bool:
+def _verify_blobs(directory: Path, files: Iterable[Path]) -> bool:
     """Check files of the Hub's cache, which are links to blobs that are named after checksums."""
-    blobs = {file: (directory / file).resolve() for file in model_files(directory)}
-    if not all(is_blob(blob) for blob in blobs.values()):
-        return False
+    blobs = {file: _blob_of(directory / file) for file in files}
     for file, blob in blobs.items():
-        check(blob, blob.name, directory / file)
+        if blob is None:
+            return False
+        check(directory / file, blob.name)
     return True
+
+
+def _blob_of(path: Path) -> Path | None:
+    """The blob of the Hub's cache to which a file is a link; None for any other file.
+
+    The blob may itself be a link, to content that several repositories share.
+    """
+    try:
+        blob = Path(os.path.normpath(path.parent.resolve() / os.readlink(path)))
+    except OSError:
+        return None
+    return blob if is_blob(blob) else None
 
 
 def is_blob(path: Path) -> bool:
@@ -213,7 +234,7 @@ def is_blob(path: Path) -> bool:
 
 
 def _read_checksums(directory: Path) -> dict[Path, str] | None:
-    """What SHA256SUMS lists: file -> SHA-256; None where there is no list."""
+    """The content of SHA256SUMS, file -> SHA-256; None where there is no such list."""
     listing = directory / CHECKSUMS
     try:
         lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -226,12 +247,12 @@ def _read_checksums(directory: Path) -> dict[Path, str] | None:
 
 
 def sha256(path: Path) -> str:
-    """In hexadecimal. Raises WeightsError for a file that cannot be read."""
+    """The SHA-256 of a file, in hexadecimal. Raises WeightsError for a file that cannot be read."""
     return _digest(path, lambda _: hashlib.sha256())
 
 
 def git_sha1(path: Path) -> str:
-    """What git calls the file's content, in hexadecimal (gitobjects, 'blob')."""
+    """The SHA-1 by which git knows a file's content, in hexadecimal (Git Internals, blobs)."""
     return _digest(path, lambda size: hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False))
 
 

@@ -1,4 +1,4 @@
-"""What diffusers calls our parameters and our settings: the two tables behind `weights.py`.
+"""Translates our names of parameters and settings into those of diffusers, and back.
 
 A model directory has one folder for each part of the network. Directories that diffusers wrote and
 our own use the same names; ours add a few settings, which default to those of the published model.
@@ -15,11 +15,11 @@ from spectro_render.constants import MAX_TOKENS, N_MELS, WINDOW_FRAMES
 from spectro_render.errors import WeightsError
 
 if TYPE_CHECKING:
+    from spectro_render.checkpoints.files import Json
     from spectro_render.diffusion import DiscreteSchedule
     from spectro_render.network.config import ModelConfig
 
-Config = dict[str, Any]  # a JSON object
-UNSUPPORTED = "choose another model, or a newer version of this program"  # what to do
+UNSUPPORTED = "choose another model, or a newer version of this program"  # what to do about it
 
 # Our module -> its folder.
 FOLDERS = {"notes": "notes_encoder", "context": "continuous_encoder", "decoder": "decoder"}
@@ -39,7 +39,7 @@ _ENCODER = {
     "encoder.layers.*.mlp.down": "encoders.*.layer.1.DenseReluDense.wo",
     "encoder.norm": "layer_norm",
 }
-PARAMETERS = {
+DIFFUSERS_PARAMETERS = {
     "notes": {
         "embedding": "token_embedder",
         "notes": "note_frames",  # frame-aligned models only, and unknown to diffusers
@@ -98,11 +98,11 @@ AUTOREGRESSIVE_SETTINGS = (  # of the decoder, beside those, in such models only
     "dither",
 )
 
-MAX_SETTING = 1 << 16  # nothing sensible is larger; building what is would take for ever
+MAX_SETTING = 1 << 16  # no sensible setting is larger; to build such a network would take for ever
 
-# What diffusers writes and our code has no choice about. Older releases leave some of it out.
+# Settings that diffusers writes and of which we know one value. Older releases leave some out.
 _T5 = {"feed_forward_proj": "gated-gelu", "is_decoder": False}
-FIXED: dict[str, Config] = {
+FIXED: dict[str, Json] = {
     "notes": {**_T5, "max_length": MAX_TOKENS},
     "context": {**_T5, "input_dims": N_MELS, "targets_context_length": WINDOW_FRAMES},
     "decoder": {
@@ -111,7 +111,7 @@ FIXED: dict[str, Config] = {
         "max_decoder_noise_time": 20_000.0,
     },
 }
-SCHEDULER: Config = {
+FIXED_SCHEDULER: Json = {
     "_class_name": "DDPMScheduler",
     "beta_schedule": "squaredcos_cap_v2",
     "clip_sample": True,
@@ -121,11 +121,7 @@ SCHEDULER: Config = {
     "trained_betas": None,
     "variance_type": "fixed_large",
 }
-PREDICTION_TYPES = {
-    "epsilon": "epsilon",
-    "v": "v_prediction",
-    "x0": "sample",
-}  # ours -> prediction_type
+PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}  # ours -> diffusers'
 
 DIFFUSERS_CLASSES = {
     "notes": "SpectrogramNotesEncoder",
@@ -136,26 +132,27 @@ OWN_CLASSES = {"notes": "FrameEncoder", "context": "ContextEncoder", "decoder": 
 
 
 def stored_name(parameter: str) -> str:
-    """Our name of a parameter, 'decoder.norm.weight' -> its name on disk, 'decoder_norm.weight'."""
+    """The name on disk of one of our parameters: 'decoder.norm.weight' -> 'decoder_norm.weight'."""
     part, _, name = parameter.partition(".")
     layer = re.search(r"(?<=\blayers\.)\d+", name)
     number = layer.group() if layer else ""
-    for ours, theirs in PARAMETERS[part].items():
+    for ours, theirs in DIFFUSERS_PARAMETERS[part].items():
         prefix = ours.replace("*", number)
         if name.startswith(f"{prefix}."):
             return theirs.replace("*", number) + name.removeprefix(prefix)
     raise KeyError(parameter)
 
 
-def read_config(parts: Mapping[str, Config], scheduler: Config) -> ModelConfig:
-    """The settings of a network, from the config.json of each part and of the scheduler.
+def read_config(parts: Mapping[str, Json], scheduler: Json) -> ModelConfig:
+    """Read the settings of a network from its parts' config.json and from scheduler_config.json.
 
-    Raises WeightsError for a setting that is missing, contradicts another or is not supported.
+    `parts` has the keys of FOLDERS; a model without context lacks "context". Raises WeightsError
+    for a setting that is missing, contradicts another or is not supported.
     """
     from spectro_render.network.config import ModelConfig
 
     known = {field.name: field for field in fields(ModelConfig)}
-    values: Config = {"target": _read_target(scheduler)}
+    values: Json = {"target": _read_target(scheduler)}
     for part, config in parts.items():
         place = f"{FOLDERS[part]}/config.json"
         _check_fixed(config, FIXED[part], place)
@@ -173,18 +170,21 @@ def read_config(parts: Mapping[str, Config], scheduler: Config) -> ModelConfig:
 
 
 def _place(error: str) -> str:
-    """The file with the setting that an error begins with; what names none is the decoder's."""
+    """The file to blame for an error of ModelConfig, which begins with the name of a setting."""
     setting = error.split()[0]
     part = next((part for part, names in OWN_SETTINGS.items() if setting in names), "decoder")
     return f"{FOLDERS[part]}/config.json"
 
 
-def write_config(config: ModelConfig) -> dict[str, Config]:
-    """The config.json of each part: what `read_config` reads.
+def write_config(config: ModelConfig) -> dict[str, Json]:
+    """Make the config.json of each part, as `read_config` reads them: part -> JSON object.
 
-    A model that diffusers' classes would misread does not carry their names.
+    Only models that diffusers' classes can load carry the names of those.
     """
-    classes = _classes(config)
+    published = config.conditioning == "cross_attention" and config.level_width == 4 * config.width
+    classes = DIFFUSERS_CLASSES if published else OWN_CLASSES
+    if config.decoder == "autoregressive":
+        classes = {**classes, "decoder": "CausalDecoder"}
     return {
         part: {
             "_class_name": classes[part],
@@ -197,24 +197,16 @@ def write_config(config: ModelConfig) -> dict[str, Config]:
     }
 
 
-def _classes(config: ModelConfig) -> Mapping[str, str]:
-    published = config.conditioning == "cross_attention" and config.level_width == 4 * config.width
-    classes = DIFFUSERS_CLASSES if published else OWN_CLASSES
-    if config.decoder == "autoregressive":
-        return {**classes, "decoder": "CausalDecoder"}
-    return classes
-
-
 def _own_settings(part: str, decoder: str) -> tuple[str, ...]:
     is_other = part == "decoder" and decoder == "autoregressive"
     return OWN_SETTINGS[part] + (AUTOREGRESSIVE_SETTINGS if is_other else ())
 
 
-def read_schedule(scheduler: Config) -> DiscreteSchedule:
-    """diffusers' noise schedule from scheduler_config.json; WeightsError if it is another kind."""
+def read_schedule(scheduler: Json) -> DiscreteSchedule:
+    """Read the noise schedule in scheduler_config.json. Raises WeightsError for an unknown kind."""
     from spectro_render.diffusion import DiscreteSchedule
 
-    _check_fixed(scheduler, SCHEDULER, "scheduler_config.json")
+    _check_fixed(scheduler, FIXED_SCHEDULER, "scheduler_config.json")
     steps, offset = scheduler.get("num_train_timesteps", 1000), scheduler.get("steps_offset", 0)
     if type(steps) is not int or type(offset) is not int or steps < 1 or offset < 0:
         message = f"scheduler_config.json: {steps} training steps, offset {offset}"
@@ -222,17 +214,17 @@ def read_schedule(scheduler: Config) -> DiscreteSchedule:
     return DiscreteSchedule(steps, offset)
 
 
-def write_schedule(config: ModelConfig, schedule: DiscreteSchedule) -> Config:
-    """scheduler_config.json, for diffusers' DDPMScheduler too."""
+def write_schedule(config: ModelConfig, schedule: DiscreteSchedule) -> Json:
+    """Make scheduler_config.json, which diffusers' DDPMScheduler can read as well."""
     return {
-        **SCHEDULER,
+        **FIXED_SCHEDULER,
         "num_train_timesteps": schedule.train_steps,
         "steps_offset": schedule.steps_offset,
         "prediction_type": PREDICTION_TYPES[config.target],
     }
 
 
-def _read_target(scheduler: Config) -> str:
+def _read_target(scheduler: Json) -> str:
     stored = scheduler.get("prediction_type", "epsilon")
     for target, prediction_type in PREDICTION_TYPES.items():
         if stored == prediction_type:
@@ -241,7 +233,7 @@ def _read_target(scheduler: Config) -> str:
     raise WeightsError(message, UNSUPPORTED)
 
 
-def _read_settings(part: str, config: Config, place: str) -> Iterator[tuple[str, Any]]:
+def _read_settings(part: str, config: Json, place: str) -> Iterator[tuple[str, Any]]:
     for ours, theirs in SETTINGS[part].items():
         if theirs not in config:
             raise WeightsError(f"{place} does not say {theirs}", UNSUPPORTED)
@@ -262,7 +254,7 @@ def _check_value(field: Field[Any], value: Any, place: str) -> None:
         raise WeightsError(f"{place}: {field.name} is {value!r}", UNSUPPORTED)
 
 
-def _check_fixed(config: Config, fixed: Config, place: str) -> None:
+def _check_fixed(config: Json, fixed: Json, place: str) -> None:
     for key, value in fixed.items():
         if config.get(key, value) != value:
             message = f"{place}: {key} is {config[key]!r}, only {value!r} is supported"

@@ -1,6 +1,6 @@
-"""The authors' own checkpoints, of T5X, read into our names and shapes.
+"""Reads the T5X checkpoints of the model's authors into our names and shapes.
 
-Theirs are those of the models in github.com/magenta/music-spectrogram-diffusion.
+Their names and shapes are those of the models in github.com/magenta/music-spectrogram-diffusion.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spectro_render.checkpoints.files import GET_ANEW, as_weights, some, without_numbers
+from spectro_render.checkpoints.files import GET_AGAIN, as_weights, some, without_numbers
 from spectro_render.checkpoints.names import MAX_SETTING, UNSUPPORTED
 from spectro_render.checkpoints.t5x_files import StoredArray, open_checkpoint
 from spectro_render.errors import WeightsCorrupt, WeightsError
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from spectro_render.network.config import ModelConfig
 
-HEAD_WIDTH = 64  # of all published sizes
-VELOCITY_BINS = (1, 127)  # what the authors trained with
+HEAD_WIDTH = 64  # of every published model
+VELOCITY_BINS = (1, 127)  # of the vocabularies with which the authors trained
 
-# Our module -> theirs, where the previous mel is read as well, and where only notes are.
+# Our module -> theirs, in models that read notes and the mel before, and in those of notes alone.
 MODULES = {"notes": "token_encoder", "context": "continuous_encoder", "decoder": "decoder"}
 MODULES_WITHOUT_CONTEXT = {"notes": "encoder", "decoder": "decoder"}
 
@@ -43,7 +43,7 @@ _ENCODER = {
     "encoder.layers.*.mlp.down": "layers_*.mlp.wo.kernel",
     "encoder.norm": "encoder_norm.scale",
 }
-PARAMETERS = {
+T5X_PARAMETERS = {
     "notes": {"embedding": "token_embedder.embedding", **_ENCODER},
     "context": {"input": "input_proj.kernel", **_ENCODER},
     "decoder": {
@@ -74,7 +74,7 @@ PARAMETERS = {
 
 
 def read_t5x(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """The network in a checkpoint, and its parameters under our names, in float32 on the CPU.
+    """Read a network's settings and its parameters, under our names, in float32 on the CPU.
 
     `path` is the folder of a checkpoint, a folder around such, or a zip file of either; of several
     checkpoints the one of the latest step is read. Raises WeightsNotFound where there is none,
@@ -98,16 +98,16 @@ def read_t5x(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 
 
 def t5x_name(parameter: str, modules: Mapping[str, str] = MODULES) -> str:
-    """Our name of a parameter, 'decoder.norm.weight' -> 'decoder.decoder_norm.scale'."""
+    """The authors' name of a parameter: 'decoder.norm.weight' -> 'decoder.decoder_norm.scale'."""
     part, _, name = parameter.removesuffix(".weight").partition(".")
     layer = re.search(r"(?<=\blayers\.)\d+", name)
     number = layer.group() if layer else ""
     general = re.sub(r"\blayers\.\d+", "layers.*", name)
-    return f"{modules[part]}.{PARAMETERS[part][general]}".replace("*", number)
+    return f"{modules[part]}.{T5X_PARAMETERS[part][general]}".replace("*", number)
 
 
 def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Our parameters of a network, and their shapes."""
+    """The shape of each of our parameters of a network."""
     from spectro_render.network.model import SpectrogramModel
 
     with without_numbers():
@@ -118,18 +118,18 @@ def _shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 def _check_names(expected: set[str], found: set[str], place: Path) -> None:
     missing, unknown = expected - found, found - expected
     if missing:
-        raise WeightsCorrupt(f"{place} lacks {some(missing)}", GET_ANEW)
+        raise WeightsCorrupt(f"{place} lacks {some(missing)}", GET_AGAIN)
     if unknown:
         raise WeightsCorrupt(f"{place} holds unknown {some(unknown)}", UNSUPPORTED)
 
 
 def _as_weights(array: StoredArray, name: str, shape: tuple[int, ...], place: Path) -> Tensor:
-    """A parameter in our orientation. Raises WeightsCorrupt for another shape, before reading."""
+    """Read a parameter of `shape`, turned if it is a kernel. Raises WeightsCorrupt if another."""
     is_kernel = name.endswith(".kernel")
     expected = shape[::-1] if is_kernel else shape
     if array.shape != expected:
         message = f"{place}: {name} has the shape {list(array.shape)}, not {list(expected)}"
-        raise WeightsCorrupt(f"{message} like the rest", GET_ANEW)
+        raise WeightsCorrupt(f"{message} like the rest", GET_AGAIN)
     tensor = array.read()
     return as_weights(tensor.T if is_kernel else tensor, shape, f"{place}: {name}")
 
@@ -138,7 +138,7 @@ def _as_weights(array: StoredArray, name: str, shape: tuple[int, ...], place: Pa
 
 
 class _Sizes:
-    """The shapes of a checkpoint's arrays, all of which are (in, out)."""
+    """Derives a network's settings from the shapes of a checkpoint's arrays, (in, out) each."""
 
     def __init__(
         self, shapes: Mapping[str, tuple[int, ...]], modules: Mapping[str, str], place: Path
@@ -153,10 +153,9 @@ class _Sizes:
         _, mlp_width = self._shape("notes.encoder.layers.0.mlp.gate")
         _, level_width = self._shape("decoder.level.hidden")
         if inner % head_width:
-            message = f"{self._place}: {inner} is no multiple of a head's width, {head_width}"
-            raise WeightsError(
-                message, "put the config.gin that came with the checkpoint beside it"
-            )
+            message = f"{self._place}: {inner} is not a multiple of a head's width, {head_width}"
+            hint = "put the config.gin that came with the checkpoint beside it"
+            raise WeightsError(message, hint)
         return ModelConfig(
             width=width,
             heads=inner // head_width,
@@ -177,17 +176,17 @@ class _Sizes:
         shape = self._shapes[name]
         if len(shape) != 2 or not all(0 < size <= MAX_SETTING for size in shape):
             message = f"{self._place}: {name} has the shape {list(shape)}"
-            raise WeightsCorrupt(message, GET_ANEW)
+            raise WeightsCorrupt(message, GET_AGAIN)
         return shape
 
     def _layers(self, part: str) -> int:
-        """How many layers a module has; gaps in their numbers are found when names are checked."""
+        """The number of a module's layers. Gaps in their numbering show when names are checked."""
         module = re.escape(self._modules.get(part, "none"))
         numbers = (re.match(rf"{module}\.layers_(\d+)\.", name) for name in self._shapes)
         return len({number[1] for number in numbers if number})
 
     def _velocity_bins(self, rows: int) -> int:
-        """The authors' vocabulary whose table has so many rows."""
+        """The velocity bins of the authors' vocabulary with this many embeddings."""
         for bins in VELOCITY_BINS:
             if Vocabulary(bins).num_embeddings == rows:
                 return bins
@@ -196,7 +195,7 @@ class _Sizes:
 
 
 def _head_width(gin: str) -> int:
-    """What a config.gin says; the shapes do not tell it."""
+    """The width of an attention head in config.gin, which the shapes do not tell."""
     found = re.search(r"^(?:.*T5Config\.|\s+)head_dim\s*=\s*(\d+)\s*$", gin, re.MULTILINE)
     width = int(found[1]) if found else HEAD_WIDTH
     return width if 0 < width <= MAX_SETTING else HEAD_WIDTH

@@ -1,4 +1,4 @@
-"""The files of a T5X checkpoint: a tree of named arrays, in a folder or in a zip file.
+"""Opens T5X checkpoints: trees of named arrays, in a folder or in a zip file.
 
     base_with_context/
         config.gin             what was trained
@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from spectro_render.checkpoints.files import GET_ANEW, unreadable
+from spectro_render.checkpoints.files import GET_AGAIN, unreadable
 from spectro_render.errors import WeightsCorrupt, WeightsError, WeightsNotFound
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-INDEX = "checkpoint"
+TREE = "checkpoint"  # the file with the tree
 GIN = "config.gin"
 VERSION = 3  # of the format, since June 2021
 FLOATS = ("float32", "bfloat16", "float16", "float64")
@@ -39,12 +39,12 @@ NDARRAY = 1  # flax.serialization's number for arrays among the extensions of ms
 MAX_RATIO = 100
 SLACK = 1 << 20  # bytes of names and empty space apart
 
-Node = dict[str, Any]  # of the tree, or a description in tensorstore's JSON
+Node = dict[str, Any]  # a branch of the tree, or a description in tensorstore's JSON
 
 
 @dataclass(frozen=True)
 class StoredArray:
-    """An array that is not read yet."""
+    """An array of a checkpoint: its shape, and a function that reads its numbers."""
 
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
@@ -52,7 +52,7 @@ class StoredArray:
 
 @dataclass(frozen=True)
 class T5XCheckpoint:
-    """Parameters by name, such as 'decoder.decoder_norm.scale', and the text of config.gin."""
+    """An open checkpoint: arrays by name, such as 'decoder.decoder_norm.scale', and config.gin."""
 
     place: Path
     arrays: dict[str, StoredArray]
@@ -67,20 +67,20 @@ def open_checkpoint(path: Path) -> T5XCheckpoint:
     """
     _require_packages()
     files = _open_files(path)
-    indices = files.indices()
-    if not indices:
-        message = f"{path} holds no T5X checkpoint: there is no file named {INDEX}"
+    trees = files.trees()
+    if not trees:
+        message = f"{path} holds no T5X checkpoint: there is no file named {TREE}"
         raise WeightsNotFound(message, "name the folder that holds checkpoint_500000, or its zip")
-    index = max(indices, key=_step)
-    folder = index.removesuffix(INDEX)
-    tree = _parse_index(files.read(index), path)
+    latest = max(trees, key=_step)
+    folder = latest.removesuffix(TREE)
+    tree = _parse_tree(files.read(latest), path)
     arrays = {name: _open_array(name, leaf, files, folder, path) for name, leaf in _leaves(tree)}
     return T5XCheckpoint(path, arrays, _read_gin(files, folder))
 
 
 def holds_t5x(path: Path) -> bool:
-    """Whether this looks like a T5X checkpoint: a folder of such, or any file."""
-    return path.is_file() or (path.is_dir() and bool(_Folder(path).indices()))
+    """Whether a path looks like a T5X checkpoint: a folder with a tree in it, or any file."""
+    return path.is_file() or (path.is_dir() and bool(_Folder(path).trees()))
 
 
 def _require_packages() -> None:
@@ -92,9 +92,9 @@ def _require_packages() -> None:
         raise WeightsError(message, "install spectro-render[t5x]") from None
 
 
-def _step(index: str) -> int:
-    """The step in the name of the index's folder, checkpoint_500000."""
-    number = re.search(r"_(\d+)/checkpoint$", index)
+def _step(tree: str) -> int:
+    """The training step in a path such as checkpoint_500000/checkpoint; -1 if there is none."""
+    number = re.search(r"_(\d+)/checkpoint$", tree)
     return int(number[1]) if number else -1
 
 
@@ -112,8 +112,8 @@ def _read_gin(files: _Files, folder: str) -> str:
 class _Files(Protocol):
     """A folder or a zip file. Names are relative to it, with `/`."""
 
-    def indices(self) -> list[str]:
-        """Where checkpoints begin."""
+    def trees(self) -> list[str]:
+        """The paths of all files with a tree, one in each checkpoint."""
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
@@ -122,13 +122,13 @@ class _Files(Protocol):
         """The content of a file. Raises WeightsError, WeightsCorrupt."""
 
     def kvstore(self, name: str) -> Node:
-        """What tensorstore needs to open a folder."""
+        """The description of a folder by which tensorstore opens it."""
 
 
 def _open_files(path: Path) -> _Files:
     if path.is_dir():
         return _Folder(path)
-    if path.name == INDEX and path.is_file():
+    if path.name == TREE and path.is_file():
         return _Folder(path.parent)
     if path.exists():
         return _ZipFile(path)
@@ -138,12 +138,12 @@ def _open_files(path: Path) -> _Files:
 class _Folder:
     def __init__(self, path: Path) -> None:
         path = Path(os.path.abspath(path))
-        is_checkpoint = (path / INDEX).is_file()
+        is_checkpoint = (path / TREE).is_file()
         self._root = path.parent if is_checkpoint else path  # shows what lies beside it, too
         self._folders = [path.name] if is_checkpoint else _list(path)
 
-    def indices(self) -> list[str]:
-        names = [f"{folder}/{INDEX}" for folder in self._folders]
+    def trees(self) -> list[str]:
+        names = [f"{folder}/{TREE}" for folder in self._folders]
         return [name for name in names if self.has(name)]
 
     def has(self, name: str) -> bool:
@@ -177,13 +177,13 @@ class _ZipFile:
             raise unreadable(path, error) from error
         except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
             message = f"{path} is neither a folder nor a whole zip file: {error}"
-            raise WeightsCorrupt(message, GET_ANEW) from error
+            raise WeightsCorrupt(message, GET_AGAIN) from error
         if size > MAX_RATIO * path.stat().st_size + SLACK:
             message = f"{path} claims to hold {size} bytes, which no weights of its size do"
-            raise WeightsCorrupt(message, GET_ANEW)
+            raise WeightsCorrupt(message, GET_AGAIN)
 
-    def indices(self) -> list[str]:
-        return [name for name in self._names if f"/{name}".endswith(f"/{INDEX}")]
+    def trees(self) -> list[str]:
+        return [name for name in self._names if f"/{name}".endswith(f"/{TREE}")]
 
     def has(self, name: str) -> bool:
         return name in self._names
@@ -196,7 +196,7 @@ class _ZipFile:
             if isinstance(error, OSError) and error.errno:
                 raise unreadable(self._path, error) from error
             message = f"{self._path}: {name} cannot be unpacked: {error}"
-            raise WeightsCorrupt(message, GET_ANEW) from error
+            raise WeightsCorrupt(message, GET_AGAIN) from error
 
     def kvstore(self, name: str) -> Node:
         file = {"driver": "file", "path": Path(os.path.abspath(self._path)).as_posix()}
@@ -206,19 +206,19 @@ class _ZipFile:
 # --- the tree ---------------------------------------------------------------------------------
 
 
-def _parse_index(content: bytes, place: Path) -> Node:
+def _parse_tree(content: bytes, place: Path) -> Node:
     """The tree of parameters in the content of a file `checkpoint`."""
     import msgpack
 
     try:
         stored = msgpack.unpackb(content)
     except (ValueError, RecursionError, msgpack.UnpackException) as error:
-        raise WeightsCorrupt(f"{place}: {INDEX} is not whole msgpack: {error}", GET_ANEW) from error
+        raise WeightsCorrupt(f"{place}: {TREE} is not whole msgpack: {error}", GET_AGAIN) from error
     match stored:
         case {"version": int(version), "optimizer": {"target": dict(target)}}:
             if version == VERSION:
                 return target
-    message = f"{place}: {INDEX} is no T5X checkpoint of version {VERSION}"
+    message = f"{place}: {TREE} is no T5X checkpoint of version {VERSION}"
     raise WeightsCorrupt(message, "is it one of the authors'?")
 
 
@@ -231,17 +231,17 @@ def _leaves(tree: Node, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _open_array(name: str, leaf: Any, files: _Files, folder: str, place: Path) -> StoredArray:
-    """Raises WeightsCorrupt for what is no array of floating-point numbers."""
+    """Open a leaf of the tree. Raises WeightsCorrupt unless it is an array of floats."""
     if isinstance(leaf, dict):
         return _open_zarr(files.kvstore(folder + _zarr_folder(leaf, name, place)), name, place)
     try:
         return _unpack_array(leaf)
     except (ValueError, TypeError, AttributeError) as error:
-        raise WeightsCorrupt(f"{place}: {name} is no array: {error}", GET_ANEW) from error
+        raise WeightsCorrupt(f"{place}: {name} is no array: {error}", GET_AGAIN) from error
 
 
 def _unpack_array(leaf: Any) -> StoredArray:
-    """An array within the index: a tuple of shape, name of the number format and bytes."""
+    """Open an array within the tree: a tuple of shape, name of the number format and bytes."""
     import msgpack
     import torch
 
@@ -268,7 +268,7 @@ def _zarr_folder(description: Node, name: str, place: Path) -> str:
         if ".." not in folder.split("/"):
             return folder
     message = f"{place}: {name} is said to lie at {path!r}, outside of the checkpoint"
-    raise WeightsCorrupt(message, GET_ANEW)
+    raise WeightsCorrupt(message, GET_AGAIN)
 
 
 def _open_zarr(kvstore: Node, name: str, place: Path) -> StoredArray:
@@ -280,7 +280,7 @@ def _open_zarr(kvstore: Node, name: str, place: Path) -> StoredArray:
         array = tensorstore.open(spec, open=True, read=True).result()
     if array.dtype.name not in FLOATS:
         message = f"{place}: {name} holds {array.dtype.name}, not floating-point numbers"
-        raise WeightsCorrupt(message, GET_ANEW)
+        raise WeightsCorrupt(message, GET_AGAIN)
 
     def read() -> Tensor:
         import torch
@@ -298,4 +298,4 @@ def _tensorstore_errors(name: str, place: Path) -> Iterator[None]:
         yield
     except (ValueError, OSError, RuntimeError, NotImplementedError) as error:
         reason = re.split(r"\n| \[", str(error), maxsplit=1)[0]
-        raise WeightsCorrupt(f"{place}: {name} cannot be read: {reason}", GET_ANEW) from error
+        raise WeightsCorrupt(f"{place}: {name} cannot be read: {reason}", GET_AGAIN) from error

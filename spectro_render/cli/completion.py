@@ -64,9 +64,9 @@ def offer_models(incomplete: str) -> list[str]:
 
 def offer_hub_models(incomplete: str) -> list[str]:
     """Models of the Hub: those in the cache, and the known ones."""
-    from spectro_render.checkpoints.find import list_models
+    from spectro_render.checkpoints.find import model_entries
 
-    names = [entry.name for entry in list_models() if entry.state != "bundled"]
+    names = [entry.name for entry in model_entries() if entry.state != "bundled"]
     return [name for name in names if name.startswith(incomplete)]
 
 

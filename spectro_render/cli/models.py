@@ -38,9 +38,9 @@ def list_models(
     'bundled', 'downloaded', 'incomplete' or 'not downloaded'; without a directory the last column
     is a -.
     """
-    from spectro_render.checkpoints import find as registry
+    from spectro_render.checkpoints.find import model_entries
 
-    for entry in registry.list_models():
+    for entry in model_entries():
         path = str(entry.path) if entry.path else None
         if json:
             facts = {"name": entry.name, "state": entry.state, "bytes": entry.size, "path": path}
@@ -67,7 +67,7 @@ def pull_model(
 
     The model goes to the cache that the Hub's tools share, and its directory is printed. The
     environment variables HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE work as in the Hub's own
-    tools. A download that was interrupted goes on where it stopped.
+    tools. After an interruption, files that are complete are not fetched again.
     """
     from spectro_render.checkpoints.find import refresh_model
 

@@ -1,6 +1,6 @@
-"""diffusers' names for the parts of its pipeline: thin modules around ours.
+"""The parts of diffusers' pipeline, under diffusers' names: thin modules around ours.
 
-They take and return what diffusers' classes do, so that code that calls a part by itself goes on
+They take and return what diffusers' classes do, so that code that calls a part directly keeps
 working. B windows, L tokens, T = 256 frames, M = 128 mel bands, D = width, S encoded positions.
 """
 
@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from spectro_render.checkpoints import names as layout
 from spectro_render.checkpoints.files import without_numbers
+from spectro_render.checkpoints.names import read_config, write_config, write_schedule
 from spectro_render.diffusion import DiscreteSchedule, ancestral, check_sampling, clean_mel
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.model import ContextEncoder, Decoder, Memory, TokenEncoder
@@ -27,8 +27,8 @@ Encoded: TypeAlias = tuple[Tensor, Tensor]  # (B, S, D), and a mask (B, S): Fals
 C = TypeVar("C", bound="Component")
 
 
-class Settings(dict[str, Any]):
-    """The content of a config file; its values are attributes too."""
+class ComponentConfig(dict[str, Any]):
+    """The content of a config file, whose values are attributes as well."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -38,22 +38,22 @@ class Settings(dict[str, Any]):
 
 
 class Component(nn.Module):
-    """One folder of a model directory. Without weights from there its numbers are random."""
+    """A network stored in one folder of a model directory; built anew, its numbers are random."""
 
-    part: ClassVar[str]  # its name among `layout.FOLDERS`
+    part: ClassVar[str]  # a key of `names.FOLDERS`
     network: nn.Module
 
     def __init__(self, **settings: Any) -> None:
-        """`settings` are those of the folder's config.json. Raises WeightsError."""
+        """Takes the settings in the folder's config.json. Raises WeightsError for bad ones."""
         super().__init__()
-        self.config = Settings(settings)
-        self.model_config = layout.read_config({self.part: settings}, {})
+        self.config = ComponentConfig(settings)
+        self.model_config = read_config({self.part: settings}, {})
 
     @classmethod
     def around(cls: type[C], network: nn.Module, config: ModelConfig) -> C:
-        """The component that this part of a loaded model is."""
+        """Make a component of a part of a loaded model, which it shares."""
         with without_numbers():  # those of `network` take their place
-            component = cls(**layout.write_config(config)[cls.part])
+            component = cls(**write_config(config)[cls.part])
         component.network = network
         return component
 
@@ -67,7 +67,7 @@ class Component(nn.Module):
 
 
 class SpectrogramNotesEncoder(Component):
-    """Token ids -> what the decoder reads about the notes."""
+    """Encodes token ids into what the decoder reads about the notes."""
 
     part = "notes"
     network: TokenEncoder
@@ -77,17 +77,17 @@ class SpectrogramNotesEncoder(Component):
         self.network = TokenEncoder(self.model_config)
 
     def forward(self, encoder_input_tokens: Tensor, encoder_inputs_mask: Tensor) -> Encoded:
-        """Ids (B, L) and mask (B, L), False where they are padding -> (B, L, D), and the mask."""
+        """Encode ids (B, L) with a mask (B, L), False at padding, as (B, L, D) and the mask."""
         mask = _if_any_is_padding(encoder_inputs_mask)
         return self.network(encoder_input_tokens, mask), encoder_inputs_mask
 
 
 class SpectrogramContEncoder(Component):
-    """The mel before -> what the decoder reads about it.
+    """Encodes the mel of the window before into what the decoder reads about it.
 
-    Its positions are counted from the mel's end, as the paper's code does it: a context of n frames
-    has its last frame where a whole one has it, at T - 1. (diffusers means to, but rolls the wrong
-    axis. For n = 0 and n = T, which is all that occurs in its pipeline, it is the same.)
+    Positions are counted from the mel's end, as in the paper's code: the last frame of a context of
+    n frames is at T - 1, like that of a whole one. (diffusers intends the same, but rolls the wrong
+    axis. In its pipeline n is 0 or T, for which the results agree.)
     """
 
     part = "context"
@@ -98,10 +98,10 @@ class SpectrogramContEncoder(Component):
         self.network = ContextEncoder(self.model_config)
 
     def forward(self, encoder_inputs: Tensor, encoder_inputs_mask: Tensor) -> Encoded:
-        """Mel on [-1, 1] (B, T, M) and mask (B, T) -> (B, T, D), and the mask.
+        """Encode a mel on [-1, 1] (B, T, M) with a mask (B, T) as (B, T, D) and the mask.
 
-        Where the whole mask is False, attention gives zeros and diffusers' the mean of all frames;
-        no decoder hears either.
+        Where the whole mask is False, this attention gives zeros and that of diffusers the mean of
+        all frames; no decoder attends to either.
         """
         if _if_any_is_padding(encoder_inputs_mask) is None:
             return self.network(encoder_inputs), encoder_inputs_mask
@@ -114,7 +114,7 @@ class SpectrogramContEncoder(Component):
 
 
 def _if_any_is_padding(mask: Tensor) -> Tensor | None:
-    """A mask (B, S) as the network wants it: True and False, and none where it hides nothing."""
+    """Convert a mask (B, S) to the network's form: boolean, or None where it hides nothing."""
     return None if bool(mask.all()) else mask.bool()
 
 
@@ -124,7 +124,7 @@ def _take(x: Tensor, frames: Tensor) -> Tensor:
 
 
 class T5FilmDecoder(Component):
-    """A noisy mel -> the noise in it, or whatever else the model predicts."""
+    """Predicts the noise in a noisy mel, or whatever else the model was trained to predict."""
 
     part = "decoder"
     network: Decoder
@@ -134,7 +134,7 @@ class T5FilmDecoder(Component):
         self.network = Decoder(self.model_config)
 
     def remember(self, encodings_and_masks: Sequence[Encoded]) -> Memory:
-        """What `forward` needs to know of them, computed once for all steps of a window."""
+        """Compute what `forward` needs of the encodings, once for all steps of a window."""
         encoded, masks = zip(*encodings_and_masks, strict=True)
         keys_values = tuple(self.network.remember(torch.cat(encoded, 1)))
         return Memory(keys_values, _if_any_is_padding(torch.cat(masks, 1)))
@@ -158,10 +158,10 @@ class T5FilmDecoder(Component):
 
 
 class SchedulerOutput(NamedTuple):
-    """A step's result, (B, T, M) each."""
+    """The result of a step of the scheduler; mels are (B, T, M)."""
 
     prev_sample: Tensor  # the mel one step less noisy
-    pred_original_sample: Tensor  # the clean mel as it seems from here
+    pred_original_sample: Tensor  # the clean mel, as estimated at this step
 
 
 class SpectrogramScheduler:
@@ -170,13 +170,13 @@ class SpectrogramScheduler:
     init_noise_sigma = 1.0
 
     def __init__(self, config: ModelConfig, schedule: DiscreteSchedule) -> None:
-        self.config = Settings(layout.write_schedule(config, schedule))
+        self.config = ComponentConfig(write_schedule(config, schedule))
         self.timesteps = torch.empty(0, dtype=torch.int64)
         self._schedule = schedule
         self._target = config.target
 
     def set_timesteps(self, num_inference_steps: int) -> None:
-        """Choose the training steps to visit. Raises OptionError for more than there are."""
+        """Choose which training steps to visit. Raises OptionError for more than there are."""
         check_sampling("diffusers", num_inference_steps, self._schedule)
         self._levels = self._schedule.levels(num_inference_steps)
         times = [round(level.time * self._schedule.train_steps) for level in self._levels[:-1]]
@@ -184,7 +184,7 @@ class SpectrogramScheduler:
         self.timesteps = torch.tensor(times)
 
     def scale_model_input(self, sample: Tensor, timestep: int | Tensor) -> Tensor:
-        """What the network gets to see: the sample as it is."""
+        """Scale the network's input: not at all, in this schedule."""
         return sample
 
     def step(
@@ -194,7 +194,7 @@ class SpectrogramScheduler:
         sample: Tensor,
         generator: Generator = None,
     ) -> SchedulerOutput:
-        """From `timestep`, one of `timesteps`, to the next, which is less noisy."""
+        """Advance from `timestep`, one of `timesteps`, to the next one, which is less noisy."""
         index = self._indices[int(timestep)]
         now, then = self._levels[index], self._levels[index + 1]
         x = sample.float()
@@ -206,9 +206,10 @@ class SpectrogramScheduler:
 
 
 def draw_like(tensor: Tensor, generator: Generator) -> Tensor:
-    """Noise in a tensor's shape, format and place; drawn where the generator is, as in diffusers.
+    """Draw noise in a tensor's shape, format and device.
 
-    `generator` may be a list of one, since there is one window at a time; None: torch's own.
+    As in diffusers it is drawn on the device of `generator`, which may be a list of one; None is
+    torch's own generator.
     """
     if isinstance(generator, list):
         (generator,) = generator
@@ -218,7 +219,7 @@ def draw_like(tensor: Tensor, generator: Generator) -> Tensor:
 
 
 class MelVocoder:
-    """Mel -> samples, on the CPU: what the folder `melgan` holds, called as diffusers calls it."""
+    """The vocoder in the folder `melgan`, on the CPU, called as diffusers calls its own."""
 
     def __init__(self, vocoder: Vocoder, folder: Path) -> None:
         self.vocoder = vocoder
@@ -226,10 +227,10 @@ class MelVocoder:
 
     @torch.no_grad()
     def __call__(self, *, input_features: npt.ArrayLike | Tensor) -> list[Samples]:
-        """Natural log-mel (1, T, 128) -> a list of one: samples (1, 320 T)."""
+        """Turn a natural log-mel (1, T, 128) into a list of one array of samples (1, 320 T)."""
         log_mel = torch.as_tensor(input_features, dtype=torch.float32, device="cpu")
         return [self.vocoder(log_mel).numpy()]
 
     def save_pretrained(self, folder: Path) -> None:
-        """Copy the files that it was loaded from."""
+        """Copy the files that the vocoder was loaded from."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)

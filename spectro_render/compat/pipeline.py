@@ -1,11 +1,11 @@
-"""diffusers' names for the whole: code written for its spectrogram diffusion pipeline runs here.
+"""Runs code that was written for diffusers' spectrogram diffusion pipeline.
 
     processor = MidiProcessor()
     pipe = SpectrogramDiffusionPipeline.from_pretrained("google/music-spectrogram-diffusion")
     audio = pipe(processor("song.mid")).audios[0]  # (1, S) at 16 kHz
 
 Arguments, results and the order in which noise is drawn are those of diffusers 0.24; where that
-does other than its documentation says, this does what it says.
+departs from its own documentation, this follows the documentation.
 """
 
 import inspect
@@ -46,19 +46,22 @@ OUTPUT_TYPES = ("np", "numpy", "mel")
 
 
 class MidiProcessor:
-    """MIDI -> the note ids of the published models."""
+    """Turns MIDI into the note ids that the published models read."""
 
     def __call__(self, midi: str | os.PathLike[str] | bytes | BinaryIO) -> list[list[int]]:
-        """The ids of each 5.12 s, padded with 0 to 2048. Raises MidiError, without notes too."""
+        """The ids of each window of 5.12 s, padded with 0 to 2048.
+
+        Raises MidiError for a file that cannot be read or holds no notes.
+        """
         windows = tokenize(read_midi(midi), Vocabulary())
         return [[*window.ids, *[PAD] * (MAX_TOKENS - len(window.ids))] for window in windows]
 
 
 class AudioPipelineOutput(dict[str, npt.NDArray[np.float32]]):
-    """What the pipeline returns: `out.audios`, `out["audios"]` and `out[0]` are the same."""
+    """The pipeline's result: `out.audios`, `out["audios"]` and `out[0]` are the same array."""
 
     def __init__(self, audios: npt.NDArray[np.float32]) -> None:
-        """`audios` is (1, 1, S) samples, a sound of one channel, or (1, T, 128) natural log-mel."""
+        """Takes samples (1, 1, S) of one channel, or a natural log-mel (1, T, 128)."""
         super().__init__(audios=audios)
 
     @property
@@ -73,9 +76,9 @@ class AudioPipelineOutput(dict[str, npt.NDArray[np.float32]]):
 
 
 class Scheduler(Protocol):
-    """What the pipeline needs of a scheduler, ours or one of diffusers'.
+    """The interface that the pipeline needs of a scheduler, ours or one of diffusers'.
 
-    `scale_model_input` and `init_noise_sigma` are heeded where it has them.
+    `scale_model_input` and `init_noise_sigma` are used if the scheduler has them.
     """
 
     timesteps: Tensor
@@ -85,11 +88,11 @@ class Scheduler(Protocol):
 
     @property
     def step(self) -> Callable[..., Any]:
-        """From prediction, timestep and sample to an object with a `prev_sample`."""
+        """A method that turns prediction, timestep and sample into an object with `prev_sample`."""
 
 
 class SpectrogramDiffusionPipeline:
-    """Note ids -> log-mel -> sound, window by window, with any of diffusers' schedulers."""
+    """Renders note ids as log-mel and sound, window by window, with a scheduler of diffusers."""
 
     def __init__(
         self,
@@ -99,9 +102,9 @@ class SpectrogramDiffusionPipeline:
         scheduler: Scheduler,
         melgan: Melgan | None,
     ) -> None:
-        """From parts, which pipelines may share: `SpectrogramDiffusionPipeline(**components)`.
+        """Make a pipeline of components, which others may share: `type(pipe)(**pipe.components)`.
 
-        Models without context have no `continuous_encoder`.
+        `continuous_encoder` is None for models without context.
         """
         self.notes_encoder = notes_encoder
         self.continuous_encoder = continuous_encoder
@@ -119,11 +122,11 @@ class SpectrogramDiffusionPipeline:
         torch_dtype: torch.dtype | None = None,
         **components: Any,
     ) -> "SpectrogramDiffusionPipeline":
-        """Load a model of the published form: a directory, or a name, also one of the Hub.
+        """Load a model of the published form from a directory or by a name, such as one of the Hub.
 
-        `revision` is a branch, tag or commit there; a directory has none, and it is not heeded.
-        `components` are parts to use instead of those that were stored: `scheduler=...`,
-        `melgan=None`. Raises WeightsError and its kin; TypeError for another option.
+        `revision` is a branch, tag or commit on the Hub; for a directory it is ignored.
+        `components` are used in place of the stored ones: `scheduler=...`, `melgan=None`. Raises
+        WeightsError or one of its subclasses, TypeError for an unknown option.
         """
         name = os.fspath(pretrained_model_name_or_path)
         if revision and not os.path.isdir(name):
@@ -134,16 +137,16 @@ class SpectrogramDiffusionPipeline:
         return pipe if torch_dtype is None else pipe.to(torch_dtype)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        """Write a model directory, which diffusers 0.24 can load too if its vocoder is ONNX.
+        """Write a model directory, which diffusers 0.24 can load as well if its vocoder is ONNX.
 
-        Parts that lie there already are replaced once all of this has been written. Raises
-        OptionError for a scheduler or vocoder that such a directory cannot hold.
+        A model that is there already is replaced when all of the new one has been written. Raises
+        OptionError for a scheduler or vocoder that such a directory cannot hold, OutputError.
         """
         save_components(Path(save_directory), self.components)
 
     @property
     def components(self) -> dict[str, Any]:
-        """The parts, by the names of the constructor's arguments."""
+        """The pipeline's components, by the names of the constructor's arguments."""
         return {name: getattr(self, name) for name in COMPONENTS}
 
     @property
@@ -155,14 +158,14 @@ class SpectrogramDiffusionPipeline:
         return self.decoder.dtype
 
     def to(self, *args: Any, **kwargs: Any) -> "SpectrogramDiffusionPipeline":
-        """Move the network, as `torch.nn.Module.to` does; the vocoder stays where it is."""
+        """Move the network as `torch.nn.Module.to` does; the vocoder stays on the CPU."""
         for component in self.components.values():
             if isinstance(component, nn.Module):
                 component.to(*args, **kwargs)
         return self
 
     def set_progress_bar_config(self, **kwargs: Any) -> None:
-        """Options of tqdm for the bar that each window has; `disable=True` leaves it out."""
+        """Set options of tqdm for the progress bar of each window; `disable=True` hides it."""
         self._progress_bar_config = kwargs
 
     def progress_bar(self, iterable: Iterable[Any] | None = None, total: int | None = None) -> Any:
@@ -186,14 +189,15 @@ class SpectrogramDiffusionPipeline:
         *,
         guidance_scale: float = 1.0,
     ) -> AudioPipelineOutput | tuple[Samples]:
-        """Render windows of ids, each hearing the one before it.
+        """Render windows of ids, each with the one before it as context.
 
-        `generator` (or a list of one) gives all noise; None: torch's own does. `output_type` is
-        'np' or 'numpy' for samples (1, 1, S), or 'mel' for the natural log-mel (1, T, 128), both
+        `generator`, or a list of one, draws all noise; None is torch's own. `output_type` is 'np'
+        or 'numpy' for samples (1, 1, S), or 'mel' for the natural log-mel (1, T, 128), both
         float32. `callback(step, timestep, mel)` is called at every `callback_steps`-th step of the
         whole run, counted from 0, with the mel (1, 256, 128) after that step, on [-1, 1].
-        `guidance_scale` 1 is no guidance, as in diffusers; the published weights were made for 2.
-        Raises TokenError, OptionError for impossible steps, ValueError for other impossible values.
+        `guidance_scale` 1 means no guidance, as in diffusers; published weights are meant for 2.
+        Raises TokenError for impossible ids, OptionError for an impossible number of steps,
+        ValueError for other impossible values.
         """
         self._check(output_type, callback_steps)
         windows = [self._ids(window) for window in input_tokens]
@@ -222,9 +226,9 @@ class SpectrogramDiffusionPipeline:
             raise ValueError(f"callback_steps is {callback_steps!r}, not a positive integer")
 
     def _ids(self, window: Sequence[int]) -> Tensor:
-        """One window's ids (1, L), without the padding at their end, cut to 2048.
+        """Make a tensor (1, L) of a window's ids, without trailing padding and cut to 2048.
 
-        Raises TokenError for what is no such list.
+        Raises TokenError for anything but a list of ids that the model knows.
         """
         try:
             ids = torch.as_tensor(window, dtype=torch.long, device=self.device)
@@ -239,7 +243,7 @@ class SpectrogramDiffusionPipeline:
         return ids[None, :used][:, :MAX_TOKENS] if used else ids.new_zeros(1, 1)
 
     def _remember(self, ids: Tensor, before: Tensor | None) -> Memory:
-        """What the decoder needs of a window: ids (1, L), log-mel (1, T, M) of the one before."""
+        """Encode ids (1, L), and the log-mel (1, T, M) of the window before, for the decoder."""
         known = [self.notes_encoder(encoder_input_tokens=ids, encoder_inputs_mask=ids != PAD)]
         if before is not None and self.continuous_encoder is not None:
             everywhere = torch.ones(before.shape[:2], dtype=torch.bool, device=before.device)
@@ -257,7 +261,7 @@ class SpectrogramDiffusionPipeline:
         guidance_scale: float,
         report: Callable[[Any, Tensor], None],
     ) -> Tensor:
-        """A window's mel on [-1, 1], (1, T, M)."""
+        """Draw a window's mel on [-1, 1], (1, T, M)."""
         scheduler = self.scheduler
         scheduler.set_timesteps(steps)
         scale = getattr(scheduler, "scale_model_input", lambda x, t: x)
@@ -268,7 +272,7 @@ class SpectrogramDiffusionPipeline:
         empty = torch.empty(1, WINDOW_FRAMES, N_MELS, device=self.device, dtype=self.dtype)
         x = draw_like(empty, generator) * getattr(scheduler, "init_noise_sigma", 1.0)
         for t in self.progress_bar(scheduler.timesteps):
-            # This division in float32 is what the reference's decoder hears.
+            # The reference divides in float32 before its decoder sees the time.
             time = float(t / scheduler.config.num_train_timesteps)
             x = scheduler.step(predict(scale(x, t), time), t, x, **options).prev_sample
             report(t, x)
@@ -286,7 +290,7 @@ class SpectrogramDiffusionPipeline:
 
 
 def _every(frequency: int, callback: Callback | None) -> Callable[[Any, Tensor], None]:
-    """Tells `callback` of the first, then of every `frequency`-th step that it hears of."""
+    """A function that passes its first, and then every `frequency`-th call on to `callback`."""
     count = itertools.count()
 
     def report(timestep: Any, mel: Tensor) -> None:

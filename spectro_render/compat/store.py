@@ -1,4 +1,4 @@
-"""Model directories -> the components of diffusers' pipeline, and back."""
+"""Loads the components of diffusers' pipeline from model directories, and saves them as such."""
 
 import shutil
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ from typing import Any
 
 from spectro_render.atomic import work_directory
 from spectro_render.checkpoints import load_checkpoint
-from spectro_render.checkpoints import names as layout
-from spectro_render.checkpoints.files import without_numbers, write_json
+from spectro_render.checkpoints.files import Json, without_numbers, write_json
 from spectro_render.checkpoints.load import save_model
 from spectro_render.checkpoints.manifest import INDEX, MELGAN, ONNX, write_checksums
+from spectro_render.checkpoints.names import FOLDERS, read_config, read_schedule
 from spectro_render.compat.components import (
     Component,
     MelVocoder,
@@ -22,10 +22,10 @@ from spectro_render.compat.components import (
 from spectro_render.errors import OptionError, WeightsError, output_error
 from spectro_render.network.model import SpectrogramModel, TokenEncoder
 
-NO_FILE = "griffin-lim"  # the kind of vocoder that no model directory holds
-DIFFUSERS = "0.24.0"  # the release whose layout is written
+NO_FILE = "griffin-lim"  # the kind of vocoder that needs no file
+DIFFUSERS = "0.24.0"  # the release of diffusers whose layout is written
 
-# Our part -> the module of diffusers that its class comes from there.
+# Part of the network -> the module of diffusers that has its class.
 LIBRARIES = {
     "notes": "spectrogram_diffusion",
     "context": "spectrogram_diffusion",
@@ -34,16 +34,16 @@ LIBRARIES = {
 
 
 def load_components(name: str, *, with_melgan: bool = True) -> dict[str, Any]:
-    """The components of a model, by the names of the pipeline's arguments.
+    """Load a model as components, keyed by the names of the pipeline's arguments.
 
     `melgan` is None where the model has no vocoder, or without `with_melgan`. Raises WeightsError
-    for a model that is not of the published form, and as `load_checkpoint` does.
+    for a model that is not of the published form, and what `load_checkpoint` raises.
     """
     loaded = load_checkpoint(name, None if with_melgan else NO_FILE)
     config, model = loaded.config, loaded.model
     is_diffusion = isinstance(model, SpectrogramModel) and isinstance(model.notes, TokenEncoder)
     if not is_diffusion or not loaded.vocabulary.is_published:
-        message = f"{loaded.name} is not a model of the form that diffusers' pipeline renders"
+        message = f"{loaded.name} is not a model that diffusers' pipeline can render"
         raise WeightsError(message, "render it with spectro_render.Renderer")
     context, has_file = model.context, loaded.vocoder_kind != NO_FILE
     return {
@@ -56,10 +56,10 @@ def load_components(name: str, *, with_melgan: bool = True) -> dict[str, Any]:
 
 
 def save_components(path: Path, components: Mapping[str, Any]) -> None:
-    """Write a model directory; its parts have their names once all are written.
+    """Write components as a model directory; its parts get their names when all are written.
 
-    Raises OptionError for a scheduler or vocoder that the layout cannot hold, WeightsError for
-    parts whose settings do not agree, OutputError for what the system refuses.
+    Raises OptionError for a scheduler or vocoder that such a directory cannot hold, WeightsError
+    for parts whose settings contradict each other, OutputError where the system refuses to write.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -71,8 +71,8 @@ def save_components(path: Path, components: Mapping[str, Any]) -> None:
 
 
 def _replace_parts(path: Path, new: Path) -> None:
-    """Move a whole new model into a directory; what else lies there stays."""
-    for folder in (*layout.FOLDERS.values(), "scheduler", MELGAN):
+    """Replace the model in a directory by the one in another; other files there stay."""
+    for folder in (*FOLDERS.values(), "scheduler", MELGAN):
         shutil.rmtree(path / folder, ignore_errors=True)
     for entry in new.iterdir():
         entry.replace(path / entry.name)
@@ -81,11 +81,11 @@ def _replace_parts(path: Path, new: Path) -> None:
 def _write(path: Path, components: Mapping[str, Any]) -> None:
     parts: dict[str, Component] = {
         part: components[folder]
-        for part, folder in layout.FOLDERS.items()
+        for part, folder in FOLDERS.items()
         if components[folder] is not None
     }
     scheduler = _scheduler_config(components["scheduler"])
-    model, schedule = _joined(parts, scheduler), layout.read_schedule(scheduler)
+    model, schedule = _joined(parts, scheduler), read_schedule(scheduler)
     dtype = str(components["decoder"].dtype).removeprefix("torch.")
     save_model(path, model, schedule=schedule, dtype=dtype)
     if components["melgan"] is not None:
@@ -94,7 +94,7 @@ def _write(path: Path, components: Mapping[str, Any]) -> None:
     write_checksums(path)
 
 
-def _scheduler_config(scheduler: Any) -> layout.Config:
+def _scheduler_config(scheduler: Any) -> Json:
     name = type(scheduler).__name__
     if name not in (SpectrogramScheduler.__name__, "DDPMScheduler"):
         hint = "save the pipeline with the scheduler that it had, and set this one after loading"
@@ -102,11 +102,11 @@ def _scheduler_config(scheduler: Any) -> layout.Config:
     return dict(scheduler.config)
 
 
-def _joined(parts: Mapping[str, Component], scheduler: layout.Config) -> SpectrogramModel:
-    """The parts as one network."""
+def _joined(parts: Mapping[str, Component], scheduler: Json) -> SpectrogramModel:
+    """One network made of the parts. Raises WeightsError where their settings contradict."""
     settings = {part: component.config for part, component in parts.items()}
     with without_numbers():
-        model = SpectrogramModel(layout.read_config(settings, scheduler))
+        model = SpectrogramModel(read_config(settings, scheduler))
     for part, component in parts.items():
         setattr(model, part, component.network)
     return model
@@ -120,15 +120,15 @@ def _write_melgan(folder: Path, melgan: Any) -> None:
     melgan.save_pretrained(folder)
 
 
-def _index(path: Path, parts: Mapping[str, Component]) -> layout.Config:
-    """model_index.json as diffusers writes it: the library and the class of each part."""
+def _index(path: Path, parts: Mapping[str, Component]) -> Json:
+    """Make model_index.json as diffusers writes it: the library and the class of each part."""
     melgan: list[str | None] = [None, None]
     if (path / ONNX).exists():
         melgan = ["diffusers", "OnnxRuntimeModel"]
     elif (path / MELGAN).exists():
         melgan = ["spectro_render", "MelGAN"]
     classes = {
-        layout.FOLDERS[part]: [LIBRARIES[part], type(component).__name__]
+        FOLDERS[part]: [LIBRARIES[part], type(component).__name__]
         for part, component in parts.items()
     }
     return {

@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import spectro_render as sr
-from spectro_render.checkpoints import names as layout
+from spectro_render.checkpoints.names import write_config
 from spectro_render.compat import components
 from spectro_render.constants import LOG_MEL_MAX, LOG_MEL_MIN, N_MELS, WINDOW_FRAMES
 from spectro_render.diffusion import DiscreteSchedule
@@ -42,7 +42,7 @@ def write_random_weights(folder: Path) -> None:
     """A model directory of the published size and form, which both libraries load."""
     torch.manual_seed(0)
     config = ModelConfig()
-    parts = layout.write_config(config)
+    parts = write_config(config)
     sr.SpectrogramDiffusionPipeline(
         components.SpectrogramNotesEncoder(**parts["notes"]),
         components.SpectrogramContEncoder(**parts["context"]),

@@ -46,8 +46,8 @@ class Hub:
         return hashlib.sha1(names.encode()).hexdigest()
 
     def asked_for(self, method: str = "GET") -> list[str]:
-        """The files that were fetched, in order."""
-        marks = [f"/{REPO}/resolve/{self.commit}/", f"/{REPO}/resolve/main/"]
+        """The files that were fetched, in order: large ones from the storage."""
+        marks = [f"/{REPO}/resolve/{self.commit}/", f"/{REPO}/resolve/main/", "/storage/"]
         paths = [request.path for request in self.requests if request.method == method]
         return [path.removeprefix(mark) for path in paths for mark in marks if mark in path]
 
