@@ -17,9 +17,7 @@ from spectro_render.training.data import TrainingBatch
 
 UNCONDITIONAL_SHARE = 0.1  # of the windows: notes and context are dropped together, for guidance
 CONTEXT_DROPOUT = 0.1  # share of the windows whose context alone is dropped, as at a piece's start
-OWN_PREDICTION_SHARE = (
-    0.5  # of the contexts: the model's own latest prediction of the window before
-)
+OWN_PREDICTION_SHARE = 0.5  # of the contexts: replaced by what the model itself predicted
 # Lowest diffusion time at which the one-step prediction resembles a sampler's result; with less
 # noise the input gives the answer away.
 OWN_PREDICTION_TIME = 0.5
@@ -74,7 +72,8 @@ class Objective(ABC):
         """The memory of a batch, of which some contexts are dropped and some are replaced.
 
         In rendering a context is never the true mel. So noise is added to the true contexts, and
-        OWN_PREDICTION_SHARE of the contexts are the model's own predictions, as far as there are any.
+        OWN_PREDICTION_SHARE of them are replaced by the model's own predictions, as far as there
+        are any.
         """
         size, device = len(batch.target), batch.target.device
         dropout, own = torch.rand(2, size, generator=self.generator).to(device)
