@@ -124,7 +124,7 @@ class TestAgainstAReference:
         assert np.isnan(found["chroma"])
         assert np.isnan(found["loudness"])
 
-    def test_noise_on_top_is_heard(self, true: Samples) -> None:
+    def test_added_noise_shows(self, true: Samples) -> None:
         noise = np.random.default_rng(0).normal(0, 0.01, len(true)).astype(np.float32)
         found = self.measure(true + noise, true)
         assert found["mel_l1_sound"] > 1
@@ -171,11 +171,11 @@ class TestNotes:
         assert played.pitches.tolist() == [50, 60, 60]
         assert played.intervals.tolist() == [[0.0, 0.02], [1.0, 1.5], [1.06, 2.0]]
 
-    def test_steady_tones_are_heard_once_each(self) -> None:
+    def test_steady_tones_are_found_once_each(self) -> None:
         quiet = np.zeros(SAMPLE_RATE // 2, np.float32)
         samples = np.concatenate([quiet, sines(440.0, 880.0, 1320.0), quiet])
-        heard = transcription.transcribe(samples)
-        start, end = heard.intervals[heard.pitches.tolist().index(69)]
+        found = transcription.transcribe(samples)
+        start, end = found.intervals[found.pitches.tolist().index(69)]
         assert start == pytest.approx(0.5, abs=0.05)
         assert end == pytest.approx(2.5, abs=0.2)
 
@@ -185,13 +185,13 @@ class TestNotes:
 
     def test_the_score_is_mir_evals(self) -> None:
         samples = sines(440.0, 880.0, 1320.0)
-        heard = transcription.transcribe(samples)
-        assert len(heard.pitches)
-        assert transcription.note_f1(samples, heard) == 1
-        moved = transcription.Notes(heard.intervals + 0.06, heard.pitches)
+        found = transcription.transcribe(samples)
+        assert len(found.pitches)
+        assert transcription.note_f1(samples, found) == 1
+        moved = transcription.Notes(found.intervals + 0.06, found.pitches)
         assert transcription.note_f1(samples, moved) == 0
         twice = transcription.Notes(
-            np.concatenate([heard.intervals, heard.intervals + 30]), np.tile(heard.pitches, 2)
+            np.concatenate([found.intervals, found.intervals + 30]), np.tile(found.pitches, 2)
         )
         assert transcription.note_f1(samples, twice) == pytest.approx(2 / 3)  # half the recall
 
@@ -200,7 +200,7 @@ class TestNotes:
         assert np.isnan(transcription.note_f1(sines(440.0), nothing))
 
     def test_notes_are_those_of_basic_pitch(self) -> None:
-        """Stored: what basic-pitch 0.4.0 hears in the chord below, start, end and pitch."""
+        """Stored: what basic-pitch 0.4.0 finds in the chord below, start, end and pitch."""
         time = np.arange(3 * SAMPLE_RATE) / SAMPLE_RATE
         samples = np.zeros_like(time)
         for start, pitch in ((0.3, 57), (0.9, 64), (1.5, 69), (2.1, 61)):
@@ -208,9 +208,9 @@ class TestNotes:
             hertz = 440 * 2 ** ((pitch - 69) / 12)
             partials = (np.sin(2 * np.pi * hertz * k * age) / k for k in range(1, 6))
             samples += 0.1 * sum(partials) * np.exp(-3 * age) * (time >= start)
-        heard = transcription.transcribe(samples.astype(np.float32))
-        found = sorted(zip(*heard.intervals.T.round(4).tolist(), heard.pitches, strict=True))
-        assert found == [
+        found = transcription.transcribe(samples.astype(np.float32))
+        notes = sorted(zip(*found.intervals.T.round(4).tolist(), found.pitches, strict=True))
+        assert notes == [
             (0.2902, 0.4528, 85),
             (0.2902, 0.894, 57),
             (0.8707, 1.4861, 64),
@@ -344,11 +344,11 @@ class TestProbes:
     def test_ranks(self) -> None:
         assert probes.own_ranks(np.array([[0.0, 1, 2], [0, 1, 2], [3, 1, 2.0]])) == [0, 1, 1]
 
-    def test_velocity_heard_deaf_and_reversed(self) -> None:
+    def test_velocity_followed_ignored_and_reversed(self) -> None:
         assert probes.follow_velocity(self.play, self.play) == pytest.approx((1, 1, 1))
-        deaf = probes.follow_velocity(lambda *_: self.tone(0), self.play)
-        assert abs(deaf.rank_correlation) < 0.5
-        assert deaf.slope == pytest.approx(0, abs=0.01)
+        ignored = probes.follow_velocity(lambda *_: self.tone(0), self.play)
+        assert abs(ignored.rank_correlation) < 0.5
+        assert ignored.slope == pytest.approx(0, abs=0.01)
 
         def reversed_play(name: str, score: Score) -> Samples:
             notes = tuple(replace(note, velocity=128 - note.velocity) for note in score.notes)
@@ -495,10 +495,10 @@ class TestCommand:
         output = folder / "out"
         arguments = [*self.arguments(folder, tiny_model), "--json", "-o", str(output)]
         assert run(arguments) == 1  # the broken file
-        printed, said = capsys.readouterr()
+        printed, messages = capsys.readouterr()
         broken, one, two, model = map(json.loads, printed.splitlines())
         assert broken["status"] == "failed" and "broken.mid" in broken["input"]
-        assert "broken.mid" in said and "2/3 one.mid" in said
+        assert "broken.mid" in messages and "2/3 one.mid" in messages
         assert one["status"] == two["status"] == "measured"
         assert one["seconds"] == 2
         assert one["mel_l1"] > 0.5  # the toy's sound is noise
@@ -518,13 +518,13 @@ class TestCommand:
     ) -> None:
         (folder / "songs" / "broken.mid").unlink()
         assert run([*self.arguments(folder, tiny_model), "--parts", "files", "-q"]) == 0
-        printed, said = capsys.readouterr()
+        printed, messages = capsys.readouterr()
         lines = printed.splitlines()
         assert lines[0].split()[:4] == ["file", "notes", "drums", "mel"]
         assert [line.split()[0] for line in lines[1:4]] == ["one.mid", "two.mid", "all"]
         assert any(line.startswith("seam_ratio") for line in lines)
         assert "vocoder" not in printed
-        assert not said
+        assert not messages
 
     def test_limit_spreads_and_the_same_seed_is_the_same(
         self, folder: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
@@ -559,8 +559,8 @@ class TestCommand:
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         assert run([*self.arguments(folder, tiny_model), *extra]) == code
-        printed, said = capsys.readouterr()
-        assert message in said and said.count("\n") == 1
+        printed, messages = capsys.readouterr()
+        assert message in messages and messages.count("\n") == 1
         assert not printed
 
     def test_no_folder_and_no_files(

@@ -108,20 +108,30 @@ def train(
     ] = None,
     components: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Normal distributions in a Gaussian mixture."),
+        typer.Option(
+            metavar="N", help="Normal distributions in a Gaussian mixture.  [default: the preset's]"
+        ),
     ] = None,
     min_sigma: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Smallest standard deviation in a Gaussian mixture."),
+        typer.Option(
+            metavar="X",
+            help="Smallest standard deviation in a Gaussian mixture.  [default: the preset's]",
+        ),
     ] = None,
     max_sigma: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Largest standard deviation in a Gaussian mixture."),
+        typer.Option(
+            metavar="X",
+            help="Largest standard deviation in a Gaussian mixture.  [default: the preset's]",
+        ),
     ] = None,
     dither: Annotated[
         float | None,
         typer.Option(
-            metavar="X", help="Standard deviation of the noise added to deterministic frames."
+            metavar="X",
+            help="Standard deviation of the noise added to deterministic frames.  "
+            "[default: the preset's]",
         ),
     ] = None,
     start_from: Annotated[

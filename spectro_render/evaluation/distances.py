@@ -48,14 +48,13 @@ def stft_distance(samples: Samples, reference: Samples) -> float:
 
     Yamamoto et al. 2020 (Parallel WaveGAN, arXiv 1910.11480), equations 3-5.
     """
-    return float(np.mean([_stft_distance(samples, reference, size) for size in RESOLUTIONS]))
-
-
-def _stft_distance(samples: Samples, reference: Samples, size: int) -> float:
-    magnitude, wanted = (_magnitudes(sound, size) for sound in (samples, reference))
-    convergence = (wanted - magnitude).norm() / wanted.norm().clamp(min=1e-12)
-    ratio = wanted.clamp(min=FLOOR).log() - magnitude.clamp(min=FLOOR).log()
-    return float(convergence + ratio.abs().mean())
+    distances = []
+    for size in RESOLUTIONS:
+        magnitude, wanted = (_magnitudes(sound, size) for sound in (samples, reference))
+        convergence = (wanted - magnitude).norm() / wanted.norm().clamp(min=1e-12)
+        ratio = wanted.clamp(min=FLOOR).log() - magnitude.clamp(min=FLOOR).log()
+        distances.append(float(convergence + ratio.abs().mean()))
+    return float(np.mean(distances))
 
 
 def _magnitudes(samples: Samples, size: int, hop: int | None = None) -> Tensor:

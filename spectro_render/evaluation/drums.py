@@ -62,7 +62,7 @@ def _band_f1(mel: Matrix, notes: list[Note], pitched: Times, band: Band) -> Meas
     hits = _onsets(note for note, here in zip(notes, is_here, strict=True) if here)
     others = _onsets(note for note, here in zip(notes, is_here, strict=True) if not here)
     peaks = flux_peaks(mel, band)
-    pairs = _match(hits, peaks)
+    pairs = match_events(hits, peaks, TOLERANCE) if len(hits) and len(peaks) else []
     counts = ~_is_near(hits, pitched)
     found = sum(bool(counts[hit]) for hit, _ in pairs)
     is_extra = ~_is_near(peaks, others)
@@ -97,13 +97,6 @@ def _onsets(notes: Iterable[Note]) -> Times:
         if not times or start - times[-1] > MERGED:
             times.append(start)
     return np.array(times)
-
-
-def _match(hits: Times, peaks: Times) -> list[tuple[int, int]]:
-    """The largest set of pairs of a hit and a peak within TOLERANCE, as indices; each used once."""
-    if not len(hits) or not len(peaks):
-        return []
-    return list(match_events(hits, peaks, TOLERANCE))
 
 
 def _is_near(times: Times, others: Times) -> npt.NDArray[np.bool_]:

@@ -13,6 +13,7 @@ from spectro_render.evaluation.arrays import Matrix, Samples
 from spectro_render.evaluation.distances import mel_cepstrum, mel_of
 from spectro_render.midi.score import Note, Score
 from spectro_render.tokens.vocabulary import SLAKH_PROGRAMS
+from spectro_render.training.compose import score_of
 
 # The commonest of real music: bass drums, snares, hi-hats, a tom, cymbals.
 DRUMS = (35, 36, 38, 40, 42, 44, 46, 45, 49, 51)
@@ -57,28 +58,24 @@ def phrase(program: int) -> Score:
     notes = [Note(s, s + 0.95 * BEAT, pitch, VELOCITY, program, False) for s, pitch in melody]
     last = float(starts[-1])
     notes += [Note(last, last + 3 * BEAT, pitch, VELOCITY, program, False) for pitch in CHORD]
-    return _score(notes)
+    return score_of(notes)
 
 
 def drum_phrase(drum: int) -> Score:
     """A rhythm on a drum, the same for every drum."""
     starts = LEAD + BEAT * np.array([0, 2, 3, 4, 4.5, 5, 7, 8])
-    return _score([Note(s, s + 0.1, drum, VELOCITY, 0, True) for s in starts.tolist()])
+    return score_of([Note(s, s + 0.1, drum, VELOCITY, 0, True) for s in starts.tolist()])
 
 
 def velocity_phrase(program: int) -> Score:
     """One note on a program, at four velocities."""
     starts = LEAD + NOTE_STEP * np.arange(len(VELOCITIES))
-    return _score(
+    return score_of(
         [
             Note(start, start + NOTE_SECONDS, NOTE_PITCH, velocity, program, False)
             for start, velocity in zip(starts.tolist(), VELOCITIES, strict=True)
         ]
     )
-
-
-def _score(notes: list[Note]) -> Score:
-    return Score(tuple(notes), max(note.end for note in notes))
 
 
 def identify(play: Play, reference: Play) -> Instruments:

@@ -47,6 +47,7 @@ class Session:
                 self.failures += 1
 
     def _measure_file(self, path: Path, name: Path) -> None:
+        """Measure a file, write its sounds and record its values. Raises SpectroRenderError."""
         result = self.evaluator.measure(path, name)
         for kind, samples in result.sounds.items():
             self._write(samples, name.with_suffix(f".{kind}.wav"))

@@ -64,6 +64,7 @@ def print_tables(files: Sequence[tuple[str, Values]], summary: Mapping[str, Any]
 
 
 def _files_table(files: Sequence[tuple[str, Values]], mean: Values, is_terminal: bool) -> Table:
+    """A row for each file and one for all, a column for each measure that has a heading."""
     columns = {name: d for name, d in DESCRIPTIONS.items() if name in mean and d.heading}
     table = Table(box=SIMPLE_HEAD if is_terminal else None, pad_edge=False, collapse_padding=True)
     table.add_column("file", overflow="fold", no_wrap=not is_terminal)

@@ -146,12 +146,14 @@ _synthesizer: Synthesizer
 
 
 def _start_worker(spec: CacheSpec) -> None:
+    """Prepare a worker process for the shards of a cache."""
     global _spec, _synthesizer
     torch.set_num_threads(1)
     _spec, _synthesizer = spec, Synthesizer()
 
 
 def _write_shard(index: int) -> Path:
+    """Render the pieces of a shard, in a worker process; returns the shard's path."""
     first = index * PIECES_PER_SHARD
     pieces = [_piece(_spec, number) for number in range(first, first + PIECES_PER_SHARD)]
     parts = [piece_tensors(score, _spec.vocabulary, _synthesizer) for score in pieces]
@@ -189,6 +191,7 @@ def _piece(spec: CacheSpec, number: int) -> Score:
 
 @cache
 def _read(path: Path) -> Score | None:
+    """The score in a MIDI file; None if it cannot be read."""
     try:
         return read_midi(path)
     except MidiError:

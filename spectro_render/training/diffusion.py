@@ -130,6 +130,7 @@ class Trainer(TrainingRun[MelModel]):
         self.run(update, lambda: self._check(held_out))
 
     def _update(self, batch: TrainingBatch) -> float:
+        """Make one step, and return its loss."""
         peaks = self.options.learning_rate, self.options.adam_rate
         for optimizer, peak in zip(self.optimizers, peaks, strict=True):
             for group in optimizer.param_groups:

@@ -17,10 +17,10 @@ from spectro_render.training.data import TrainingBatch
 
 UNCONDITIONAL_SHARE = 0.1  # of the windows: notes and context are dropped together, for guidance
 CONTEXT_DROPOUT = 0.1  # share of the windows whose context alone is dropped, as at a piece's start
-OWN_SHARE = 0.5  # of the contexts: the model's own latest prediction of the window before
+OWN_PREDICTION_SHARE = 0.5  # of the contexts: replaced by what the model itself predicted
 # Lowest diffusion time at which the one-step prediction resembles a sampler's result; with less
 # noise the input gives the answer away.
-OWN_TIME = 0.5
+OWN_PREDICTION_TIME = 0.5
 CONTEXT_NOISE = 0.06  # largest deviation added to a context, on the model's scale: 0.5 nat
 DRAFT_WEIGHT = 0.25  # of the draft's own error: without it the draft drifts away from any mel
 
@@ -72,13 +72,14 @@ class Objective(ABC):
         """The memory of a batch, of which some contexts are dropped and some are replaced.
 
         In rendering a context is never the true mel. So noise is added to the true contexts, and
-        OWN_SHARE of the contexts are the model's own predictions, as far as there are any.
+        OWN_PREDICTION_SHARE of them are replaced by the model's own predictions, as far as there
+        are any.
         """
         size, device = len(batch.target), batch.target.device
         dropout, own = torch.rand(2, size, generator=self.generator).to(device)
         deviation = CONTEXT_NOISE * torch.rand(size, 1, 1, generator=self.generator).to(device)
         context = batch.context + deviation * self._noise(batch.context)
-        is_own = batch.has_own_prediction & (own < OWN_SHARE)
+        is_own = batch.has_own_prediction & (own < OWN_PREDICTION_SHARE)
         context = torch.where(is_own[:, None, None], batch.own_prediction, context)
         has_context = batch.has_context & (dropout >= CONTEXT_DROPOUT)
         return model.encode(batch.notes, context.clamp(-1, 1), has_context)
@@ -109,7 +110,7 @@ class Denoising(Objective):
 
         target, level = self.model.config.target, times[:, None, None]
         mel = clean_mel(predicted.detach(), noisy, alpha(level), sigma(level), target)
-        is_like_sampled = keep & (times >= OWN_TIME)
+        is_like_sampled = keep & (times >= OWN_PREDICTION_TIME)
         self.own_predictions = batch.numbers[is_like_sampled], mel[is_like_sampled]
 
         wanted = learning_target(batch.target, noise, times, target)
