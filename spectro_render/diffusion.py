@@ -56,11 +56,6 @@ def alpha(time: Tensor | float) -> Tensor:
     return sigma(1 - time)
 
 
-def log_snr(time: Tensor | float) -> Tensor:
-    """ln(alpha^2 / sigma^2) at `time` in [0, 1]: from +20 to -20, any shape."""
-    return 2 * (alpha(time).log() - sigma(time).log())
-
-
 def corrupt(x0: Tensor, noise: Tensor, time: Tensor) -> Tensor:
     """The noisy mel at `time` (B,): alpha x0 + sigma eps, all (B, T, M)."""
     level = time[:, None, None]

@@ -22,7 +22,6 @@ from spectro_render.diffusion import (
     corrupt,
     guide,
     learning_target,
-    log_snr,
     multistep,
     noise_source,
     sample,
@@ -74,6 +73,11 @@ def given(predict: Predict, values: dict[tuple[int, int], float]) -> Predict:
         return epsilon
 
     return adjusted
+
+
+def log_snr(time: Tensor | float) -> Tensor:
+    """ln(alpha^2 / sigma^2) of the schedule, any shape."""
+    return 2 * (alpha(time).log() - sigma(time).log())
 
 
 def render(

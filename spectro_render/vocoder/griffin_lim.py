@@ -1,4 +1,9 @@
-"""Mel -> sound without a network: magnitudes fitted to the mel, phases by Griffin and Lim."""
+"""Sound from a mel without a network: magnitudes fitted to the mel, phases by Griffin and Lim.
+
+Griffin and Lim, Signal estimation from modified short-time Fourier transform, 1984. The spectrum
+generator of `melgan` begins and ends with functions of this file.
+B batch, T mel frames, K frequency bins.
+"""
 
 from functools import cache
 
@@ -6,55 +11,61 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spectro_render.constants import HOP_LENGTH, MEL_FLOOR, N_FFT, N_MELS, SAMPLE_RATE, WIN_LENGTH
-from spectro_render.mel import hz_to_mel, mel_matrix
+from spectro_render.constants import HOP_LENGTH, MEL_FLOOR, N_FFT, WIN_LENGTH
+from spectro_render.mel import mel_matrix
 from spectro_render.vocoder.phase import Stft, sound, steady_partials
 
-MAGNITUDE_UPDATES = 30  # of the same, for Griffin-Lim alone
-
-
-MAX_CORRECTION = 2.0  # natural log, a round of `match_mel`
-
-
+MAGNITUDE_UPDATES = 30  # of `mel_to_magnitude`, where no network follows
+MAX_CORRECTION = 2.0  # natural log, largest change of a band's level in a round of `match_mel`
 SEGMENT = 64  # frames over which start phases are tracked
 
 
-Span = tuple[int, int]  # first and last
-
-
 class GriffinLim:
-    """The vocoder without weights: magnitudes that explain the mel, then phases.
+    """The vocoder without weights: the fallback, and the yardstick of the networks.
 
-    The mel's own STFT (640 samples, hop 320) says little about phases; so this is the yardstick
-    and the fallback.
+    It is deterministic. Its spectrogram is the mel's own (640 samples, hop 320), which says little
+    about phases.
     """
 
     period = SEGMENT
 
     def __init__(self, iterations: int = 60) -> None:
+        """`iterations` of Griffin-Lim make the phases consistent."""
         self.iterations = iterations
         self._stft = Stft(WIN_LENGTH, HOP_LENGTH, N_FFT)
 
     @property
     def receptive_field(self) -> int:
         """Frames of context, on each side, that can change a frame's 320 samples."""
-        return max(_sketch_reach(self._stft, self.iterations))
+        return max(sketch_reach(self._stft, self.iterations))
 
     def __call__(self, log_mel: Tensor) -> Tensor:
         """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
-        samples = _sketch(log_mel, self._stft, MAGNITUDE_UPDATES, self.iterations)
+        samples = sketch(log_mel, self._stft, MAGNITUDE_UPDATES, self.iterations)
         return self._stft.crop(samples, log_mel.shape[1] * HOP_LENGTH)
 
 
-def griffin_lim(log_mel: Tensor, iterations: int = 60) -> Tensor:
-    """Natural log-mel (B, T, 128) -> samples (B, 320 T), without any network; deterministic."""
-    return GriffinLim(iterations)(log_mel)
+def sketch(log_mel: Tensor, stft: Stft, updates: int, iterations: int) -> Tensor:
+    """Log-mel (B, T, 128) -> samples (B, 320 (T + 1)) made without a network.
+
+    Magnitudes come from `updates` rounds of `mel_to_magnitude`, phases from steady partials and
+    `iterations` of Griffin-Lim.
+    """
+    magnitude = mel_to_magnitude(log_mel, updates)
+    return sound(magnitude, steady_partials(magnitude, stft, SEGMENT), stft, iterations)
+
+
+def sketch_reach(stft: Stft, iterations: int) -> tuple[int, int]:
+    """How many frames before and after frame 0 have an influence on its samples in a `sketch`."""
+    before, after = stft.reach(iterations)
+    return before + SEGMENT - 1, after + SEGMENT - 1
 
 
 def mel_to_magnitude(log_mel: Tensor, iterations: int) -> Tensor:
-    """Non-negative magnitudes (B, T, 513) whose mel spectrum is nearly the given one.
+    """Non-negative magnitudes (B, T, 513) that explain a log-mel (B, T, 128), nearly.
 
-    The clipped pseudo-inverse, then multiplicative updates (Lee and Seung 2001).
+    The clipped pseudo-inverse, then `iterations` multiplicative updates (Lee and Seung, Algorithms
+    for non-negative matrix factorization, 2001).
     """
     mel = log_mel.exp()
     matrix, inverse = mel_matrix().to(mel), _mel_inverse().to(mel)
@@ -68,16 +79,20 @@ def mel_to_magnitude(log_mel: Tensor, iterations: int) -> Tensor:
 
 @cache
 def _mel_inverse() -> Tensor:
-    """The pseudo-inverse of the mel matrix, (128, 513).
+    """The pseudo-inverse of the mel matrix, (128, 513) float32.
 
-    In float64, as LAPACK's rounding depends on the number of threads, and phases on rounding.
+    It is computed in float64, because LAPACK's rounding depends on the number of threads, and
+    phases depend on rounding.
     """
     inverse: Tensor = torch.linalg.pinv(mel_matrix().double()).float()
     return inverse
 
 
 def match_mel(samples: Tensor, log_mel: Tensor, stft: Stft, iterations: int) -> Tensor:
-    """Level samples (B, 320 T), band by band and frame by frame, to a log-mel (B, T, 128)."""
+    """Correct the level of samples (B, 320 T), band by band and frame by frame.
+
+    After each of `iterations` rounds their mel is nearer to the natural log-mel (B, T, 128).
+    """
     matrix = mel_matrix().to(log_mel)
     share = F.normalize(matrix, p=1, dim=1).T  # of each band in a bin's gain; DC belongs to none
     length = samples.shape[1]
@@ -88,28 +103,3 @@ def match_mel(samples: Tensor, log_mel: Tensor, stft: Stft, iterations: int) -> 
         gain = (log_mel - level).clamp(-MAX_CORRECTION, MAX_CORRECTION) @ share
         samples = stft.synthesise(spectrum * gain.exp())
     return samples[:, :length]
-
-
-def _sketch(log_mel: Tensor, stft: Stft, updates: int, iterations: int) -> Tensor:
-    """Log-mel (B, T, 128) -> samples (B, 320 (T + 1)) by Griffin-Lim from steady partials."""
-    magnitude = mel_to_magnitude(log_mel, updates)
-    return sound(magnitude, steady_partials(magnitude, stft, SEGMENT), stft, iterations)
-
-
-def _sketch_reach(stft: Stft, iterations: int) -> Span:
-    """Frames before and after frame 0 that its samples in `_sketch` hear."""
-    before, after = stft.reach(iterations)
-    return before + SEGMENT - 1, after + SEGMENT - 1
-
-
-def _outline(bins: int) -> Tensor:
-    """(128, K): interpolates linearly in mel, from the bands' centres to a spectrum's bins."""
-    mels = hz_to_mel(torch.linspace(0, SAMPLE_RATE / 2, bins))
-    centres = torch.linspace(0, float(mels[-1]), N_MELS + 2)[1:-1]
-    mels = mels.clamp(centres[0], centres[-1])
-    upper = torch.searchsorted(centres, mels).clamp(1, N_MELS - 1)
-    share = (mels - centres[upper - 1]) / (centres[upper] - centres[upper - 1])
-    matrix, columns = torch.zeros(N_MELS, bins), torch.arange(bins)
-    matrix[upper - 1, columns] = 1 - share
-    matrix[upper, columns] = share
-    return matrix

@@ -1,13 +1,13 @@
-"""6 · Log-mel -> samples: a MelGAN-style network, and Griffin-Lim where there are no weights.
+"""The vocoders with weights: networks that turn a log-mel into samples, trained as GANs.
 
-    waveform   log-mel -> convolutions -> upsampling stages, 320 times -> samples   the classic
+    waveform   log-mel -> convolutions -> upsampling stages, 320 times -> samples
     spectrum   log-mel -> sketch -> convolutions -> magnitudes -> phases -> samples
 
-The classic (Kumar et al. 2019, MelGAN) has to learn what a partial is and how its phase runs on;
-the spectrum generator leaves that to `phase` and learns only what the mel does not say about
-magnitudes, in a hundredth of the training. All vocoders here are local: a sample depends on at
-most `receptive_field` frames before and after its own, so `streaming.py` joins pieces
-seamlessly. Letters: B batch, T mel frames, C channels, K frequency bins, P patches of bins.
+The waveform generator is MelGAN's (Kumar et al., arXiv 1910.06711). It has to learn what a partial
+is and how its phase advances. The spectrum generator leaves that to `phase` and learns only what
+the mel does not say about magnitudes, in a hundredth of the training. All vocoders are local: a
+sample depends on at most `receptive_field` frames before and after its own, so `streaming` can join
+pieces seamlessly. B batch, T mel frames, C channels, K frequency bins, P patches of bins.
 """
 
 import math
@@ -21,28 +21,30 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
-from spectro_render.constants import HOP_LENGTH, MEL_FLOOR, N_FFT, N_MELS, WIN_LENGTH
-from spectro_render.mel import mel_matrix, to_model
-from spectro_render.vocoder.griffin_lim import (
-    SEGMENT,
-    Span,
-    _outline,
-    _sketch,
-    _sketch_reach,
-    match_mel,
+from spectro_render.constants import (
+    HOP_LENGTH,
+    MEL_FLOOR,
+    N_FFT,
+    N_MELS,
+    SAMPLE_RATE,
+    WIN_LENGTH,
 )
+from spectro_render.mel import hz_to_mel, mel_matrix, to_model
+from spectro_render.vocoder.griffin_lim import SEGMENT, match_mel, sketch, sketch_reach
 from spectro_render.vocoder.phase import Stft, sound
 
-LEAKY_SLOPE = 0.2  # MelGAN's
+Span = tuple[int, int]  # the first and the last of some frames, counted from frame 0
+
+LEAKY_SLOPE = 0.2  # of leaky ReLUs: MelGAN's
 END_KERNEL = 7  # of the waveform generator's first and last convolution
 MAX_LOG_MAGNITUDE = 9.0  # natural log; a full-scale sine reaches 6 under 1280 samples of Hann
-LOG_CENTRE, LOG_DEVIATION = -4.0, 4.0  # of log magnitudes, roughly
-SKETCH_UPDATES = 10  # of `mel_to_magnitude`, before the network
-CONTRAST_BINS = 17  # the neighbourhood that a bin is contrasted with: 200 Hz
+LOG_CENTRE, LOG_DEVIATION = -4.0, 4.0  # rough mean and deviation of log magnitudes
+SKETCH_UPDATES = 10  # rounds of `mel_to_magnitude` before the network
+CONTRAST_BINS = 17  # bins around a bin that its magnitude is compared with: 200 Hz
 
 
 class Vocoder(Protocol):
-    """What `streaming.StreamingVocoder` needs of a vocoder."""
+    """A function from log-mels to samples that can be applied to a long mel piece by piece."""
 
     @property
     def receptive_field(self) -> int:
@@ -50,7 +52,7 @@ class Vocoder(Protocol):
 
     @property
     def period(self) -> int:
-        """Pieces must start at a multiple of so many frames of the whole."""
+        """Every piece of a long mel must start at a multiple of this many frames."""
 
     def __call__(self, log_mel: Tensor, /) -> Tensor:
         """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
@@ -58,22 +60,22 @@ class Vocoder(Protocol):
 
 @dataclass(frozen=True)
 class VocoderConfig:
-    """The shape of the network; goes into a model directory's config.json."""
+    """The shape of a vocoder network, as stored in a model directory's config.json."""
 
     head: Literal["spectrum", "waveform"] = "spectrum"
     channels: int = 48  # of the waveform generator: halved by every upsampling stage
     dilations: tuple[int, ...] = (1, 2, 4, 8, 1)  # in time, of the units at the mel's frame rate
-    upsample: tuple[int, ...] = ()  # of the waveform generator: a product of 320
+    upsample: tuple[int, ...] = ()  # factors of the waveform generator's stages: 320 in all
     stage_dilations: tuple[int, ...] = (1, 3, 9)  # of the units after each upsampling
     window: int = 1280  # samples under the spectrum generator's Hann window
     patch: int = 16  # frequency bins that share a position
     sketch_iterations: int = 0  # of Griffin-Lim, before the network: it makes partials unsteady
     iterations: int = 10  # of Griffin-Lim, after it
-    corrections: int = 1  # rounds of levelling the sound to the mel, at the end
-    contrast: float = 1.0  # of partials with the valleys between them: a mean blurs both
+    corrections: int = 1  # rounds of `match_mel`, at the end
+    contrast: float = 1.0  # between partials and the valleys between them; 1 changes nothing
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a network that cannot be built."""
+        """Check the shape. Raises ValueError for a network that cannot be built."""
         rate = math.prod(self.upsample)
         wanted = HOP_LENGTH if self.head == "waveform" else 1
         if rate != wanted:
@@ -87,26 +89,25 @@ class VocoderConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "VocoderConfig":
-        """The inverse of `to_dict`, also after a trip through JSON (lists for tuples)."""
+        """The config that `to_dict` gave these values for; JSON's lists may stand for tuples."""
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
         return cls(**plain)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """The fields as plain values, for JSON."""
         return asdict(self)
 
 
 class ResidualUnit(nn.Module):
-    """A wide and a pointwise convolution beside a shortcut; any shape -> the same."""
+    """A wide and a pointwise convolution with a shortcut around them; any shape -> the same."""
 
     def __init__(self, wide: nn.Module, pointwise: nn.Module) -> None:
         super().__init__()
         self.wide, self.pointwise = weight_norm(wide), weight_norm(pointwise)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape -> the same."""
         y = self.wide(F.leaky_relu(x, LEAKY_SLOPE))
         change: Tensor = self.pointwise(F.leaky_relu(y, LEAKY_SLOPE))
         return x + change
@@ -143,13 +144,12 @@ class UpsampleStage(nn.Module):
         self.units = nn.Sequential(*(time_unit(half, dilation) for dilation in dilations))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C/2, factor T)."""
         units: Tensor = self.units(self.upsample(F.leaky_relu(x, LEAKY_SLOPE)))
         return units
 
 
 class WaveformGenerator(nn.Module):
-    """MelGAN's generator: upsampling until there is a feature vector a sample."""
+    """MelGAN's generator: upsampling until there is a feature vector for each sample."""
 
     period = 1
 
@@ -171,7 +171,7 @@ class WaveformGenerator(nn.Module):
         return torch.tanh(self.output(F.leaky_relu(features, LEAKY_SLOPE)))[:, 0]
 
     def reach(self) -> Span:
-        """The mel frames that the samples of frame 0 hear."""
+        """The mel frames that the samples of frame 0 depend on."""
         first, last = -(END_KERNEL // 2), HOP_LENGTH - 1 + END_KERNEL // 2
         for factor in reversed(self.config.upsample):
             spread, padding = sum(self.config.stage_dilations), (factor + 1) // 2
@@ -182,12 +182,12 @@ class WaveformGenerator(nn.Module):
 
 
 class SpectrumGenerator(nn.Module):
-    """Corrects the spectrogram of a sketch, then gives it phases.
+    """Corrects the magnitudes of a sound made without weights, the sketch, and adds phases.
 
-    The sketch is made without weights: magnitudes that explain the mel, with the phases of steady
-    partials. Seen through a window twice as long as the mel's, it already shows how neighbouring
-    partials beat and where they lie between the mel's bands. What it lacks looks much the same at
-    every pitch, so the convolutions run along time and frequency.
+    The sketch has magnitudes that explain the mel, and the phases of steady partials. Its spectrum
+    under a window twice as long as the mel's already shows where partials lie between the mel's
+    bands, and how neighbouring partials beat. What it lacks looks much the same at every pitch, so
+    the convolutions run along time and frequency.
     """
 
     period = SEGMENT
@@ -208,7 +208,7 @@ class SpectrumGenerator(nn.Module):
         output = nn.ConvTranspose2d(width, 1, (1, 2 * patch), stride, (0, half))
         nn.init.normal_(output.weight, std=1e-3)  # untrained, it all but leaves the sketch alone
         self.output = weight_norm(output)
-        self.register_buffer("outline", _outline(self.stft.bins), persistent=False)
+        self.register_buffer("outline", band_interpolation(self.stft.bins), persistent=False)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
@@ -220,27 +220,27 @@ class SpectrumGenerator(nn.Module):
 
     @torch.no_grad()
     def sketch(self, log_mel: Tensor) -> Tensor:
-        """Log-mel (B, T, 128) -> complex spectrum (B, T, K)."""
+        """The complex spectrum (B, T, K) of the sound made of a log-mel (B, T, 128)."""
         config = self.config
-        samples = _sketch(log_mel.float(), self.mel_stft, SKETCH_UPDATES, config.sketch_iterations)
+        samples = sketch(log_mel.float(), self.mel_stft, SKETCH_UPDATES, config.sketch_iterations)
         length = (log_mel.shape[1] - 1) * HOP_LENGTH + self.stft.window
         samples = F.pad(samples, (self.stft.lead, self.stft.window))[:, :length]
         return self.stft.analyse(samples)
 
     def log_magnitude(self, log_mel: Tensor, sketch: Tensor) -> Tensor:
-        """Log-mel (B, T, 128), sketch (B, T, K) -> natural log magnitudes (B, T, K)."""
+        """Natural log magnitudes (B, T, K) from a log-mel (B, T, 128) and its sketch (B, T, K)."""
         drawn = sketch.abs().clamp(min=MEL_FLOOR).log()
         level = (log_mel - mel_matrix().to(log_mel).sum(0).log()) @ self.outline
         seen = (torch.stack([drawn, level], -1)[..., :-1, :] - LOG_CENTRE) / LOG_DEVIATION
-        # (B, T, K, C) in memory, which convolutions on a CPU take half as long for
+        # In memory they lie as (B, T, K, C), for which convolutions on a CPU take half the time.
         features = self.body(self.input(seen.permute(0, 3, 1, 2)) + self.position)  # (B, C, T, P)
         correction = self._join(F.leaky_relu(features, LEAKY_SLOPE)).float()
         return (drawn + F.pad(correction, (0, 1))).clamp(max=MAX_LOG_MAGNITUDE)
 
     def _join(self, features: Tensor) -> Tensor:
-        """What `output`, a transposed convolution, makes of (B, C, T, P): (B, T, K - 1).
+        """Apply `output`, a transposed convolution, to features (B, C, T, P): (B, T, K - 1).
 
-        As one product and the sum of neighbouring halves it takes a sixth of the time.
+        Written as one product and the sum of neighbouring halves, it takes a sixth of the time.
         """
         patch, half = self.config.patch, self.config.patch // 2
         halves = features.permute(0, 2, 3, 1) @ self.output.weight[:, 0, 0]  # (B, T, P, 2 patch)
@@ -249,10 +249,10 @@ class SpectrumGenerator(nn.Module):
         return joined.flatten(2)[..., half:-half] + self.output.bias
 
     def sharpen(self, log_magnitude: Tensor) -> Tensor:
-        """Log magnitudes (B, T, K) with `contrast` times as much of it.
+        """Log magnitudes (B, T, K) with `contrast` times their difference from their neighbours.
 
-        A network that learns distances predicts a middle of what may be, which is flatter than
-        anything that is: peaks too low, valleys too high.
+        A network trained on distances predicts the mean of what is possible, and that is flatter
+        than any real spectrum: its peaks are too low and its valleys too high.
         """
         rows = log_magnitude.flatten(0, 1)[:, None]
         around = F.avg_pool1d(
@@ -262,17 +262,33 @@ class SpectrumGenerator(nn.Module):
         return sharper.clamp(max=MAX_LOG_MAGNITUDE)
 
     def reach(self) -> Span:
-        """The mel frames that the samples of frame 0 hear."""
+        """The mel frames that the samples of frame 0 depend on."""
         config, lead = self.config, self.stft.lead // HOP_LENGTH
         before, after = self.stft.reach(config.iterations)
         spread = config.corrections + 1 + sum(config.dilations)
         first, last = -spread - before - lead, spread + after + self.stft.overlap - 1 - lead
-        before, after = _sketch_reach(self.mel_stft, config.sketch_iterations)
+        before, after = sketch_reach(self.mel_stft, config.sketch_iterations)
         return first - before, last + after
 
 
+def band_interpolation(bins: int) -> Tensor:
+    """A matrix (128, K): values at the centres of the mel bands @ matrix = values at K bins.
+
+    It interpolates linearly in mel, and is constant beyond the outermost centres.
+    """
+    mels = hz_to_mel(torch.linspace(0, SAMPLE_RATE / 2, bins))
+    centres = torch.linspace(0, float(mels[-1]), N_MELS + 2)[1:-1]
+    mels = mels.clamp(centres[0], centres[-1])
+    upper = torch.searchsorted(centres, mels).clamp(1, N_MELS - 1)
+    share = (mels - centres[upper - 1]) / (centres[upper] - centres[upper - 1])
+    matrix, columns = torch.zeros(N_MELS, bins), torch.arange(bins)
+    matrix[upper - 1, columns] = 1 - share
+    matrix[upper, columns] = share
+    return matrix
+
+
 class MelGAN(nn.Module):
-    """The network: natural log-mel -> samples."""
+    """A vocoder network of either kind: natural log-mel -> samples."""
 
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
@@ -287,7 +303,7 @@ class MelGAN(nn.Module):
 
     @property
     def period(self) -> int:
-        """Pieces must start at a multiple of so many frames of the whole."""
+        """Every piece of a long mel must start at a multiple of this many frames."""
         return self.generator.period
 
     @property
@@ -297,7 +313,10 @@ class MelGAN(nn.Module):
         return max(-first, last)
 
     def fold_weight_norm(self) -> "MelGAN":
-        """Replace direction and length of every kernel by their product, for use; returns self."""
+        """Replace the direction and length of every kernel by their product; returns self.
+
+        Done after training: the results are the same and take less time.
+        """
         for module in self.modules():
             if is_parametrized(module, "weight"):
                 remove_parametrizations(module, "weight")

@@ -1,4 +1,4 @@
-"""6b · A vocoder stored as an ONNX graph, such as the published SoundStream mel decoder."""
+"""A vocoder stored as an ONNX graph, such as the published SoundStream mel decoder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ INPUT = "input_features"
 
 
 class OnnxVocoder:
-    """Log-mel -> samples by onnxruntime, on the CPU.
+    """Runs an ONNX graph by onnxruntime, on the CPU.
 
-    Raises WeightsError without onnxruntime, WeightsCorrupt if the file is not such a graph.
+    Raises WeightsError without onnxruntime, WeightsCorrupt if the file is no vocoder's graph.
     """
 
     receptive_field = 64  # frames to each side; the graph does not say, so this is generous
@@ -39,7 +39,7 @@ class OnnxVocoder:
             raise WeightsCorrupt(f"{path} should have one input, {INPUT}", GET_ANEW)
 
     def __call__(self, log_mel: Tensor) -> Tensor:
-        """Log-mel (B, T, 128) -> samples (B, 320 T); the graph takes one at a time."""
+        """Natural log-mel (B, T, 128) -> samples (B, 320 T); the graph takes B = 1."""
         import torch
 
         features = log_mel.float().cpu().numpy()

@@ -1,9 +1,9 @@
-"""Phases for a magnitude spectrogram: what a mel spectrogram threw away and a sound needs.
+"""Phases for a magnitude spectrogram: a sound needs them, and a mel spectrogram has none.
 
     magnitudes -> partial tracks -> start phases -> a few consistency iterations -> samples
 
 Everything is local: a frame's phases depend on a bounded number of frames around it, so that a
-long file can be turned into sound piece by piece. Letters: B batch, T frames, K bins.
+long spectrogram can be turned into sound piece by piece. B batch, T frames, K bins.
 """
 
 import torch
@@ -20,10 +20,16 @@ GOLDEN_RATIO = 0.6180339887
 
 
 class Stft:
-    """A Hann STFT whose frame 0 is centred where the centre of mel frame 0 lies, at sample 320."""
+    """A short-time Fourier transform with a Hann window, its frames centred on the mel's.
+
+    The centre of frame 0 lies at sample 320 of the signal.
+    """
 
     def __init__(self, window: int, hop: int, n_fft: int) -> None:
-        """`window` samples a frame, a multiple of 640; `hop` samples, a divisor of 320."""
+        """`window` samples in a frame, a multiple of 640; `hop` samples, a divisor of 320.
+
+        Raises ValueError for others, and for an FFT shorter than the window.
+        """
         if window % (2 * HOP_LENGTH) or n_fft < window or HOP_LENGTH % hop:
             raise ValueError(f"no STFT with window {window}, hop {hop}, FFT {n_fft}")
         self.window, self.hop, self.n_fft = window, hop, n_fft
@@ -45,7 +51,7 @@ class Stft:
         return self._overlap_add(frames * self._hann.to(frames)) / self._overlap(frames)
 
     def _overlap(self, like: Tensor) -> Tensor:
-        """How much of squared windows each sample of frames (B, T, window) has, (1, S)."""
+        """The sum of the squared windows over each of the S samples of T frames, (1, S)."""
         if self._known is None or self._known[0] != (like.shape[1], like.device, like.dtype):
             squares = self._hann.to(like).square()
             weight = self._overlap_add(squares.expand(1, like.shape[1], -1))
@@ -56,7 +62,7 @@ class Stft:
         return self._known[1]
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
-        """(B, T, window) -> (B, (T - 1) hop + window)."""
+        """Add up overlapping frames: (B, T, window) -> (B, (T - 1) hop + window)."""
         blocks = frames.reshape(*frames.shape[:2], self.overlap, self.hop)
         length = blocks.shape[1]
         samples = blocks.new_zeros(len(blocks), length + self.overlap - 1, self.hop)
@@ -65,11 +71,14 @@ class Stft:
         return samples.flatten(1)
 
     def crop(self, samples: Tensor, length: int) -> Tensor:
-        """The signal proper, (B, length), out of what `synthesise` returns."""
+        """Cut the signal, (B, length), out of the samples that `synthesise` returns."""
         return samples[..., self.lead : self.lead + length]
 
     def reach(self, iterations: int) -> tuple[int, int]:
-        """Frames before and after hop-sized block t that its samples hear, counted from frame t."""
+        """How many frames before and after frame t have an influence on block t of the samples.
+
+        A block is `hop` samples of the signal, made with `iterations` of Griffin-Lim.
+        """
         before = (self.window - 1 - self.lead) // self.hop
         after = (self.lead + self.hop - 1) // self.hop
         spread = iterations * (self.overlap - 1)
@@ -79,7 +88,7 @@ class Stft:
 def sound(magnitude: Tensor, phasor: Tensor, stft: Stft, iterations: int) -> Tensor:
     """Magnitudes and start phasors (B, T, K) -> samples (B, (T - 1) hop + window).
 
-    Differentiable in the magnitudes; the phases count as constants.
+    It is differentiable with respect to the magnitudes; the phases count as constants.
     """
     with torch.no_grad():
         phasor = make_consistent(magnitude, phasor, stft, iterations)
@@ -87,7 +96,7 @@ def sound(magnitude: Tensor, phasor: Tensor, stft: Stft, iterations: int) -> Ten
 
 
 def make_consistent(magnitude: Tensor, phasor: Tensor, stft: Stft, iterations: int) -> Tensor:
-    """Accelerated Griffin-Lim: phasors (B, T, K) nearer to those of a real signal's spectrum."""
+    """Bring phasors (B, T, K) nearer to those of a real signal, by accelerated Griffin-Lim."""
     previous: Tensor | None = None
     for _ in range(iterations):
         rebuilt = stft.analyse(stft.synthesise(magnitude * phasor))
@@ -98,13 +107,14 @@ def make_consistent(magnitude: Tensor, phasor: Tensor, stft: Stft, iterations: i
 
 
 def steady_partials(magnitude: Tensor, stft: Stft, segment: int) -> Tensor:
-    """Start phasors (B, T, K) for magnitudes (B, T, K): those of steady partials.
+    """Start phasors (B, T, K) for magnitudes (B, T, K), as if they came from steady partials.
 
     Every spectral peak is taken for a partial: its bins share the peak's phase, and the phase
-    advances with the peak's frequency (Beauregard, Harish, Wyse 2015, single-pass spectrogram
-    inversion). That advance is summed within segments of `segment` frames only, forwards from a
-    fixed phase at the segment's first frame and backwards from a fixed phase at the next one's;
-    the difference is spread evenly, a detuning of at most half a turn a segment.
+    advances with the peak's frequency (Beauregard, Harish and Wyse, Single pass spectrogram
+    inversion, 2015). That advance is summed within segments of `segment` frames only, forwards
+    from a fixed phase at the segment's first frame and backwards from a fixed phase at the next
+    segment's first frame; the difference is spread evenly, which detunes the partial by at most
+    half a turn in a segment.
     """
     owner, advance = _partials(magnitude, stft)
     frames = magnitude.shape[1]
@@ -118,10 +128,10 @@ def steady_partials(magnitude: Tensor, stft: Stft, segment: int) -> Tensor:
 
 
 def _partials(magnitude: Tensor, stft: Stft) -> tuple[Tensor, Tensor]:
-    """For each bin: the peak nearest to it, and its own advance in turns a frame; (B, T, K) each.
+    """The peak nearest to each bin, and each bin's advance in turns a frame; (B, T, K) each.
 
-    The advance of a peak is that of its interpolated frequency (the top of the parabola through
-    three logarithms).
+    The advance of a peak is that of its interpolated frequency: where the parabola through the
+    logarithms of three magnitudes has its top.
     """
     bins = torch.arange(stft.bins, device=magnitude.device)
     log = F.pad(magnitude.clamp(min=1e-7).log(), (1, 1), value=-20.0)

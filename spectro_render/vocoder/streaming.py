@@ -1,8 +1,8 @@
-"""6a · A mel that comes window by window -> sound, as soon as it is certain.
+"""Turns a mel that comes window by window into sound, piece by piece.
 
-A piece is vocoded together with the frames around it that can be heard in it (the vocoder's
-receptive field, on both sides), so that the pieces join to what the whole would give. The larger
-the pieces, the less is computed twice; the smaller, the sooner they come.
+A piece is vocoded together with the frames on both sides that have an influence on it (the
+vocoder's receptive field), so that the pieces join to what the whole mel would give. The larger the
+pieces, the less is computed twice; the smaller, the sooner they come.
 """
 
 import torch
@@ -11,19 +11,20 @@ from torch import Tensor
 from spectro_render.constants import HOP_LENGTH, WINDOW_FRAMES
 from spectro_render.vocoder.melgan import Vocoder
 
-LEAST_FRAMES = 128  # of a piece, but for the last one: below, most would be computed twice
-LIVE_FRAMES = WINDOW_FRAMES  # at most, where somebody listens
+LEAST_FRAMES = 128  # of a piece, but for the last one; in shorter ones most is computed twice
+LIVE_FRAMES = WINDOW_FRAMES  # of a piece at most, where somebody listens
 PATIENT_FRAMES = 8 * WINDOW_FRAMES  # where nobody waits: the bundled vocoder computes 1/8 twice
 
 
 class StreamingVocoder:
-    """Vocodes a long mel piece by piece.
+    """Vocodes a long mel piece by piece, with the samples that the whole mel would give.
 
-    Holds at most one piece, what is not yet certain, and the context on both sides.
+    It holds at most one piece, the frames whose samples may still change, and the context on both
+    sides.
     """
 
     def __init__(self, vocoder: Vocoder, *, live: bool = True) -> None:
-        """`live`: each piece as soon as it is worth it, rather than when it is large."""
+        """`live`: vocode short pieces as soon as they can be, rather than wait for large ones."""
         self._vocoder = vocoder
         self._least = LEAST_FRAMES if live else PATIENT_FRAMES
         self._most = LIVE_FRAMES if live else PATIENT_FRAMES
@@ -33,31 +34,33 @@ class StreamingVocoder:
         self._done = 0  # frames whose samples have been returned
 
     def push(self, log_mel: Tensor) -> Tensor:
-        """The next frames (T, 128) -> the samples (S,) that they make final, perhaps none."""
+        """Add the next frames (T, 128); returns the samples (S,) that are final now, perhaps none.
+
+        The log-mel is natural, as for any vocoder.
+        """
         self._frames = log_mel if self._frames is None else torch.cat([self._frames, log_mel])
         pieces = [log_mel.new_zeros(0)]
         certain = self._start + len(self._frames) - self._context
         while certain - self._done >= self._least:
-            pieces.append(self._vocode(min(certain, self._done + self._most)))
+            pieces.append(self._vocode(self._frames, min(certain, self._done + self._most)))
         return torch.cat(pieces)
 
     def flush(self) -> Tensor:
         """The samples (S,) of all frames that are left; the next push starts a new signal."""
         if self._frames is None:
             return torch.zeros(0)
-        samples = self._vocode(self._start + len(self._frames))
+        samples = self._vocode(self._frames, self._start + len(self._frames))
         self._frames, self._start, self._done = None, 0, 0
         return samples
 
     @torch.no_grad()
-    def _vocode(self, end: int) -> Tensor:
-        """Samples from the last one returned up to frame `end`; drop what is not needed again."""
-        assert self._frames is not None
-        heard = self._frames[: end + self._context - self._start]
-        samples = self._vocoder(heard[None])[0]
+    def _vocode(self, frames: Tensor, end: int) -> Tensor:
+        """The samples up to frame `end` that were not returned before; drops unneeded frames."""
+        piece = frames[: end + self._context - self._start]
+        samples = self._vocoder(piece[None])[0]
         first, last = self._done - self._start, end - self._start
         self._done = end
         keep_from = max(0, end - self._context) // self._vocoder.period * self._vocoder.period
-        self._frames = self._frames[keep_from - self._start :]
+        self._frames = frames[keep_from - self._start :]
         self._start = keep_from
         return samples[first * HOP_LENGTH : last * HOP_LENGTH]

@@ -13,7 +13,7 @@ from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.midi.read import read_midi
 from spectro_render.options import RenderOptions
 from spectro_render.render.renderer import Renderer
-from spectro_render.vocoder.griffin_lim import griffin_lim
+from spectro_render.vocoder.griffin_lim import GriffinLim
 
 DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
 REPEATS = 3
@@ -41,7 +41,7 @@ def main() -> None:
         print(f"  notes -> mel, {steps:2d} steps  {music / seconds:7.1f}")
     mel = torch.cat(list(renderer.mels(windows)))
     print(f"  mel -> sound, the model's  {music / fastest(lambda: renderer.vocode(mel)):7.1f}")
-    seconds = fastest(lambda: griffin_lim(mel[None]))
+    seconds = fastest(lambda: GriffinLim()(mel[None]))
     print(f"  mel -> sound, Griffin-Lim  {music / seconds:7.1f}")
     print(f"  all, as the defaults are   {music / fastest(lambda: renderer.render(score)):7.1f}")
 
