@@ -24,7 +24,7 @@ _NEW = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BI
 
 @contextmanager
 def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path to write a file to, which replaces `path` when the block ends.
+    """Yield a temporary path to write a file to; when the block ends, the file replaces `path`.
 
     If the block fails, the temporary file is removed and `path` stays as it was. Raises OutputBusy
     where another program is writing the same file, OutputError where the system refuses to write.
@@ -41,7 +41,7 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """A directory to fill, which gets the name `path` when the block ends and is gone if it fails.
+    """Yield a directory to fill, which gets the name `path` at the end and is gone on failure.
 
     Raises OutputError where something of that name exists, or where the system refuses to write.
     """
@@ -55,7 +55,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def work_directory(parent: Path, name: str) -> Iterator[Path]:
-    """A new directory in `parent` for the length of the block; it, or what is left, is then gone.
+    """Yield a new directory in `parent`, which is removed with its content when the block ends.
 
     Raises OutputError, which calls what is being written `name`, for any OSError in the block.
     """
@@ -83,7 +83,7 @@ class NewFile:
     _unfinished: ClassVar[set[NewFile]] = set()  # whose temporary files may exist
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Raises OutputBusy where another program is writing `path`, OutputError."""
+        """Open the temporary file. Raises OutputBusy if `path` is being written, OutputError."""
         # A link stays: what it points at is replaced.
         self._path = Path(os.path.realpath(path))
         number = hashlib.sha256(os.fsencode(self._path.name)).hexdigest()[:16]

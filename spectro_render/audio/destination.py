@@ -59,16 +59,13 @@ class Destination(io.RawIOBase):
         block = bytes(data)
         if self._failure is None and not self._discarded:
             try:
-                self._write(block)
+                if self._can_seek or self._position == self._end:
+                    self._file.write(block)
+                    self._end += len(block)
+                self._position += len(block)
             except OSError as error:
                 self._failure = error
         return len(block)
-
-    def _write(self, block: bytes) -> None:
-        if self._can_seek or self._position == self._end:
-            self._file.write(block)
-            self._end += len(block)
-        self._position += len(block)
 
     def flush(self) -> None:
         """Pass on what is buffered. Raises OSError."""

@@ -190,17 +190,12 @@ def _files_to_load(files: ModelFiles) -> list[Path]:
 
 def is_vocoder(name: str) -> bool:
     """Whether a name can be that of a vocoder: a kind, an ONNX file, a model here or on the Hub."""
-    return name in VOCODERS or is_onnx(name) or may_be_model(name)
+    return name in VOCODERS or is_onnx(name) or bool(parse_hub_name(name) or _find(name))
 
 
 def models_at_hand() -> list[str]:
     """The names of all models that can be rendered with at once."""
     return [entry.name for entry in model_entries() if entry.state in ("bundled", "downloaded")]
-
-
-def may_be_model(name: str) -> bool:
-    """Whether a name is that of a model here, or can be that of one on the Hub."""
-    return parse_hub_name(name) is not None or _find(name) is not None
 
 
 def model_name(path: Path) -> str:

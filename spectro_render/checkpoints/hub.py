@@ -160,7 +160,7 @@ def _require_client(name: HubName) -> None:
 
 @contextmanager
 def _quiet_client() -> Iterator[None]:
-    """The client shows no bars, and what it logs or warns of is told by our errors alone."""
+    """Inside the block, the client shows no bars, logs nothing and does not warn."""
     from huggingface_hub.utils import (
         are_progress_bars_disabled,
         disable_progress_bars,

@@ -99,7 +99,7 @@ def _step(tree: str) -> int:
 
 
 def _read_gin(files: _Files, folder: str) -> str:
-    """config.gin in the checkpoint's folder or beside it."""
+    """Read config.gin in the checkpoint's folder or beside it; empty if there is none."""
     for place in (folder, re.sub(r"[^/]+/$", "", folder)):
         if files.has(place + GIN):
             return files.read(place + GIN).decode("utf-8", errors="replace")
@@ -110,16 +110,16 @@ def _read_gin(files: _Files, folder: str) -> str:
 
 
 class _Files(Protocol):
-    """A folder or a zip file. Names are relative to it, with `/`."""
+    """The interface of a folder or a zip file; names are relative to it and have `/`."""
 
     def trees(self) -> list[str]:
         """The paths of all files with a tree, one in each checkpoint."""
 
     def has(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Whether a file of this name exists."""
 
     def read(self, name: str) -> bytes:
-        """The content of a file. Raises WeightsError, WeightsCorrupt."""
+        """Read the content of a file. Raises WeightsError, WeightsCorrupt."""
 
     def kvstore(self, name: str) -> Node:
         """The description of a folder by which tensorstore opens it."""
@@ -207,7 +207,7 @@ class _ZipFile:
 
 
 def _parse_tree(content: bytes, place: Path) -> Node:
-    """The tree of parameters in the content of a file `checkpoint`."""
+    """Read the tree of parameters from the content of a file `checkpoint`."""
     import msgpack
 
     try:

@@ -119,7 +119,7 @@ def _if_any_is_padding(mask: Tensor) -> Tensor | None:
 
 
 def _take(x: Tensor, frames: Tensor) -> Tensor:
-    """Rows of x (B, T, D), chosen and ordered by `frames` (B, T)."""
+    """Choose and order the rows of x (B, T, D) by their numbers, `frames` (B, T)."""
     return x.take_along_dim(frames[..., None], 1)
 
 
@@ -145,7 +145,7 @@ class T5FilmDecoder(Component):
         decoder_input_tokens: Tensor,
         decoder_noise_time: Tensor,
     ) -> Tensor:
-        """Noisy mel (B, T, M) at times (B,), or all at one (1,), in [0, 1] -> prediction (B, T, M).
+        """Predict (B, T, M) from a noisy mel (B, T, M) at times (B,) or (1,), in [0, 1].
 
         `encodings_and_masks` come from the encoders or from `remember`; None: nothing is known, the
         unconditional pass of guidance.

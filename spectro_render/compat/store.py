@@ -67,15 +67,10 @@ def save_components(path: Path, components: Mapping[str, Any]) -> None:
         raise output_error(str(path), error) from error
     with work_directory(path, str(path)) as work:
         _write(work, components)
-        _replace_parts(path, work)
-
-
-def _replace_parts(path: Path, new: Path) -> None:
-    """Replace the model in a directory by the one in another; other files there stay."""
-    for folder in (*FOLDERS.values(), "scheduler", MELGAN):
-        shutil.rmtree(path / folder, ignore_errors=True)
-    for entry in new.iterdir():
-        entry.replace(path / entry.name)
+        for folder in (*FOLDERS.values(), "scheduler", MELGAN):  # other files there stay
+            shutil.rmtree(path / folder, ignore_errors=True)
+        for entry in work.iterdir():
+            entry.replace(path / entry.name)
 
 
 def _write(path: Path, components: Mapping[str, Any]) -> None:
@@ -103,7 +98,7 @@ def _scheduler_config(scheduler: Any) -> Json:
 
 
 def _joined(parts: Mapping[str, Component], scheduler: Json) -> SpectrogramModel:
-    """One network made of the parts. Raises WeightsError where their settings contradict."""
+    """Join the parts to one network. Raises WeightsError where their settings contradict."""
     settings = {part: component.config for part, component in parts.items()}
     with without_numbers():
         model = SpectrogramModel(read_config(settings, scheduler))
