@@ -1,4 +1,4 @@
-"""The numbers that every stage agrees on, with their units.
+"""The numbers that all stages share, with their units.
 
 They are facts of the published model (Hawthorne et al., ISMIR 2022, arXiv 2206.05408) and of its
 weights: changing one makes every checkpoint useless.
@@ -19,10 +19,10 @@ WINDOW_SECONDS = WINDOW_SAMPLES / SAMPLE_RATE  # 5.12
 
 STEPS_PER_SECOND = 100  # the time grid of the tokens: 10 ms
 STEPS_PER_WINDOW = round(WINDOW_SECONDS * STEPS_PER_SECOND)  # 512
-MAX_TOKENS = 2048  # note ids a window
+MAX_TOKENS = 2048  # note ids of a window at most
 
 MEL_MAX_HZ = 8000.0
 MEL_FLOOR = 1e-5  # magnitudes are clipped to [MEL_FLOOR, MEL_CEILING] before the logarithm
 MEL_CEILING = 1e8
-LOG_MEL_MIN = math.log(MEL_FLOOR)  # is -1 to the model
-LOG_MEL_MAX = 4.0  # is +1 to the model
+LOG_MEL_MIN = math.log(MEL_FLOOR)  # scaled to -1 for the Transformer
+LOG_MEL_MAX = 4.0  # scaled to +1

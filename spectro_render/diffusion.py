@@ -1,4 +1,4 @@
-"""5 · Noise schedule, guidance and samplers, over any network that predicts from a noisy mel.
+"""Noise schedule, guidance and samplers, for any network that predicts from a noisy mel.
 
 Diffusion time t runs from 0 (the mel) to 1 (noise): a noisy mel is z = alpha(t) x0 + sigma(t) eps,
 with alpha^2 + sigma^2 = 1 and log-SNR = ln(alpha^2 / sigma^2) falling from +20 to -20.
@@ -26,9 +26,10 @@ SAMPLERS = ("ddpm", "ddpm-small", "ddim", "dpm++", "diffusers")
 
 MAX_LOG_SNR = 20.0
 
-# DPM-Solver++ is for few steps. Evenly spaced, its last one would leave from sigma = pi / 2N and
-# wipe out all finer detail; at squared times (DDIM's authors use them too) it leaves from about
-# pi / 2N^2. On four-peaked data, whose end points are known, 5 steps then err a quarter as much.
+# DPM-Solver++ is for few steps. With evenly spaced times its last step would start at about
+# sigma = pi / 2N and wipe out all finer detail; with squared times (DDIM's authors use them too) it
+# starts at about pi / 2N^2. On data with four peaks, whose end points are known, 5 steps then have
+# a quarter of the error.
 FEW_STEPS_POWER = 2.0
 
 _MARGIN = math.atan(math.exp(-MAX_LOG_SNR / 2))  # b of the published schedule, and a = pi/2 - 2 b
@@ -49,21 +50,21 @@ def sigma(time: Tensor | float) -> Tensor:
 
 
 def alpha(time: Tensor | float) -> Tensor:
-    """How much of the mel is left at `time` in [0, 1]: cos(a t + b), any shape.
+    """Factor of the mel at `time` in [0, 1]: cos(a t + b), any shape.
 
-    a + 2 b is a right angle, so this is sigma(1 - t), which float32 gets right near t = 1 too.
+    a + 2 b is a right angle, so this equals sigma(1 - t), which is exact in float32 near t = 1 too.
     """
     return sigma(1 - time)
 
 
 def corrupt(x0: Tensor, noise: Tensor, time: Tensor) -> Tensor:
-    """The noisy mel at `time` (B,): alpha x0 + sigma eps, all (B, T, M)."""
+    """The noisy mel alpha x0 + sigma eps at `time` (B,); mels and noise are (B, T, M)."""
     level = time[:, None, None]
     return alpha(level) * x0 + sigma(level) * noise
 
 
 def learning_target(x0: Tensor, noise: Tensor, time: Tensor, target: Target) -> Tensor:
-    """What a network with this target should say about `corrupt(x0, noise, time)`, (B, T, M).
+    """What a network with this target should predict from `corrupt(x0, noise, time)`, (B, T, M).
 
     v = alpha eps - sigma x0 (Salimans and Ho, arXiv 2202.00512).
     """
@@ -75,14 +76,15 @@ def learning_target(x0: Tensor, noise: Tensor, time: Tensor, target: Target) -> 
 
 @dataclass(frozen=True)
 class Level:
-    """One point of a sampler's way from noise to mel."""
+    """A noise level that a sampler visits on its way from noise to mel."""
 
-    time: float  # what the network is told
+    time: float  # the diffusion time that the network is told
     alpha: float
     sigma: float
 
     @property
     def half_log_snr(self) -> float:
+        """ln(alpha / sigma)."""
         return math.log(self.alpha / self.sigma)
 
 
@@ -112,17 +114,17 @@ def continuous_levels(steps: int, power: float = 1.0) -> list[Level]:
 
 @dataclass(frozen=True)
 class DiscreteSchedule:
-    """The noise schedule of diffusers' `DDPMScheduler`, as its config file describes it.
+    """The noise schedule of diffusers' `DDPMScheduler`, as the published pipeline sets it up.
 
-    Cosine (`squaredcos_cap_v2`; Nichol and Dhariwal, arXiv 2102.09672), variance `fixed_large`,
-    spacing 'leading': what the published pipeline uses.
+    It is the cosine schedule (`squaredcos_cap_v2`; Nichol and Dhariwal, arXiv 2102.09672), with the
+    variance `fixed_large` and the spacing 'leading'.
     """
 
     train_steps: int = 1000
     steps_offset: int = 0
 
     def alphas_cumprod(self) -> Tensor:
-        """alpha^2 of each training step, (train_steps,), in float32 as the reference has it."""
+        """alpha^2 of each training step, (train_steps,), in float32 as in the reference."""
         angle = torch.arange(self.train_steps + 1, dtype=torch.float64) / self.train_steps
         kept = ((angle + 0.008) / 1.008 * math.pi / 2).cos() ** 2
         betas = (1 - kept[1:] / kept[:-1]).clamp(max=0.999).float()
@@ -131,7 +133,8 @@ class DiscreteSchedule:
     def levels(self, steps: int) -> list[Level]:
         """N + 1 levels: training steps a fixed stride apart, counted from 0 ('leading'), then x0.
 
-        The network hears t/1000 although the noise is that of (t+1)/1000, as it does there.
+        As in diffusers, the network is told the time t/1000 although the noise is that of
+        (t+1)/1000.
         """
         stride = self.train_steps // steps
         kept = self.alphas_cumprod().double().tolist()
@@ -148,8 +151,8 @@ class DiscreteSchedule:
 def guide(conditional: Predict, unconditional: Predict, weight: float) -> Predict:
     """Classifier-free guidance (Ho and Salimans, arXiv 2207.12598): w cond + (1 - w) uncond.
 
-    The weights add up to one, so it is the same guidance for epsilon, v and x0. With w = 1 the
-    unconditional pass is never made.
+    The weights add up to one, so it is the same guidance for epsilon, v and x0. With w = 1
+    `unconditional` is never called.
     """
     if weight == 1:
         return conditional
@@ -164,7 +167,7 @@ def guide(conditional: Predict, unconditional: Predict, weight: float) -> Predic
 
 
 def window_generator(seed: int, window: int) -> torch.Generator:
-    """The random numbers of one window: a function of the two numbers, on the CPU always.
+    """The random generator of one window, which depends on seed and window alone; on the CPU.
 
     Hashing keeps (seed, window) apart from (seed + 1, window - 1), which adding would not.
     """
@@ -175,10 +178,10 @@ def window_generator(seed: int, window: int) -> torch.Generator:
 def noise_source(seed: int, windows: Sequence[int], device: torch.device) -> Callable[[], Tensor]:
     """A function that gives fresh noise (B, T, M) for these windows at every call.
 
-    Each window draws from a generator of its own, so who shares the batch changes nothing.
+    Each window has a generator of its own, so its noise does not depend on the rest of the batch.
     """
     generators = [window_generator(seed, window) for window in windows]
-    waits = device.type != "cuda"  # until what the device is at is done
+    waits = device.type != "cuda"  # until the device has finished its work
 
     def draw() -> Tensor:
         shape = (WINDOW_FRAMES, N_MELS)
@@ -196,7 +199,7 @@ Step = Callable[[Tensor, Tensor, Level, Level], Tensor]  # x, x0 at one level ->
 def ancestral(draw: Callable[[], Tensor], *, large: bool) -> Step:
     """DDPM (Ho et al., arXiv 2006.11239), in the SNR form of Kingma et al., arXiv 2107.00630.
 
-    The log-variance is that of the forward step ('large') or of its posterior ('small').
+    The variance is that of the forward step (`large`) or that of its posterior.
     """
 
     def step(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
@@ -209,7 +212,7 @@ def ancestral(draw: Callable[[], Tensor], *, large: bool) -> Step:
 
 
 def ddim(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
-    """DDIM (Song et al., arXiv 2010.02502): the epsilon that x and x0 imply, at the next level."""
+    """DDIM (Song et al., arXiv 2010.02502): x0 with the noise that x implies, at the next level."""
     epsilon = (x - now.alpha * x0) / now.sigma
     return then.alpha * x0 + then.sigma * epsilon
 
@@ -217,8 +220,8 @@ def ddim(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
 def multistep() -> Step:
     """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, algorithm 2).
 
-    It is DDIM with a better x0: where it will be half a step ahead (in half log-SNR), on the line
-    through the last two predictions.
+    It is DDIM with a better x0: the line through the last two predictions gives the x0 of half a
+    step ahead (in half log-SNR).
     """
     before: tuple[Tensor, Level] | None = None
 
@@ -248,13 +251,14 @@ def sample(
 ) -> Tensor:
     """Denoise `noise` (B, T, M) into a mel x0 in [-1, 1], (B, T, M) float32.
 
-    `predict` says what `target` names; `draw` gives the ancestral samplers fresh noise (B, T, M),
-    once a step but for the last; `schedule` is that of 'diffusers'; `on_step` hears 1..steps.
-    Raises OptionError for an unknown sampler or number of steps.
+    `predict` gives what `target` names; `draw` gives the ancestral samplers fresh noise (B, T, M)
+    in every step but the last; `schedule` is that of the sampler 'diffusers'; `on_step` is called
+    with 1..steps. Raises OptionError as `check_sampling` does.
     """
     levels = sampling_levels(sampler, steps, schedule or DiscreteSchedule())
     advance = _rule(sampler, draw)
-    x = noise.to(_precision(noise.device))
+    # The sampler computes in float64, but in float32 on Apple's GPUs, which lack it.
+    x = noise.to(torch.float32 if noise.device.type == "mps" else torch.float64)
     for number, (now, then) in enumerate(pairwise(levels), start=1):
         x0 = clean_mel(predict(x.float(), now.time).to(x), x, now.alpha, now.sigma, target)
         x = x0 if number == steps else advance(x, x0, now, then)
@@ -266,7 +270,7 @@ def sample(
 def check_sampling(sampler: str, steps: int, schedule: DiscreteSchedule) -> None:
     """Raise OptionError unless this sampler exists and can take this many steps.
 
-    `schedule` is that of 'diffusers', which skips training steps but makes no new ones.
+    `schedule` is that of the sampler 'diffusers', which can have no more steps than training had.
     """
     if sampler not in SAMPLERS:
         raise OptionError(f"unknown sampler {sampler!r}", f"one of {', '.join(SAMPLERS)}")
@@ -292,8 +296,3 @@ def _rule(sampler: str, draw: Callable[[], Tensor]) -> Step:
     if sampler == "dpm++":
         return multistep()
     return ancestral(draw, large=sampler != "ddpm-small")
-
-
-def _precision(device: torch.device) -> torch.dtype:
-    """float64 around the network, but on Apple's GPUs, which lack it."""
-    return torch.float32 if device.type == "mps" else torch.float64

@@ -1,8 +1,8 @@
-"""3 · Audio -> log-mel, and its scaling to the model's [-1, 1].
+"""The log-mel spectrogram of audio, and its scaling to the Transformer's [-1, 1].
 
-The rules are TensorFlow's (`tf.signal.stft(pad_end=True)` and `linear_to_mel_weight_matrix`), not
-librosa's: magnitude rather than power, triangles that are linear in mel rather than in Hz, no area
-normalisation, frame i starting at sample 320 i.
+The definitions are TensorFlow's (`tf.signal.stft(pad_end=True)`, `linear_to_mel_weight_matrix`),
+not librosa's: magnitudes rather than powers, triangles that are linear in mel rather than in Hz, no
+normalisation by area, and frame i starts at sample 320 i.
 """
 
 from functools import lru_cache
@@ -26,17 +26,17 @@ from spectro_render.constants import (
 
 
 def hz_to_mel(hz: Tensor) -> Tensor:
-    """Hz -> mel on the HTK scale (Young et al., The HTK Book, 5.4): 1127 ln(1 + f/700)."""
+    """Frequency f in Hz -> mel: 1127 ln(1 + f/700) (Young et al., The HTK Book, 5.4)."""
     return 1127.0 * torch.log1p(hz / 700.0)
 
 
 @lru_cache(maxsize=1)
-@torch.inference_mode(False)  # whoever asks first, the constant may be used in training later
+@torch.inference_mode(False)  # training may use the cached tensor after inference made it
 def hann_window() -> Tensor:
     """Periodic Hann window, (640,) float32, rounded as TensorFlow rounds it.
 
-    80 dB below a frame's peak the window's last bit is audible in the numbers: `torch.hann_window`
-    rounds otherwise and lies up to 3e-4 away from the reference's log-mel there.
+    80 dB below a frame's peak the last bit of the window matters: `torch.hann_window` rounds
+    otherwise, and log-mels there differ from the reference's by up to 3e-4.
     """
     angle = torch.arange(WIN_LENGTH) * (2 * torch.pi) / WIN_LENGTH
     return 0.5 - 0.5 * angle.cos()
@@ -62,7 +62,7 @@ def mel_matrix() -> Tensor:
 
 
 def stft(samples: Tensor) -> Tensor:
-    """Complex spectrum of samples (..., S): (..., ceil(S/320), 513); the end is zero-padded."""
+    """The complex spectrum (..., ceil(S/320), 513) of samples (..., S), padded with zeros."""
     frames = -(-samples.shape[-1] // HOP_LENGTH)
     padding = max(0, (frames - 1) * HOP_LENGTH + WIN_LENGTH - samples.shape[-1])
     framed = F.pad(samples, (0, padding)).unfold(-1, WIN_LENGTH, HOP_LENGTH)[..., :frames, :]
@@ -70,17 +70,17 @@ def stft(samples: Tensor) -> Tensor:
 
 
 def log_mel(samples: Tensor) -> Tensor:
-    """Natural log-mel of mono samples at 16 kHz: (..., S) -> (..., ceil(S/320), 128)."""
+    """The natural log-mel of mono samples at 16 kHz: (..., S) -> (..., ceil(S/320), 128)."""
     magnitude = stft(samples).abs()
     mel = magnitude @ mel_matrix().to(magnitude)
     return mel.clamp(MEL_FLOOR, MEL_CEILING).log()
 
 
 def to_model(log_mel: Tensor) -> Tensor:
-    """Log-mel -> the Transformer's [-1, 1], clipped; any shape."""
+    """Scale a natural log-mel to the Transformer's [-1, 1], and clip it; any shape."""
     return ((log_mel - LOG_MEL_MIN) / (LOG_MEL_MAX - LOG_MEL_MIN) * 2 - 1).clamp(-1, 1)
 
 
 def from_model(scaled: Tensor) -> Tensor:
-    """The Transformer's [-1, 1] -> log-mel; any shape."""
+    """Scale a mel in the Transformer's [-1, 1] back to a natural log-mel; any shape."""
     return (scaled + 1) / 2 * (LOG_MEL_MAX - LOG_MEL_MIN) + LOG_MEL_MIN

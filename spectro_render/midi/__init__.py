@@ -1,4 +1,4 @@
-"""Reads MIDI files into notes."""
+"""Reads MIDI files as scores: bytes -> events in ticks -> repaired events -> notes in seconds."""
 
 from spectro_render.midi.read import MIDI_SUFFIXES, read_bytes, read_midi
 from spectro_render.midi.score import Note, Score, Track, section

@@ -1,8 +1,8 @@
-"""MIDI file -> Score: notes in seconds, as loud and as long as they are heard.
+"""Reads a MIDI file as a score: notes in seconds, as loud and as long as they sound.
 
 `note_seq` turns ticks into seconds, finds the instruments and applies the sustain pedal, because
 the published models were trained on its notes. Before it sees a file, `parse_smf` has read what
-can be read and `repair` has mended what would be lost, or would cost gigabytes.
+can be read, and `repair` has mended what would get lost or would take gigabytes of memory.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import mido
     from note_seq.protobuf.music_pb2 import NoteSequence
 
+MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
+
 
 def read_midi(source: str | os.PathLike[str] | bytes | BinaryIO) -> Score:
     """Read a MIDI file from a path, from its bytes or from an open binary file.
@@ -46,7 +48,10 @@ def read_midi(source: str | os.PathLike[str] | bytes | BinaryIO) -> Score:
 
 
 def read_bytes(source: str | os.PathLike[str] | bytes | BinaryIO) -> bytes:
-    """What `read_midi` reads; raises MidiError where that is too much, or cannot be had."""
+    """The bytes of a MIDI file, from anything that `read_midi` takes.
+
+    Raises MidiError where they cannot be read, or are more than MAX_BYTES.
+    """
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
     else:
@@ -78,7 +83,7 @@ def _read_limited(file: BinaryIO) -> bytes:
 
 
 def _note_sequence(smf: RepairedSmf) -> NoteSequence:
-    """The notes in seconds, pedal applied, by the steps and the arithmetic of note_seq."""
+    """The notes in seconds with the pedal applied, by the steps and the arithmetic of note_seq."""
     import pretty_midi
 
     midi_io, sequences_lib = _note_seq_modules()
@@ -93,10 +98,10 @@ def _note_sequence(smf: RepairedSmf) -> NoteSequence:
 
 @cache
 def _note_seq_modules() -> tuple[Any, Any]:
-    """`midi_io` and `sequences_lib` of note_seq, past the package's own `__init__`.
+    """`midi_io` and `sequences_lib` of note_seq, imported without the package's own `__init__`.
 
-    That one imports plotting, data frames and audio tools, none of which these two need: most of
-    two seconds. Whoever imports note_seq elsewhere gets all of it, before or after.
+    That one imports plotting, data frames and audio tools, which takes most of two seconds and is
+    not needed by these two. An `import note_seq` elsewhere, before or after, still gets all of it.
     """
     spec = find_spec("note_seq")
     if spec is None:
@@ -116,7 +121,7 @@ def _loaded(package: str) -> list[str]:
 
 
 def _mido_file(smf: RepairedSmf) -> mido.MidiFile:
-    """What pretty_midi needs to see, and no more; every track has a name, if an empty one."""
+    """The file for pretty_midi: only the events that it needs; every track has a name, maybe ''."""
     import mido
 
     file = mido.MidiFile(type=1, ticks_per_beat=smf.division)
@@ -143,7 +148,7 @@ def _is_needed(event: Event) -> bool:
 
 
 def _tempo_messages(tempos: Iterable[tuple[int, int]]) -> Iterator[mido.MetaMessage]:
-    """They go before all others: the last one turns time back to 0."""
+    """Tempo changes, to go before the first track's messages; the last one returns to tick 0."""
     from mido import MetaMessage
 
     previous = 0
@@ -195,6 +200,3 @@ def _repairs(counts: Counter[str]) -> tuple[str, ...]:
         f"{phrase} ({count} times)" if count > 1 else phrase
         for phrase, count in counts.most_common()
     )
-
-
-MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")

@@ -1,4 +1,4 @@
-"""Smf -> RepairedSmf: what would be lost or cost gigabytes is mended, loudness is put into notes.
+"""Mends a parsed MIDI file where notes would get lost or take gigabytes; applies loudness to notes.
 
 In a file without faults, no note changes its time.
 """
@@ -23,7 +23,7 @@ from spectro_render.midi.smf import (
 )
 
 MAX_SECONDS = 24 * 60 * 60
-MAX_TICKS = 6_000_000  # pretty_midi needs up to 32 bytes for each: 192 MB
+MAX_TICKS = 6_000_000  # pretty_midi needs up to 32 bytes for each tick: 192 MB
 
 _DEFAULT_TEMPO = 500_000  # us per quarter note, until the file sets one
 _DEFAULT_VOLUME, _FULL_EXPRESSION = 100, 127  # until the file sets them
@@ -37,7 +37,7 @@ _Key = tuple[int, int]  # (channel, pitch) or (port, channel)
 
 @dataclass(frozen=True)
 class RepairedSmf:
-    """A MIDI file that can be played: every note ends, and none is too late or too fine."""
+    """A MIDI file in which every note ends, within MAX_SECONDS and MAX_TICKS."""
 
     division: int  # ticks per quarter note
     tempos: TempoMap  # for all tracks
@@ -63,10 +63,10 @@ def repair(smf: Smf) -> RepairedSmf:
 
 
 def _tempo_map(smf: Smf) -> TempoMap:
-    """The tempo changes of all tracks; at one tick, those of earlier tracks win.
+    """The tempo changes of all tracks; where two tracks set one at a tick, the earlier track wins.
 
-    They belong into the first track, and pretty_midi looks nowhere else; but many files have
-    them in the second, and players heed them.
+    They belong into the first track, and pretty_midi reads no others. But many files have them in
+    the second track, and players follow them.
     """
     changes = {tick: tempo for track in reversed(smf.tracks) for tick, tempo in track.tempos}
     tempos = _effective_tempos(changes.items())
@@ -96,7 +96,7 @@ def _tick_at(seconds: float, tempos: TempoMap, division: int) -> int:
 
 
 def _cut_at_limit(smf: Smf, limit: int) -> None:
-    """Leave out what lies past tick `limit`: behind a damaged time step, most often."""
+    """Leave out the events after tick `limit`; most often they follow a damaged time step."""
     for track in smf.tracks:
         if track.end > limit:
             kept = [event for event in track.events if event.tick <= limit]
@@ -107,9 +107,9 @@ def _cut_at_limit(smf: Smf, limit: int) -> None:
 
 
 def _coarsen(smf: Smf) -> int:
-    """Join so many ticks into one that there are no more than MAX_TICKS; return how many.
+    """Join ticks so that there are no more than MAX_TICKS; returns how many make one.
 
-    They are a power of two, which leaves the arithmetic of the times as it was.
+    That is a power of two, so the times in seconds are computed without another rounding.
     """
     ticks = [event.tick for track in smf.tracks for event in track.events]
     last = max(ticks, default=0)
@@ -124,7 +124,7 @@ def _coarsen(smf: Smf) -> int:
 
 
 def _join_ticks(smf: Smf, factor: int) -> None:
-    """A note may lose time, but not its whole length: it starts early and ends late."""
+    """Divide all ticks by a factor; notes start earlier and end later, so that none vanishes."""
     for track in smf.tracks:
         track.events = [
             event._replace(tick=(event.tick + (factor - 1 if event.is_off else 0)) // factor)
@@ -136,7 +136,7 @@ def _join_ticks(smf: Smf, factor: int) -> None:
 
 
 def _lengthen_drum_hits(smf: Smf) -> None:
-    """Give drum hits that end where they start a tick: pretty_midi would drop them."""
+    """Give a tick of length to drum hits that have none, which pretty_midi would drop."""
     for track in smf.tracks:
         starts: dict[int, set[int]] = {}  # of the drums that sound, by pitch
         for index, event in enumerate(track.events):
@@ -160,9 +160,9 @@ def _close_hanging_notes(smf: Smf) -> None:
 
 
 def _hanging_notes(track: SmfTrack, ignored: Counter[str]) -> list[Event]:
-    """The note-ons that nothing ends, as pretty_midi sees it: a note-off ends all of its pitch.
+    """The note-ons that no note-off ends; as in pretty_midi, a note-off ends all of its pitch.
 
-    Notes that end where they start are counted in `ignored`: pretty_midi drops them. Some
+    Notes that end where they start, which pretty_midi drops, are counted in `ignored`. Some
     programs write the end of such a note before its start.
     """
     sounding: dict[_Key, list[Event]] = {}
@@ -188,9 +188,10 @@ def _hanging_notes(track: SmfTrack, ignored: Counter[str]) -> list[Event]:
 
 
 def _note_offs(hanging: Iterable[Event], track: SmfTrack, division: int) -> list[Event]:
-    """Where the pitch starts again, or at the next all-notes-off, or at the end of the track.
+    """A note-off for each hanging note.
 
-    A note that starts there gets a quarter note.
+    It comes where the pitch starts again, at the next all-notes-off or at the end of the track; a
+    note that starts at the end lasts a quarter note.
     """
     onsets: dict[_Key, list[int]] = {}
     silences: dict[int, list[int]] = {}
@@ -221,7 +222,7 @@ def _first_after(tick: int, ticks: Sequence[int]) -> Sequence[int]:
 
 @dataclass
 class _Levels:
-    """Volume and expression of one channel over time."""
+    """The volume and expression of one channel over time."""
 
     ticks: list[int]
     values: list[tuple[int, int]]  # one more: values[i] holds before ticks[i]
@@ -239,8 +240,8 @@ class _Levels:
 def _fold_loudness(smf: Smf) -> None:
     """Put volume and expression, as they are at a note's start, into its velocity.
 
-    The level of a SoundFont voice goes with the square of each of the three (SoundFont 2.04,
-    section 8.4), so their product says it exactly.
+    The level of a SoundFont voice is proportional to the square of each of the three (SoundFont
+    2.04, section 8.4), so a velocity that is their product gives the same level.
     """
     channels = _channel_levels(smf)
     for track in smf.tracks:
@@ -250,7 +251,7 @@ def _fold_loudness(smf: Smf) -> None:
 
 
 def _channel_levels(smf: Smf) -> dict[_Key, _Levels]:
-    """By (port, channel); all tracks set them together."""
+    """The levels of each (port, channel), as all tracks together set them."""
     controls = [
         (event.tick, (track.port, event.channel), event)
         for track in smf.tracks

@@ -1,19 +1,15 @@
-"""What is to be rendered: notes in seconds, tracks, and sections of them."""
+"""A score: notes in seconds, the tracks that they came from, and sections of a score."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from spectro_render.errors import MidiError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One note, as it is heard: pedal, channel volume and expression are in it."""
+    """One note as it sounds: with pedal, channel volume and expression applied."""
 
     start: float  # seconds
     end: float  # seconds, after start
@@ -25,29 +21,30 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """What one instrument plays in one track of the file."""
+    """The notes of one instrument in one track of a MIDI file, counted."""
 
     name: str
-    program: int
+    program: int  # General MIDI 0..127
     is_drum: bool
     n_notes: int
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What there is to render."""
+    """The music to render."""
 
-    notes: tuple[Note, ...]  # by start
+    notes: tuple[Note, ...]  # sorted by start
     duration: float  # seconds, to the end of the last note
-    ignored: tuple[str, ...] = ()  # in the file, but not in the vocabulary
-    repairs: tuple[str, ...] = ()  # what was wrong with the file, and what was made of it
+    ignored: tuple[str, ...] = ()  # kinds of events in the file that are not rendered, for users
+    repairs: tuple[str, ...] = ()  # what was wrong with the file and how it was mended, for users
     tracks: tuple[Track, ...] = ()
 
 
 def section(score: Score, start: float, duration: float | None) -> Score:
-    """The notes that sound from `start` for `duration` seconds; those cut by an edge are shortened.
+    """The part of a score that sounds from `start` for `duration` seconds (None: to the end).
 
-    Raises MidiError where nothing sounds.
+    Times count from `start`. Notes that go beyond an edge are shortened; drum hits before `start`
+    are left out. Raises MidiError where nothing sounds.
     """
     if start == 0 and duration is None:
         return score

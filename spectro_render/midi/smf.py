@@ -1,4 +1,4 @@
-"""Bytes -> Smf: a Standard MIDI File, read as far as it can be read.
+"""Parses the bytes of a Standard MIDI File, as far as they can be read.
 
 Files found in the wild are often damaged or wrapped: what cannot be understood is left out, and
 every such decision is counted in `Smf.repairs`. Only what can be heard is kept; meta events other
@@ -110,7 +110,7 @@ class SmfTrack:
 
 @dataclass
 class Smf:
-    """A MIDI file in ticks. Lasts (tick / division) * (tempo / 1e6) seconds at a steady tempo."""
+    """A MIDI file with times in ticks; at one tempo a tick lasts tempo / 1e6 / division seconds."""
 
     division: int  # ticks per quarter note
     tracks: list[SmfTrack]
@@ -149,7 +149,7 @@ def _gunzip(data: bytes) -> bytes:
 
 
 def _read_header(data: bytes, repairs: Counter[str]) -> tuple[int, int | None, int]:
-    """Where tracks may start, how many are promised, and the division as it is written."""
+    """Where tracks may start, how many the header promises, and its division as it is written."""
     if header := _HEADER.search(data):
         if header.start() > 0 and not data.startswith((b"RIFF", _GZIP_MAGIC)):
             repairs[f"{header.start()} bytes before the header skipped"] += 1
@@ -200,11 +200,11 @@ def _is_track_end(data: bytes, end: int) -> bool:
 
 
 class _Damaged(Exception):
-    """The track cannot be followed beyond this point."""
+    """Raised where a track cannot be read any further."""
 
 
 class _TrackReader:
-    """Reads the events of one track, as far as they go."""
+    """Reads the events of one track, as far as they can be read."""
 
     def __init__(
         self, chunk: _Chunk, room: int, ignored: Counter[str], repairs: Counter[str]
@@ -276,7 +276,7 @@ class _TrackReader:
         return byte
 
     def _resynchronise(self) -> None:
-        """Go on where an event can start; where none can, take data bytes for notes."""
+        """Skip to the next place where an event can start; if there is none, read data as notes."""
         self._repairs["event without a status byte"] += 1
         if event := _EVENT_START.search(self._data, self._position):
             self._position = event.start()
@@ -335,7 +335,7 @@ class _TrackReader:
 
 
 def _unused(kind: int, first: int) -> str | None:
-    """What to call an event that the renderer has no use for; None if it has one."""
+    """The name of an event that the renderer does not use; None for an event that it uses."""
     if kind == CONTROL:
         if first in (VOLUME, EXPRESSION, SUSTAIN, ALL_SOUND_OFF, ALL_NOTES_OFF):
             return None

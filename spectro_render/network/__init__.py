@@ -1,1 +1,1 @@
-"""The Transformer: notes, the mel before and a noisy mel -> a prediction about the mel."""
+"""The Transformer that draws mels from notes: encoders, and decoders of two kinds."""

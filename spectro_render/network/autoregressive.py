@@ -1,8 +1,8 @@
-"""4b · The paper's other decoder, its baseline: a mel frame by frame, each after those before it.
+"""The autoregressive Transformer, the paper's baseline: it draws a mel frame by frame.
 
-The frame before goes in (zeros at a window's start), layers with causal self-attention read the
-notes and the context, and an output function makes the next frame of what comes out. B windows,
-T = 256 frames, M = 128 mel bands, D = width, K components of a mixture.
+The decoder's input is the previous frame (zeros at a window's start). Its layers have causal
+self-attention and read the notes and the context; an output function turns their outputs into the
+next frame. B windows, T = 256 frames, M = 128 mel bands, D = width, K components of a mixture.
 """
 
 import math
@@ -26,27 +26,27 @@ from spectro_render.options import Sampling
 
 
 class OutputFunction(Protocol):
-    """How the decoder's outputs (B, T, width) stand for frames (B, T, M) in [-1, 1]."""
+    """The meaning of the decoder's outputs (B, T, width): a distribution of frames (B, T, M)."""
 
     @property
     def width(self) -> int:
-        """Numbers a frame."""
+        """How many outputs there are for each frame."""
 
     def centred(self, outputs: Tensor, draft: Tensor) -> Tensor:
-        """The same outputs with their means counted from a draft (B, T, M)."""
+        """Outputs whose means are larger by a draft (B, T, M)."""
 
     def loss(self, outputs: Tensor, frames: Tensor) -> Tensor:
-        """How badly the outputs tell these frames, a mean over all values."""
+        """How far the outputs are from these frames, as a mean over all values."""
 
     def sample(self, outputs: Tensor, noise: Tensor, choice: Tensor) -> Tensor:
-        """Frames, made with standard normal numbers: a (B, T, M) noise and a (B, T) choice."""
+        """Draw frames (B, T, M) with standard normal `noise` (B, T, M) and `choice` (B, T)."""
 
 
 @dataclass(frozen=True)
 class Deterministic:
-    """The outputs are the frame, learned by squared error: the paper's choice.
+    """Outputs that are the frame itself, learned by squared error: the paper's choice.
 
-    `dither` is the deviation of the noise that is put on frames while sampling.
+    `dither` is the deviation of the noise that is added to the frames while sampling.
     """
 
     dither: float = 0.0
@@ -64,10 +64,11 @@ class Deterministic:
 
 @dataclass(frozen=True)
 class GaussianMixture:
-    """K normal distributions with independent bands (Bishop, Mixture density networks, 1994).
+    """A mixture of K normal distributions of frames (Bishop, Mixture density networks, 1994).
 
-    A frame as a whole belongs to one component. Outputs are K weights, K means and K deviations,
-    the latter squeezed in between `min_sigma` and `max_sigma`.
+    A frame as a whole belongs to one component; the bands of a component are independent. Outputs
+    are K weights, K means and K deviations, and the latter are mapped into the range from
+    `min_sigma` to `max_sigma`.
     """
 
     components: int
@@ -84,7 +85,7 @@ class GaussianMixture:
         return torch.cat([weights, means.flatten(-2), sigmas.flatten(-2)], -1)
 
     def loss(self, outputs: Tensor, frames: Tensor) -> Tensor:
-        """Negative log-likelihood in nats a value."""
+        """The negative log-likelihood of the frames, in nats for each value."""
         weights, means, sigmas = self._split(outputs.float())
         sigmas = self._deviations(sigmas)
         distance = (frames.unsqueeze(-2) - means) / sigmas  # (B, T, K, M)
@@ -101,7 +102,7 @@ class GaussianMixture:
         return mean + sigma * noise
 
     def _split(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Weights (B, T, K) before softmax, means and unsqueezed deviations (B, T, K, M)."""
+        """Weights (B, T, K) before softmax, means and unmapped deviations (B, T, K, M)."""
         sizes = [self.components, self.components * N_MELS, self.components * N_MELS]
         weights, means, sigmas = torch.split(outputs, sizes, -1)
         shape = (*weights.shape, N_MELS)
@@ -112,7 +113,7 @@ class GaussianMixture:
 
 
 def output_function_of(config: ModelConfig) -> OutputFunction:
-    """The output function that a configuration names."""
+    """The output function of an autoregressive configuration."""
     if config.output_function == "deterministic":
         return Deterministic(config.dither)
     return GaussianMixture(config.components, config.min_sigma, config.max_sigma)
@@ -136,9 +137,9 @@ class CausalDecoder(MelDecoder):
     def forward(
         self, before: Tensor, memory: Memory, caches: Sequence[KeyValueCache] = ()
     ) -> Tensor:
-        """The frames before each (B, t, M) -> outputs (B, t, width).
+        """The previous frames of t frames (B, t, M) -> the outputs for these (B, t, width).
 
-        With caches, a layer each, these frames follow those that the caches hold.
+        With a cache for each layer, the frames follow those that the caches hold.
         """
         start = caches[0].length if caches else 0
         here = slice(start, start + before.shape[1])
@@ -168,7 +169,7 @@ class AutoregressiveModel(MelModel):
         self.decoder = CausalDecoder(config, self.output_function.width)
 
     def forward(self, mel: Tensor, memory: Memory) -> Tensor:
-        """Outputs (B, T, width) for every frame of a mel (B, T, M), given the true ones before."""
+        """Outputs (B, T, width) for each frame of a mel (B, T, M) from the true ones before it."""
         before = F.pad(mel[:, :-1], (0, 0, 1, 0))
         return self._centred(self.decoder(before, memory), memory, 0)
 

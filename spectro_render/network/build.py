@@ -1,4 +1,4 @@
-"""Build the network that a configuration describes."""
+"""Builds the network that a configuration describes."""
 
 from spectro_render.network.autoregressive import AutoregressiveModel
 from spectro_render.network.config import ModelConfig
@@ -6,7 +6,7 @@ from spectro_render.network.model import MelModel, SpectrogramModel
 
 
 def make_model(config: ModelConfig) -> MelModel:
-    """A network of random weights with the decoder that its configuration names."""
+    """A network with random weights, and with the decoder that its configuration names."""
     if config.decoder == "autoregressive":
         return AutoregressiveModel(config)
     return SpectrogramModel(config)

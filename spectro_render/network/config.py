@@ -1,4 +1,4 @@
-"""What fixes a network's shape and meaning, without torch."""
+"""The configuration of a network, without torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,33 +8,37 @@ from spectro_render.constants import WINDOW_FRAMES
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything that fixes the network's shape and meaning. Defaults: the published base model."""
+    """The shape of a network, and the meaning of its inputs and outputs.
+
+    The defaults describe the published base model. Raises ValueError for impossible combinations.
+    """
 
     width: int = 768
     heads: int = 12
     head_width: int = 64
     mlp_width: int = 2048
     note_layers: int = 12
-    context_layers: int = 12  # 0: no context encoder
+    context_layers: int = 12  # of the encoder of the previous window's mel; 0: there is none
     decoder_layers: int = 12
-    level_width: int = 4 * 768  # of the embedded noise level that drives FiLM
+    level_width: int = 4 * 768  # of the embedded noise level, which FiLM reads
     dropout: float = 0.1
     conditioning: Literal["cross_attention", "frame_aligned"] = "cross_attention"
     target: Literal["epsilon", "v", "x0"] = "epsilon"  # what the decoder predicts
-    num_embeddings: int = 1536  # rows of the token table (cross_attention)
+    num_embeddings: int = 1536  # rows of the table of token embeddings (cross_attention)
     note_width: int = 0  # of a note's embedding (frame_aligned)
-    tail_frames: int = 0  # of the context, laid over the first frames (frame_aligned)
-    memory_steps: int = 0  # of 10 ms: how long ended notes are known; 0: tied ones not even
+    tail_frames: int = 0  # last frames of the context that `frames.Tail` reads (frame_aligned)
+    # How long a note is remembered after it has ended, in 10 ms steps; 0 also forgets tied notes.
+    memory_steps: int = 0
     velocity_bins: int = 1
     programs: Literal["slakh34", "full"] = "slakh34"
     decoder: Literal["diffusion", "autoregressive"] = "diffusion"
 
-    # Of autoregressive models only, under the names that the paper's code has for them.
+    # For autoregressive models only, under the names that they have in the paper's code.
     output_function: Literal["deterministic", "gaussian_mixture"] = "deterministic"
     components: int = 8  # of the mixture; the paper's code names no number
-    min_sigma: float = 0.1  # of a component, on the model's scale
-    max_sigma: float = 1.0
-    dither: float = 0.0  # deviation of the noise on deterministic frames
+    min_sigma: float = 0.1  # smallest deviation of a component, on the model's scale
+    max_sigma: float = 1.0  # largest
+    dither: float = 0.0  # deviation of the noise that is added to deterministic frames
 
     def __post_init__(self) -> None:
         if self.memory_steps and self.conditioning != "frame_aligned":

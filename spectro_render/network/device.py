@@ -1,8 +1,8 @@
-"""The number format of the network's products: the user's, or the best for this machine.
+"""The device that computes, and the number format of the network's products on it.
 
-bfloat16 halves the memory of the weights and the time of products, but only where the processor
-computes in it; elsewhere it is emulated, and slower. Log-mels of the default model then lie within
-0.1 nats of those in float32, 0.01 on average.
+bfloat16 halves the memory of the weights and the time of products, but only on a processor that
+computes in it; on others it is emulated, and slower. Log-mels of the default model in bfloat16
+differ from those in float32 by up to 0.1 nats, by 0.01 on average.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-MARGIN = 1.2  # how many times faster products must be to be worth their rounding
-FRAMES = 256  # rows of the products that are timed: a window's
-REPEATS = 5
+MARGIN = 1.2  # how many times faster products must be to be worth the coarser rounding
+FRAMES = 256  # rows of the product that is timed, as many as a window has frames
+REPEATS = 5  # how often it is timed
 
 
 def check_dtype(name: str) -> None:
@@ -47,9 +47,9 @@ def choose_dtype(name: str, config: ModelConfig, device: torch.device) -> torch.
 
 
 def has_native_bfloat16(device: torch.device | None = None) -> bool:
-    """Whether the processor, or the GPU, multiplies numbers of this format itself.
+    """Whether a device (None: the processor) multiplies bfloat16 numbers without emulation.
 
-    Of processors only torch 2.10 and later tell; with an older one the answer is no.
+    About processors only torch 2.10 and later know; for an older torch the answer is no.
     """
     kind = "cpu" if device is None else device.type
     if kind == "cuda":
@@ -61,7 +61,10 @@ def has_native_bfloat16(device: torch.device | None = None) -> bool:
 
 
 def bfloat16_gain(config: ModelConfig, device: torch.device) -> float:
-    """How many times faster a product of the network's own shape is in bfloat16: a few ms."""
+    """How many times faster than float32 a product of the network's shape is in bfloat16.
+
+    It is measured, which takes a few milliseconds.
+    """
     frames = torch.rand(FRAMES, config.width, device=device)
     weight = torch.rand(config.mlp_width, config.width, device=device)
     exact = _seconds(frames, weight)
@@ -69,7 +72,7 @@ def bfloat16_gain(config: ModelConfig, device: torch.device) -> float:
 
 
 def _seconds(frames: torch.Tensor, weight: torch.Tensor) -> float:
-    """Of one product, the fastest of a few after one to warm up."""
+    """How long a product takes: the shortest of REPEATS times, after one to warm up."""
     taken = []
     for _ in range(1 + REPEATS):
         _wait_for(frames.device)
@@ -91,7 +94,11 @@ def number_format(device: torch.device, dtype: torch.dtype) -> AbstractContextMa
 
 
 def find_device(name: str) -> torch.device:
-    """'auto', 'cpu', 'cuda', 'cuda:N' or 'mps' -> a device, or DeviceError if there is none."""
+    """The device named 'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'.
+
+    'auto' is a CUDA device if there is one, else the CPU. Raises DeviceError for a device that
+    cannot be used here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,9 +1,10 @@
-"""4a · Notes laid out over the frames they sound in: the `frame_aligned` conditioning.
+"""Notes laid out over the frames in which they sound: the `frame_aligned` conditioning.
 
-The paper's model reads a window as a sequence of tokens and has to learn *when* each note sounds
-through attention, which takes millions of windows. Here the tokens are decoded back to notes, and
-every note is drawn onto the 256 frames by a handful of fixed envelopes; a small model then aligns
-from its first steps.
+The paper's model reads a window as a sequence of tokens and has to learn through attention *when*
+each note sounds, which takes millions of windows. Here the tokens are decoded to notes, and fixed
+envelopes spread every note over the 256 frames, so that even a small model has notes and frames
+aligned from its first training steps. B windows, N notes, T = 256 frames, K = 11 envelopes,
+M = 128 mel bands, D = width.
 """
 
 import math
@@ -28,20 +29,20 @@ DRUM_KIT = 128  # the program number after the last of General MIDI
 NOTE_FIELDS = 6  # pitch, program, velocity bin, tied, onset step, offset step
 PAD_NOTE = -1  # in the pitch field of a row that is no note
 
-TIED_AGE = 60.0  # frames: how long a tied note is taken to have sounded already
+TIED_AGE = 60.0  # frames for which a tied note of unknown onset is assumed to have sounded
 HELD = 1e4  # frames: the offset of a note that sounds beyond the window, or of a drum
 ENVELOPES = 11
 
-TAIL_FADES = (1.5, 6.0, 25.0)  # frames
-FIRST_FADE = 3.0  # frames, before training
+TAIL_FADES = (1.5, 6.0, 25.0)  # frames in which the tail's three shapes fall to 1/e
+FIRST_FADE = 3.0  # frames in which the correction of `Tail` falls to 1/e, before training
 LOUDER = 0.13  # on the model's scale: one nat
-NATS = (LOG_MEL_MAX - LOG_MEL_MIN) / 2  # of log-mel in one unit of that scale
+NATS = (LOG_MEL_MAX - LOG_MEL_MIN) / 2  # of log-mel in one unit of the model's scale
 
 
 def note_table(windows: Sequence[Sequence[WindowNote]], multiple: int = 1) -> Tensor:
-    """Notes of B windows as integers, (B, N, 6), padded with rows of PAD_NOTE.
+    """The notes of B windows as a table of integers, (B, N, 6), padded with rows of PAD_NOTE.
 
-    N is that of the longest window, or the next `multiple`.
+    N is the number of notes of the longest window, rounded up to a multiple of `multiple`.
     """
     rows = math.ceil(max(1, *map(len, windows)) / multiple) * multiple
     table = torch.full((len(windows), rows, NOTE_FIELDS), PAD_NOTE)
@@ -58,7 +59,7 @@ def _row(note: WindowNote) -> list[int]:
 
 
 def table_notes(rows: Tensor) -> list[WindowNote]:
-    """The notes (N, 6) of one window's table, the inverse of `note_table`."""
+    """The notes of one window's rows (N, 6) in a `note_table`."""
     return [_note(*row) for row in rows.tolist() if row[0] != PAD_NOTE]
 
 
@@ -71,62 +72,60 @@ def _note(
 
 
 class NoteMemory:
-    """What the windows of a song have told so far of the notes that the next one hears.
+    """Remembers the notes of a song's earlier windows that matter to the next window.
 
-    By itself a window knows of a tied note only that it sounds: not since when, nor how loud it
-    began; and of notes that have ended, and ring on, it knows nothing.
+    A window's ids say of a tied note only that it sounds, not since when, nor how loud it began;
+    and they say nothing of notes that have ended and still ring.
     """
 
     def __init__(self, steps: int) -> None:
-        """`steps`: of 10 ms, for how long a note that has ended, or a drum, is remembered.
+        """`steps`: how long an ended note, or a drum hit, is remembered, in 10 ms steps.
 
-        With none, not even tied notes are.
+        With 0, tied notes are not remembered either.
         """
         self._steps = steps
-        self._held: dict[tuple[int, int], WindowNote] = {}  # by program and pitch, to the border
+        # Times count from the next window's start.
+        self._held: dict[tuple[int, int], WindowNote] = {}  # by program and pitch
         self._ended: list[WindowNote] = []
 
     def recall(self, notes: Sequence[WindowNote]) -> list[WindowNote]:
-        """The next window's notes, with what is remembered; times count from its start.
+        """The next window's notes, completed from memory; call once for each window, in order.
 
-        Tied notes get their onset and velocity, where they are known; notes that ended before the
-        window come first, with an offset of 0 or less. Drums have none: they ended as they began.
+        Times count from the window's start. Tied notes get their true onset and velocity where
+        these are known. Notes that ended before the window come first, with an offset of 0 or less;
+        so do drum hits, whose onset is negative.
         """
         if not self._steps:
             return list(notes)
         held, joined = self._held, []
         for note in notes:
             begun = held.pop((note.program, note.pitch), None) if note.is_tied else None
-            joined.append(note if begun is None else _continued(begun, note.offset))
-        self._ended += held.values()  # what the window does not tie has ended at the border
+            joined.append(note if begun is None else begun._replace(offset=note.offset))
+        self._ended += held.values()  # a note that the window does not tie ended where it begins
         known = [*self._ended, *joined]
-        self._keep(known)
+        self._remember(known)
         return known
 
-    def _keep(self, notes: Sequence[WindowNote]) -> None:
-        """Remember what the next window should know, in its time."""
-        goes_on = [note.offset == STEPS_PER_WINDOW and not note.is_drum for note in notes]
-        later = [_moved(note, -STEPS_PER_WINDOW) for note in notes]
-        pairs = list(zip(later, goes_on, strict=True))
-        self._held = {(note.program, note.pitch): note for note, goes in pairs if goes}
-        self._ended = [n for n, goes in pairs if not goes and n.offset > -self._steps]
-
-
-def _continued(begun: WindowNote, offset: int) -> WindowNote:
-    return begun._replace(offset=offset)
-
-
-def _moved(note: WindowNote, steps: int) -> WindowNote:
-    return note._replace(onset=note.onset + steps, offset=note.offset + steps)
+    def _remember(self, notes: Sequence[WindowNote]) -> None:
+        """Keep those of a window's notes that matter to the next one, with times as it counts."""
+        self._held, self._ended = {}, []
+        for note in notes:
+            onset, offset = note.onset - STEPS_PER_WINDOW, note.offset - STEPS_PER_WINDOW
+            later = note._replace(onset=onset, offset=offset)
+            if offset == 0 and not note.is_drum:
+                self._held[note.program, note.pitch] = later
+            elif offset > -self._steps:
+                self._ended.append(later)
 
 
 def envelopes(table: Tensor) -> Tensor:
-    """How much each note sounds, in eleven shapes: (B, N, 6) -> (B, 1 + T, N, K) >= 0.
+    """How much each note of a table (B, N, 6) sounds in each frame, by K = 11 shapes, >= 0.
 
-    Frame 0 is the last one of the window before, as far as these notes sound in it already.
-    A frame covers 40 ms, so its centre lies one frame (20 ms) after its start. The shapes are the
-    blow in the frames around the onset, the held note, three decays and a swell since the onset,
-    and three releases since the offset, one of them fainter the longer the note was held.
+    The result is (B, 1 + T, N, K); its frame 0 is the last one of the window before, as far as
+    these notes sound in it already. A frame covers 40 ms, so its centre lies one frame (20 ms)
+    after its start. The shapes are the attack in three frames around the onset, the held note,
+    three decays and a swell after the onset, and three releases after the offset, one of which is
+    fainter the longer the note was held.
     """
     frames_per_step = FRAME_RATE / STEPS_PER_SECOND
     is_note, tied, onset, offset = (table[..., k].unsqueeze(-2) for k in (0, 3, 4, 5))  # (B, 1, N)
@@ -151,17 +150,17 @@ def envelopes(table: Tensor) -> Tensor:
 
 
 class NoteFrames(nn.Module):
-    """Notes (B, N, 6) -> features (B, T, D) and a draft (B, 1 + T, 128) of the mel they make.
+    """Turns notes (B, N, 6) into features (B, T, D) and a draft (B, 1 + T, M) of their mel.
 
-    The draft is additive synthesis: each note owns a spectrum of power for each envelope, powers
-    of the notes add up, and the logarithm is taken last, as in the mel itself. What remains for
-    the Transformer is the difference. The draft begins a frame early: see `Tail`.
+    The draft is additive synthesis: each note has a spectrum of power for each envelope, the powers
+    of all notes add up, and the logarithm is taken last, as in the mel itself. The Transformer only
+    has to predict the difference. The draft begins one frame early, for `Tail`.
     """
 
     def __init__(self, width: int, velocity_bins: int, hidden: int) -> None:
         super().__init__()
         self.width = width
-        self.pitch = nn.Embedding(2 * 128, hidden)  # pitches, then drums: they share nothing
+        self.pitch = nn.Embedding(2 * 128, hidden)  # pitches, then drum sounds
         self.program = nn.Embedding(DRUM_KIT + 1, hidden)
         self.velocity = nn.Embedding(velocity_bins + 1, hidden)
         self.tied = nn.Embedding(2, hidden)
@@ -191,9 +190,9 @@ class NoteFrames(nn.Module):
 
 
 class Tail(nn.Module):
-    """The end of the window before, laid over this window's first frames, so that they join.
+    """Shows a window's first frames how the window before it ended, so that the two join.
 
-    Attention to the whole window before finds the border late in training; this shows it.
+    Attention to the whole window before learns this too, but only late in training.
     """
 
     def __init__(self, width: int, frames: int) -> None:
@@ -206,21 +205,22 @@ class Tail(nn.Module):
     def forward(self, context: Tensor, draft: Tensor) -> tuple[Tensor, Tensor]:
         """Context (B, T, M), draft (B, 1 + T, M) -> features (B, T, D), correction (B, T, M).
 
-        Both on the model's scale. The correction is what the draft of the context's last frame
-        lacked there, or had too much; it fades over the first frames.
+        Mels are on the model's scale. The correction is to be added to the draft: it is the error
+        of the draft in the context's last frame, fading over the window's first frames.
         """
         last, before, draft = context[:, -1:], draft[:, :1], draft[:, 1:]
         time = torch.arange(WINDOW_FRAMES, device=context.device)[:, None]
         gap = (last - before) * torch.exp(-time / self.log_fade.exp())
-        # What was lacking goes on beside what sets in: powers add up. It ends with what ends.
+        # Sound that the draft lacked goes on beside the notes that begin now: their powers add up.
+        # It ends where the drafted sound ends.
         more = (_power(before + gap - draft) - _power(before - draft)).relu()
         lacking = torch.minimum(torch.log1p(more) / (2 * NATS), gap)
-        # What was too much is soft only until something new and louder sets in.
+        # Sound that the draft had too much of is taken away until something louder begins.
         new = torch.exp(-(draft - before).clamp(min=0) / LOUDER)
         correction = torch.where(gap > 0, lacking, gap * new)
 
-        # One by one: a product of one row rounds otherwise than one of many, and how a song rounds
-        # should not hang on who is beside it.
+        # Row by row, because a product of one row rounds otherwise than one of many, and a song's
+        # rounding should not depend on the songs beside it in the batch.
         rows = context[:, -self.frames :].flatten(1)
         shapes = torch.stack([self.spread(row) for row in rows])
         shapes = shapes.view(len(context), len(TAIL_FADES), self.width)
@@ -229,7 +229,7 @@ class Tail(nn.Module):
 
 
 def _power(level: Tensor) -> Tensor:
-    """Mel power, relative to that of 0, of a level on the model's scale."""
+    """Mel power of a level on the model's scale, relative to the power at 0."""
     return torch.exp(2 * NATS * level)
 
 

@@ -1,7 +1,8 @@
-"""4 · The Transformer: notes + previous mel + noisy mel -> a prediction about the noise.
+"""The diffusion Transformer: notes, the previous mel and a noisy mel -> a less noisy mel.
 
-The blocks of `layers.py` and `levels.py`, assembled as Hawthorne et al., arXiv 2206.05408, describe
-it. B windows, L tokens, N notes, T = 256 frames, M = 128 mel bands, D = width, H heads of width d.
+It is assembled from `layers` and `film` as Hawthorne et al., arXiv 2206.05408, describe it; notes
+aligned with frames (`frames`) are this project's. B windows, L tokens, N notes, T = 256 frames,
+M = 128 mel bands, D = width, S encoded positions, H heads of width d.
 """
 
 from abc import ABC, abstractmethod
@@ -27,26 +28,26 @@ LEVELS_AT_ONCE = 64  # noise levels whose films are computed in one product: 9 M
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """What the decoder knows about a window, computed once and used at every noise level."""
+    """What the decoder is told about B windows, computed once and used in every step."""
 
-    keys_values: tuple[tuple[Tensor, Tensor], ...]  # a decoder layer each, 2 x (B, H, S, d)
-    mask: Tensor | None = None  # (B, S), False where a key is padding; None: all are real
+    keys_values: tuple[tuple[Tensor, Tensor], ...]  # for each decoder layer, (B, H, S, d) each
+    mask: Tensor | None = None  # (B, S), False where a key is padding; None: there is none
     frames: Tensor | None = None  # (B, T, D), frame-aligned notes
     draft: Tensor | None = None  # (B, T, M), additive estimate of the mel
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedNotes:
-    """What the notes of B windows tell, whatever came before them."""
+    """The encoded notes of B windows, which do not depend on the windows before."""
 
     tokens: Tensor | None = None  # (B, L, D)
     lengths: tuple[int, ...] = ()  # how many of the L tokens are real
     frames: Tensor | None = None  # (B, T, D), frame-aligned notes
-    draft: Tensor | None = None  # (B, 1 + T, M), from a frame early
+    draft: Tensor | None = None  # (B, 1 + T, M), beginning one frame early
 
 
 def _mask(lengths: Sequence[int], rows: Tensor) -> Tensor | None:
-    """(B, L), False in `rows` (B, L, ...) where they are padding; None where all are real."""
+    """A mask (B, L), False where `rows` (B, L, ...) are padding; None where there is no padding."""
     if min(lengths) == rows.shape[1]:
         return None
     mask = rows.new_zeros(rows.shape[:2], dtype=torch.bool)
@@ -171,7 +172,7 @@ class Decoder(MelDecoder):
 
 
 class TokenEncoder(nn.Module):
-    """The paper's conditioning: note tokens as a sequence, read through cross-attention."""
+    """The paper's conditioning: encodes note tokens as a sequence, for cross-attention."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -184,7 +185,10 @@ class TokenEncoder(nn.Module):
 
 
 class FrameEncoder(nn.Module):
-    """Our conditioning: notes on the frames where they sound, added to the decoder's input."""
+    """This project's conditioning: notes on the frames where they sound.
+
+    The encoded frames are added to the decoder's input.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -192,13 +196,13 @@ class FrameEncoder(nn.Module):
         self.encoder = Encoder(config, config.note_layers, WINDOW_FRAMES)
 
     def forward(self, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Notes (B, N, 6) -> frames (B, T, D) and draft mel (B, 1 + T, M), from a frame early."""
+        """Notes (B, N, 6) -> frames (B, T, D) and the draft (B, 1 + T, M) of `NoteFrames`."""
         features, draft = self.notes(table)
         return self.encoder(features), draft
 
 
 class ContextEncoder(nn.Module):
-    """The previous window's mel, read through cross-attention."""
+    """Encodes the previous window's mel, for cross-attention."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -207,7 +211,7 @@ class ContextEncoder(nn.Module):
         self.tail = Tail(config.width, config.tail_frames) if config.tail_frames else None
 
     def forward(self, context: Tensor) -> Tensor:
-        """Scaled mel (B, T, M) -> (B, T, D)."""
+        """Mel in [-1, 1], (B, T, M) -> (B, T, D)."""
         return self.encoder(self.input(context))
 
 
@@ -264,16 +268,18 @@ class MelModel(nn.Module, ABC):
             if isinstance(layer, nn.Linear) and id(layer) not in kept:
                 layer.to(dtype)
 
-    def encode(self, notes: Tensor, context: Tensor | None, heard: Tensor | None = None) -> Memory:
-        """`encode_notes` and `remember` in one."""
-        return self.remember(self.encode_notes(notes), context, heard)
+    def encode(
+        self, notes: Tensor, context: Tensor | None, has_context: Tensor | None = None
+    ) -> Memory:
+        """The memory of B windows: `encode_notes`, then `remember`, whose arguments these are."""
+        return self.remember(self.encode_notes(notes), context, has_context)
 
     def encode_notes(self, notes: Tensor, lengths: Sequence[int] | None = None) -> EncodedNotes:
-        """What can be said of B windows before their contexts are there.
+        """Encode the notes of B windows, for which the windows before need not be there yet.
 
         `notes` are token ids (B, L) padded with 0, or note rows (B, N, 6) for frame-aligned models.
-        `lengths` are those of the windows without padding; counting them waits for the device
-        where the ids lie.
+        `lengths` are the numbers of ids of each window without padding. Without them they are
+        counted, which waits for the device where the ids lie.
         """
         if not isinstance(self.notes, TokenEncoder):
             return EncodedNotes(None, (), *self.notes(notes))
@@ -283,12 +289,12 @@ class MelModel(nn.Module, ABC):
         return EncodedNotes(self.notes(ids, _mask(lengths, ids)), tuple(lengths))
 
     def remember(
-        self, notes: EncodedNotes, context: Tensor | None, heard: Tensor | None = None
+        self, notes: EncodedNotes, context: Tensor | None, has_context: Tensor | None = None
     ) -> Memory:
-        """What the decoder needs to know of B windows.
+        """The memory of B windows, from their notes and the mels before them.
 
         `context` is the previous window's mel in [-1, 1], (B, T, M), or None where nothing came
-        before; `heard` (B,) is False for the windows of a batch whose context is to be ignored.
+        before; `has_context` (B,) is False for windows whose context is to be ignored.
         """
         frames, draft = notes.frames, None if notes.draft is None else notes.draft[:, 1:]
         parts, masks = [], []
@@ -297,9 +303,11 @@ class MelModel(nn.Module, ABC):
             masks.append(_mask(notes.lengths, notes.tokens))
         if context is not None and self.context is not None:
             parts.append(self.context(context))
-            masks.append(None if heard is None else heard[:, None].expand(context.shape[:2]))
+            masks.append(
+                None if has_context is None else has_context[:, None].expand(context.shape[:2])
+            )
             if self.context.tail is not None and frames is not None and notes.draft is not None:
-                here = 1 if heard is None else heard[:, None, None]
+                here = 1 if has_context is None else has_context[:, None, None]
                 features, correction = self.context.tail(context, notes.draft)
                 frames, draft = frames + features * here, draft + correction * here
         keys_values = tuple(self.decoder.remember(torch.cat(parts, 1))) if parts else ()
@@ -307,7 +315,10 @@ class MelModel(nn.Module, ABC):
 
 
 def _joined_mask(masks: Sequence[Tensor | None], parts: Sequence[Tensor]) -> Tensor | None:
-    """The mask (B, S) over all parts (B, S', D), of which some are real as a whole: None."""
+    """The mask (B, S) of all parts (B, S', D) in a row; a part whose mask is None has no padding.
+
+    It is None if no part has padding.
+    """
     if all(mask is None for mask in masks):
         return None
     pairs = zip(masks, parts, strict=True)
@@ -316,7 +327,7 @@ def _joined_mask(masks: Sequence[Tensor | None], parts: Sequence[Tensor]) -> Ten
 
 
 class SpectrogramModel(MelModel):
-    """The paper's model: a mel by diffusion, `denoise` once a step."""
+    """The paper's model, which draws mels by diffusion: one or two `denoise` in each step."""
 
     decoder: Decoder
     has_sampler = True

@@ -1,4 +1,4 @@
-"""4c · Networks by name: the sizes and variants of the paper, and those of this project."""
+"""Networks by name: the sizes and variants of the paper, and those of this project."""
 
 from dataclasses import replace
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from spectro_render.errors import OptionError
 from spectro_render.network.config import ModelConfig
 
-# The paper's, section 3: T5 1.1 in two sizes, with and without the context encoder.
+# The paper's networks (section 3): T5 1.1 in two sizes, with and without the context encoder.
 _BASE = ModelConfig()
 _SMALL = ModelConfig(
     width=512,
@@ -18,7 +18,7 @@ _SMALL = ModelConfig(
     level_width=4 * 512,
 )
 
-# Ours: few layers, notes on frames.
+# This project's networks: few layers, and notes aligned with frames.
 _BUNDLED = ModelConfig(
     width=128,
     heads=2,
@@ -42,7 +42,7 @@ _BUNDLED_LARGE = replace(
 
 
 def autoregressive(config: ModelConfig) -> ModelConfig:
-    """The same network with the other decoder, which predicts the mel itself."""
+    """A diffusion network's configuration with the autoregressive decoder instead."""
     return replace(config, decoder="autoregressive", target="x0")
 
 
@@ -57,7 +57,7 @@ PRESETS = {
     "small-autoregressive": autoregressive(replace(_SMALL, context_layers=0)),
 }
 
-# What can be chosen beside a preset -> the decoder, or the output function, that it is for.
+# Options beside a preset, and the decoder or the output function that each of them is for.
 _MEANT_FOR = {
     "target": "diffusion",
     "loss": "diffusion",
@@ -70,10 +70,10 @@ _MEANT_FOR = {
 
 
 def choose_network(preset: str, decoder: str | None = None, **choices: Any) -> ModelConfig:
-    """A preset with what the user chose otherwise: fields of ModelConfig, and the loss.
+    """The configuration of a preset, with the user's choices in place of its own.
 
-    None stands for the preset's own. Raises OptionError for an unknown preset, and for choices that
-    do not go together.
+    `choices` are fields of ModelConfig, and 'loss', which is only checked; None stands for the
+    preset's own. Raises OptionError for an unknown preset, and for choices that do not go together.
     """
     config = _with_decoder(preset, decoder)
     chosen = {name: value for name, value in choices.items() if value is not None}
@@ -81,8 +81,10 @@ def choose_network(preset: str, decoder: str | None = None, **choices: Any) -> M
         config = replace(config, **{name: chosen[name] for name in chosen if name != "loss"})
     except ValueError as error:
         raise OptionError(str(error), "choose other numbers") from error
+    is_diffusion = config.decoder == "diffusion"
+    kinds = {config.decoder} if is_diffusion else {config.decoder, config.output_function}
     for name in chosen:
-        if _MEANT_FOR[name] not in (config.decoder, _output_function(config)):
+        if _MEANT_FOR[name] not in kinds:
             option = f"--{name.replace('_', '-')}"
             raise OptionError(f"{option} is for {_MEANT_FOR[name]} models only", "leave it out")
     return config
@@ -97,7 +99,3 @@ def _with_decoder(preset: str, decoder: str | None) -> ModelConfig:
     if decoder not in (None, config.decoder):
         raise OptionError(f"the preset {preset!r} is {config.decoder}", "choose another --preset")
     return config
-
-
-def _output_function(config: ModelConfig) -> str | None:
-    return config.output_function if config.decoder == "autoregressive" else None

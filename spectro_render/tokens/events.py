@@ -1,4 +1,4 @@
-"""Notes -> the onsets and offsets of each window, on the 10 ms grid."""
+"""Turns notes into the onsets and offsets of each window, on the 10 ms grid."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spectro_render.tokens.vocabulary import Vocabulary
 
 
 class Sound(NamedTuple):
-    """A note in the words of a vocabulary; the field order is the sorting order of the grammar."""
+    """A note as a vocabulary can say it; sounds sort by their fields, in the grammar's order."""
 
     is_drum: bool
     program: int
@@ -39,7 +39,7 @@ class Event(NamedTuple):
     velocity_bin: int
 
 
-SOUND_OF = attrgetter("sound")
+SOUND_OF = attrgetter("sound")  # of an event
 
 
 def _step(seconds: float) -> int:
@@ -48,7 +48,7 @@ def _step(seconds: float) -> int:
 
 
 def to_sounds(notes: Iterable[Note], vocabulary: Vocabulary) -> list[Sound]:
-    """Notes by (is_drum, program class, pitch), tidied unless the vocabulary is published."""
+    """Notes as sounds, sorted; tidied and on the 10 ms grid unless the vocabulary is published."""
     if vocabulary.is_published:
         return sorted(_sound(note, note.start, note.end, vocabulary) for note in notes)
     return _tidy(sorted(_grid_sound(note, vocabulary) for note in notes))
@@ -69,7 +69,7 @@ def _grid_sound(note: Note, vocabulary: Vocabulary) -> Sound:
 
 
 def _tidy(sounds: Iterable[Sound]) -> list[Sound]:
-    """Ends a sound where its pitch is struck anew; the new one lasts until the later end."""
+    """End a sound where its pitch is struck anew; the new one lasts until the later end."""
     tidied: list[Sound] = []
     for sound in sounds:
         previous = tidied[-1] if tidied else None
@@ -84,7 +84,7 @@ def _tidy(sounds: Iterable[Sound]) -> list[Sound]:
 
 
 def to_events(sounds: Sequence[Sound]) -> list[Event]:
-    """Onsets and offsets by time, offsets first where times are equal."""
+    """The onsets and offsets of sounds by time, offsets first where times are equal."""
     ends = [
         _event(index, sound, sound.end, 0)
         for index, sound in enumerate(sounds)
@@ -108,7 +108,10 @@ def _event(index: int, sound: Sound, seconds: float, velocity_bin: int) -> Event
 def split_events(
     events: Iterable[Event], duration: float, vocabulary: Vocabulary
 ) -> list[list[Event]]:
-    """The events of each window; there is always one window more than `duration` fills."""
+    """The events of each window; `duration` seconds fill all of these windows but the last.
+
+    An event later than the last window, by rounding, is in the last one.
+    """
     count = int(duration * SAMPLE_RATE) // WINDOW_SAMPLES + 1
     windows: list[list[Event]] = [[] for _ in range(count)]
     # An offset on the edge closes the window before; in the published order it opens the next one.

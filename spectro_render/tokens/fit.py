@@ -1,4 +1,4 @@
-"""Makes overfull windows fit: which notes are left out where 2048 ids are too few."""
+"""Chooses the notes that are left out of a window for which 2048 ids are too few."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from heapq import heapify, heappop
 from operator import attrgetter, ne
 from typing import NamedTuple
 
-from spectro_render.constants import (
-    MAX_TOKENS,
-)
+from spectro_render.constants import MAX_TOKENS
 from spectro_render.tokens.events import SOUND_OF, Event, Sound
 from spectro_render.tokens.vocabulary import MIDI_VALUES, Vocabulary
 
@@ -19,15 +17,15 @@ GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 class Page(NamedTuple):
-    """What one window has to say."""
+    """The content of one window before it is written as ids."""
 
-    start: int  # 10 ms step
-    held: dict[int, Event]  # by program and pitch: onsets of notes that sound before all events
-    ties: list[Event]  # the same in the order of writing
+    start: int  # 10 ms step of the score
+    held: dict[int, Event]  # onsets of the notes held from before, by program and pitch
+    ties: list[Event]  # the same onsets in the order of writing
     events: list[Event]
 
     def without(self, sounds: Collection[int]) -> Page:
-        """The page of the other sounds."""
+        """The page without the onsets and offsets of these sounds."""
         if not sounds:
             return self
         held = {key: event for key, event in self.held.items() if event.sound not in sounds}
@@ -36,7 +34,7 @@ class Page(NamedTuple):
         )
 
     def held_after(self, ties_end: float) -> dict[int, Event]:
-        """What sounds after the events that come before step `ties_end`."""
+        """The notes held after the events before step `ties_end`, as `held` has them."""
         held = dict(self.held)
         for event in self.events:
             if event.step >= ties_end:
@@ -49,15 +47,21 @@ class Page(NamedTuple):
 
 
 def without_sounds(sounds: Collection[int], events: list[Event]) -> list[Event]:
+    """The events of all other sounds, in order."""
     return [event for event in events if event.sound not in sounds] if sounds else events
 
 
 def begun_sounds(events: Iterable[Event]) -> set[int]:
+    """The sounds that have their onset among these events."""
     return {event.sound for event in events if event.velocity_bin}
 
 
 def fit_page(page: Page, sounds: Sequence[Sound], vocabulary: Vocabulary) -> tuple[Page, set[int]]:
-    """As much of a page as 2048 ids hold, and the sounds that do not fit."""
+    """The page of the sounds that fit into 2048 ids, and the sounds that do not.
+
+    Those held from earlier windows stay, then the loudest, then the longest; equals are thinned
+    evenly.
+    """
     heap = _ranks(page, sounds)
     heapify(heap)  # rather than sort: few of them leave
     surplus = {heappop(heap)[-1] for _ in range(len(heap) - MAX_TOKENS)}  # each takes an id or more
@@ -70,11 +74,11 @@ def fit_page(page: Page, sounds: Sequence[Sound], vocabulary: Vocabulary) -> tup
     return page.without(surplus), surplus
 
 
-_Rank = tuple[bool, int, float, float, int]  # the last is the sound; the lowest leave first
+_Rank = tuple[bool, int, float, float, int]  # the lowest leave first; the last item is the sound
 
 
 def _ranks(page: Page, sounds: Sequence[Sound]) -> list[_Rank]:
-    """The sounds of a page and how much each should be kept."""
+    """The rank of each sound of a page: the higher, the more it should be kept."""
     begun = begun_sounds(page.events)
     found = dict.fromkeys(event.sound for event in (*page.held.values(), *page.events))
 
@@ -87,7 +91,7 @@ def _ranks(page: Page, sounds: Sequence[Sound]) -> list[_Rank]:
 
 
 class _Length:
-    """How many ids a page takes while sounds are taken out of it, each in constant time."""
+    """Counts the ids of a page while sounds are taken out of it, each in constant time."""
 
     def __init__(self, page: Page, vocabulary: Vocabulary) -> None:
         events = [*page.ties, *page.events]
@@ -98,30 +102,30 @@ class _Length:
             _Chain(-1, pitched, "program"),
             _Chain(-1, with_velocity, "velocity_bin"),
         )
-        self._said = Counter(map(SOUND_OF, events))  # pitches and drum hits
+        self._pitch_ids = Counter(map(SOUND_OF, events))  # by sound; drum hits too
         changes = sum(chain.changes for chain in self._chains)
         self.ids = len(events) + changes + len(("tie", "EOS"))
 
     def take_out(self, sound: int) -> None:
-        """Count without the events of a sound from now on."""
-        self.ids -= self._said[sound] + sum(chain.take_out(sound) for chain in self._chains)
+        """Take out the events of a sound."""
+        self.ids -= self._pitch_ids[sound] + sum(chain.take_out(sound) for chain in self._chains)
 
 
 class _Chain:
-    """Values in the order of writing; each that differs from the one before it takes an id."""
+    """A linked list of values in the order of writing; each change of value takes an id."""
 
     def __init__(self, in_force: int, events: Sequence[Event], field: str) -> None:
         """The values of a field of events; `in_force` is what comes before them."""
         self._values = [in_force, *map(attrgetter(field), events)]
         end = len(self._values)
         self._before, self._after = list(range(-1, end - 1)), list(range(1, end + 1))
-        # A sound has at most two events on a page.
+        # A sound has at most two events on a page: its first and its last.
         self._last = dict(zip(map(SOUND_OF, events), range(1, end), strict=True))
         self._first = dict(zip(map(SOUND_OF, reversed(events)), range(end - 1, 0, -1), strict=True))
         self.changes = sum(map(ne, self._values, self._values[1:]))
 
     def take_out(self, sound: int) -> int:
-        """Take out the values of a sound; how many ids that saves."""
+        """Take out the values of a sound; returns how many ids that saves."""
         if sound not in self._first:
             return 0
         return sum(map(self._unlink, {self._first[sound], self._last[sound]}))

@@ -1,14 +1,11 @@
-"""Note ids -> notes."""
+"""Reads the ids of token windows as notes; the package's docstring has their grammar."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
-from spectro_render.constants import (
-    STEPS_PER_SECOND,
-    STEPS_PER_WINDOW,
-)
+from spectro_render.constants import STEPS_PER_SECOND, STEPS_PER_WINDOW
 from spectro_render.errors import TokenError
 from spectro_render.midi.score import Note, Score
 from spectro_render.tokens.vocabulary import (
@@ -26,9 +23,9 @@ _Key = tuple[int, int]  # program class, pitch
 def window_notes(ids: Sequence[int], vocabulary: Vocabulary) -> list[WindowNote]:
     """The notes of one window, by onset, tied ones first; ids after EOS are not read.
 
-    Tolerates what grammar allows: an offset without a note does nothing, an onset of a sounding
-    pitch ends the note before it, PAD and UNK are skipped, onsets past the window are left out.
-    Raises TokenError for an id outside the vocabulary or a window without the tie mark.
+    Odd sequences are tolerated: an offset without a note does nothing, an onset of a sounding pitch
+    ends the note before it, PAD and UNK are skipped, onsets past the window are left out. Raises
+    TokenError for an id outside the vocabulary, and for a window without the tie mark.
     """
     meanings = _meanings(vocabulary)
     reader = _Reader(vocabulary)
@@ -46,12 +43,11 @@ def window_notes(ids: Sequence[int], vocabulary: Vocabulary) -> list[WindowNote]
 
 
 def detokenize(windows: Iterable[TokenWindow], vocabulary: Vocabulary) -> Score:
-    """The score that windows (in order) stand for, held notes joined across them.
+    """The score that windows, in order, stand for; held notes are joined across windows.
 
     Times are multiples of 10 ms, programs are class programs, velocities the middle of their bin.
-    A note that the next window does not tie ends with its window. The duration is where the last
-    window ends.
-    Raises TokenError as `window_notes` does.
+    A note that the next window does not tie ends with its window. The score's duration is the end
+    of the last window. Raises TokenError as `window_notes` does.
     """
     notes: list[Note] = []
     held: dict[_Key, tuple[int, int]] = {}  # onset step and velocity bin of notes that may go on
@@ -76,7 +72,10 @@ def detokenize(windows: Iterable[TokenWindow], vocabulary: Vocabulary) -> Score:
 
 
 class _Reader:
-    """Follows the ids of one window. Every method takes the value that its kind of id carries."""
+    """Collects the notes of one window, id by id.
+
+    There is a method for each kind of id, called with the value that the id carries.
+    """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._notes: list[WindowNote] = []
@@ -138,12 +137,12 @@ class _Reader:
             self._notes.append(note._replace(offset=offset))
 
 
-_Meaning = tuple[Callable[[_Reader, int], None], int]  # how to read an id, and its value
+_Meaning = tuple[Callable[[_Reader, int], None], int]  # the method for an id, and the id's value
 
 
 @lru_cache(maxsize=8)
 def _meanings(vocabulary: Vocabulary) -> tuple[_Meaning, ...]:
-    """The meaning of every id."""
+    """How to read each id, from 0 on."""
     kinds = (
         (_Reader.skip, 3),  # PAD, EOS, UNK
         (_Reader.shift, SHIFT_VALUES),

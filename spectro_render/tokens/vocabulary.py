@@ -1,4 +1,4 @@
-"""What note ids mean: the vocabulary, the ids of a window, and the notes that they stand for."""
+"""The vocabulary of note ids, and the records of a window: its ids, and its notes."""
 
 from __future__ import annotations
 
@@ -8,22 +8,11 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 PAD, EOS, UNK = 0, 1, 2
-
-
 MAX_VELOCITY = 127
-
-
 MIDI_VALUES = 128  # pitches, programs and drum sounds alike
-
-
 SHIFT_VALUES = 1001  # shifts of 0..1000 steps
-
-
 SPARE_IDS = 100  # rows of the published embedding table that no event uses ...
-
-
 EMBEDDING_MULTIPLE = 128  # ... and what its height is rounded up to
-
 
 # The instrument classes of the Slakh2100 data set, each by its first program. A program belongs to
 # the nearest class at or below it.
@@ -35,7 +24,7 @@ SLAKH_PROGRAMS = (
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the ids mean. The default is the vocabulary of the published checkpoints.
+    """The meaning of the ids; by default that of the published checkpoints.
 
     Raises ValueError for velocity bins outside 1..127 or an unknown set of programs.
     """
@@ -114,13 +103,13 @@ class Vocabulary:
 class TokenWindow:
     """The ids of 5.12 s of music."""
 
-    index: int  # starts at index * 5.12 s
+    index: int  # the window starts at index * 5.12 s
     ids: tuple[int, ...]  # at most 2048, the last one EOS, no PAD
-    dropped: int = 0  # notes that did not fit into this window, left out everywhere
+    dropped: int = 0  # notes that did not fit into this window and are left out of all windows
 
 
 class WindowNote(NamedTuple):
-    """A note as one window knows it."""
+    """A note of one window."""
 
     pitch: int
     program: int  # class of the vocabulary; 0 for drums

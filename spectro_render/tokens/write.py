@@ -1,29 +1,8 @@
-"""Score -> token windows: what the note encoder reads, and the way back.
+"""Writes scores as token windows; the package's docstring has the grammar of a window.
 
-A window covers 5.12 s. Its ids are the notes held from before (program and pitch of each), the
-`tie` mark, then every onset, offset and drum hit in time order, and EOS:
-
-    program pitch ... tie | shift program velocity pitch ... shift velocity drum ... | EOS
-
-`shift` carries the 10 ms step counted from the window's start; a program or velocity equal to the
-one in force is left out; velocity 0 is an offset; drum hits have no offset.
-
-`Vocabulary()` is that of the published checkpoints and is written exactly as they were trained:
-- events are sorted by their time in seconds, so within one step an onset may precede an offset;
-- the first offset of a pitch ends every note of that program class and pitch;
-- windows that begin after the last event repeat the notes held before the events of its step.
-
-Every other vocabulary gets tidied notes instead, which `window_notes` reads back unambiguously:
-- times lie on the 10 ms grid, and a note lasts at least one step;
-- notes of one program and pitch never overlap: a second onset strikes the pitch anew and it
-  sounds until the latest end; onsets in the same step are one note, the loudest, with the latest
-  end;
-- within a step all offsets precede all onsets, and an offset on the edge of two windows belongs
-  to the first, so the tie section names exactly the notes that sound at the window's first frame;
-- with more than one velocity bin, the tie section also carries the velocity of each held note.
-
-A window that would exceed 2048 ids drops notes, each one whole: onset, offset and ties. Notes that
-began in earlier windows stay, then the loudest, then the longest; equals are thinned evenly.
+Notes become sounds of the vocabulary, sounds become events (both in `events`), and the events of
+each window become ids. A window that is too long drops sounds (`fit`); if some of them began in
+earlier windows, these are written once more without them.
 """
 
 from __future__ import annotations
@@ -43,15 +22,16 @@ from spectro_render.tokens.events import Event, Sound, split_events, to_events, 
 from spectro_render.tokens.fit import Page, begun_sounds, fit_page, without_sounds
 from spectro_render.tokens.vocabulary import EOS, TokenWindow, Vocabulary
 
-TAIL_SECONDS = 2.5  # what rings on after the last note, as in training
+TAIL_SECONDS = 2.5  # how long a song rings on after its last note, as in training
 
 
 def tokenize(
     score: Score, vocabulary: Vocabulary, seconds: float | None = None
 ) -> list[TokenWindow]:
-    """The windows that cover [0, seconds); by default as many as the published tokenizer makes.
+    """The windows of a score that cover [0, seconds), by default to the end of its notes.
 
-    More seconds only append windows, fewer cut the list: windows never depend on `seconds`.
+    The default is as many as the published tokenizer makes. `seconds` changes no window: more only
+    append silent ones, fewer cut the list.
     """
     sounds = to_sounds(score.notes, vocabulary)
     duration = max([score.duration, *(sound.end for sound in sounds)])
@@ -68,27 +48,25 @@ def tokenize(
 def song_windows(
     score: Score, vocabulary: Vocabulary, duration: float | None = None
 ) -> list[TokenWindow]:
-    """The windows that are rendered: to the end of the sound, or as many as were published."""
+    """The windows of a score that a song is rendered from: `tokenize` with the song's length.
+
+    They go to the end of the sound, of at most `duration` seconds (see `sounding_seconds`). With
+    the published vocabulary they are those of the published tokenizer.
+    """
     seconds = None if vocabulary.is_published else sounding_seconds(score, duration)
     return tokenize(score, vocabulary, seconds)
 
 
 def sounding_seconds(score: Score, duration: float | None = None) -> float:
-    """Until the music has rung out, but at most `duration` seconds."""
+    """How long a rendered score sounds, in seconds: until it has rung out, at most `duration`."""
     seconds = score.duration + TAIL_SECONDS
     return seconds if duration is None else min(seconds, duration)
-
-
-# --- Score -> events ------------------------------------------------------------------------------
-
-
-# --- Events -> ids --------------------------------------------------------------------------------
 
 
 def _write_windows(
     windows: Sequence[list[Event]], sounds: Sequence[Sound], vocabulary: Vocabulary
 ) -> list[TokenWindow]:
-    """Writes every window; once more where sounds of windows already written had to be dropped."""
+    """Write every window, and all of them again while sounds of earlier windows are dropped."""
     dropped: dict[int, int] = {}  # sound -> index of the window that had no room for it
     is_final = False
     while not is_final:
@@ -103,9 +81,10 @@ def _write_once(
     dropped: dict[int, int],
     vocabulary: Vocabulary,
 ) -> tuple[list[tuple[int, ...]], bool]:
-    """The ids of every window without the dropped sounds, to which it adds where room is short.
+    """Write the ids of every window without the `dropped` sounds; adds those that do not fit.
 
-    False if one of those added began in an earlier window, which therefore still has it.
+    The second value is False if one of those added began in an earlier window, whose ids therefore
+    still have it.
     """
     written: list[tuple[int, ...]] = []
     held: dict[int, Event] = {}
@@ -126,7 +105,10 @@ def _write_once(
 
 
 def _ties_end(windows: Sequence[list[Event]], vocabulary: Vocabulary) -> float:
-    """The step from which on events change no tie section: if published, that of the last event."""
+    """The step from which on events change no tie section.
+
+    In the published vocabulary it is that of the last event, in others there is none: infinity.
+    """
     if not vocabulary.is_published:
         return math.inf
     return next((events[-1].step for events in reversed(windows) if events), math.inf)
@@ -140,9 +122,9 @@ def _write(page: Page, vocabulary: Vocabulary) -> tuple[int, ...]:
 
 
 class _Writer:
-    """Writes the ids of one window, leaving out what is already in force.
+    """Writes the ids of one window, leaving out programs and velocities already in force.
 
-    A dense hour has a million of them, so the loops have no calls in them.
+    A dense hour of music has a million ids, so the loops call no functions of ours.
     """
 
     def __init__(self, start: int, vocabulary: Vocabulary) -> None:
@@ -159,7 +141,7 @@ class _Writer:
         self._ties_have_velocity = vocabulary.velocity_bins > 1
 
     def ties(self, onsets: Iterable[Event]) -> None:
-        """The tie section, of notes that began with these onsets."""
+        """Write the tie section, for held notes that began with these onsets."""
         ids, program_in_force, velocity_in_force = self.ids, self._program, self._velocity_bin
         for _, _, _, program, pitch, velocity_bin in onsets:
             if program != program_in_force:
@@ -173,7 +155,7 @@ class _Writer:
         self._program, self._velocity_bin = program_in_force, velocity_in_force
 
     def events(self, events: Iterable[Event]) -> None:
-        """What follows the tie section."""
+        """Write the onsets, offsets and drum hits that follow the tie section."""
         ids = self.ids
         for step, _, is_drum, program, pitch, velocity_bin in events:
             if step != self._step:
@@ -186,6 +168,3 @@ class _Writer:
                 self._velocity_bin = velocity_bin
                 ids.append(self._velocity_id + velocity_bin)
             ids.append((self._drum_id if is_drum else self._pitch_id) + pitch)
-
-
-# --- Ids -> notes ---------------------------------------------------------------------------------
