@@ -87,7 +87,8 @@ def test_pickles_become_safetensors(tmp_path: Path, dtype: str) -> None:
 def test_our_own_models_keep_all_they_have(tiny_model: Path, tmp_path: Path) -> None:
     source, copy = Path(shutil.copytree(tiny_model, tmp_path / "own")), tmp_path / "copy"
     (source / CHECKSUMS).unlink()
-    (source / "README.md").write_text("a model card")
+    for card in ("README.md", "MODEL_CARD.md"):
+        (source / card).write_text("a model card")
     convert(source, copy, dtype="bfloat16")
     before, after = load_checkpoint(source), load_checkpoint(copy)
     assert after.config == before.config
@@ -97,7 +98,7 @@ def test_our_own_models_keep_all_they_have(tiny_model: Path, tmp_path: Path) -> 
     assert torch.allclose(after.vocoder(log_mel), before.vocoder(log_mel), atol=0.02)
     stored = load_file(copy / "melgan" / TENSORS)
     assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
-    assert "README.md" in (copy / CHECKSUMS).read_text()
+    assert all(card in (copy / CHECKSUMS).read_text() for card in ("README.md", "MODEL_CARD.md"))
 
 
 def test_the_source_stays(tiny_model: Path, tmp_path: Path) -> None:

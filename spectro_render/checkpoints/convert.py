@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from spectro_render.network.model import MelModel
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of a number in each format
-CARDS = ("README.md", "LICENSE", "LICENSE.txt", "NOTICE")  # copied along with the weights
+CARDS = ("README.md", "MODEL_CARD.md", "LICENSE", "LICENSE.txt", "NOTICE")  # copied along
 
 
 def convert(
