@@ -154,7 +154,7 @@ class TestOptions:
             renderer.render(make_score(1.0), steps=0)
         with pytest.raises(OptionError, match="unknown sampler 'euler'"):
             renderer.render(make_score(1.0), sampler="euler")
-        with pytest.raises(OptionError, match="unknown quality 'good'; one of fast, best"):
+        with pytest.raises(OptionError, match="unknown quality 'good'; use one of fast, best"):
             renderer.render(make_score(1.0), quality="good")
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -290,7 +290,7 @@ def test_integers(damaged: Path, name: str) -> None:
 
 def test_heads_that_do_not_divide(damaged: Path) -> None:
     (damaged / "config.gin").write_text("  head_dim = 7\n")
-    assert "192 is no multiple of a head's width, 7" in refusal(damaged, WeightsError)
+    assert "192 is not a multiple of a head's width, 7" in refusal(damaged, WeightsError)
 
 
 def test_an_unknown_vocabulary(damaged: Path) -> None:

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 NOTES_CONFIG = Path(FOLDERS["notes"], CONFIG)
 QUALITIES = ("fast", "best")
 
-Preset: TypeAlias = tuple[str, int]  # sampler, steps
+SamplerAndSteps: TypeAlias = tuple[str, int]  # sampler, steps
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Defaults:
     steps: int = 100
     guidance: float = 1.0
     gain: float | None = None  # dB; None: the program's default
-    fast: Preset = ("dpm++", 10)  # for quality "fast"
-    best: Preset = ("ddpm", 1000)  # for quality "best": as in the paper
+    fast: SamplerAndSteps = ("dpm++", 10)  # for quality "fast"
+    best: SamplerAndSteps = ("ddpm", 1000)  # for quality "best": as in the paper
 
-    def preset(self, quality: str | None) -> Preset:
+    def sampler_and_steps(self, quality: str | None) -> SamplerAndSteps:
         """The sampler and number of steps for a quality; None means the model's default.
 
         Raises OptionError for a quality that is not among QUALITIES.
@@ -82,8 +82,8 @@ class Defaults:
             return self.sampler, self.steps
         if quality not in QUALITIES:
             raise OptionError(f"unknown quality {quality!r}", f"use one of {', '.join(QUALITIES)}")
-        preset: Preset = getattr(self, quality)
-        return preset
+        chosen: SamplerAndSteps = getattr(self, quality)
+        return chosen
 
 
 # Directories that diffusers wrote hold no defaults; its pipeline takes so many steps. It applies no
@@ -166,7 +166,7 @@ def _read_defaults(index: Json, schedule: DiscreteSchedule) -> Defaults:
         }
         defaults = Defaults(**plain)
         for quality in (None, *QUALITIES):
-            check_sampling(*defaults.preset(quality), schedule)
+            check_sampling(*defaults.sampler_and_steps(quality), schedule)
     except (AttributeError, TypeError, ValueError, OptionError) as error:
         raise WeightsError(f"{INDEX}: defaults are {stored!r}", UNSUPPORTED) from error
     return defaults

@@ -206,7 +206,7 @@ class Renderer:
             if getattr(options, name) is not None:
                 model = f"{self.name}, which draws its mels frame by frame"
                 raise OptionError(f"{name} means nothing to {model}", f"leave out {name}")
-        sampler, steps = own.preset(options.quality)
+        sampler, steps = own.sampler_and_steps(options.quality)
         sampler = options.sampler or sampler
         steps = steps if options.steps is None else options.steps
         guidance = own.guidance if options.guidance is None else options.guidance
