@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.errors import reason_of
-from spectro_render.options import Progress
 
 if TYPE_CHECKING:
     from rich import progress as rich_progress
     from rich.table import Table
+
+    from spectro_render.options import Progress
 
 PROGRAM = "spectro-render"
 MOST_BARS = 8  # of songs at once
