@@ -1,6 +1,7 @@
 """What all tests have: an environment of their own, songs made in code, and a tiny model."""
 
 import signal
+import tempfile
 from pathlib import Path
 from types import FrameType
 
@@ -11,8 +12,9 @@ from tests.support.processes import LIMIT, guard_session, take_default_signals
 from tests.support.songs import MakeSong
 from tests.support.toys import write_toy_model
 
-clean_environment()  # first of all: torch, typer and others read it when they are imported
-_guard = guard_session()
+_home = tempfile.mkdtemp(prefix="home-of-tests-")
+clean_environment(_home)  # first of all: torch, typer and others read it when they are imported
+_guard = guard_session(_home)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

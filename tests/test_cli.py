@@ -629,7 +629,7 @@ def test_a_terminal_is_spared_the_sound(song: MakeSong, here: Path) -> None:
 
 def test_a_reader_that_goes_away_is_no_error(song: MakeSong, here: Path, tiny_model: Path) -> None:
     song(seconds=12)
-    line = " ".join(command("-", "-o", "-", "-q", "--model", str(tiny_model)))
+    line = shlex.join(command("-", "-o", "-", "-q", "--model", str(tiny_model)))
     done = run_program(
         ["bash", "-c", f"{line} < song.mid | head -c 1000 | wc -c; echo ${{PIPESTATUS[0]}}"],
         capture_output=True,
@@ -689,7 +689,7 @@ def test_broken_standard_streams(
 
 def test_rendering_needs_no_standard_stream(song: MakeSong, here: Path, tiny_model: Path) -> None:
     song(seconds=1)
-    assert shell(f"run song.mid --model {tiny_model} <&- >&- 2>&-") == (0, "", "")
+    assert shell(f"run song.mid --model {shlex.quote(str(tiny_model))} <&- >&- 2>&-") == (0, "", "")
     assert soundfile.info("song.wav").duration == 3.5
 
 
@@ -697,13 +697,17 @@ def test_records_that_are_lost(song: MakeSong, here: Path, tiny_model: Path) -> 
     song("in/a.mid", seconds=1)
     song("in/b.mid", seconds=1)
     said = "spectro-render: the records are cut off: no space left on device\n"
-    assert shell(f"run in --json -q --model {tiny_model} >/dev/full") == (1, "", said)
+    assert shell(f"run in --json -q --model {shlex.quote(str(tiny_model))} >/dev/full") == (
+        1,
+        "",
+        said,
+    )
     assert files(here) == ["in/a.mid", "in/a.wav", "in/b.mid", "in/b.wav"]
 
 
 def test_sound_that_is_lost(song: MakeSong, here: Path, tiny_model: Path) -> None:
     song(seconds=1)
-    code, _, err = shell(f"run song.mid -o - -q --model {tiny_model} >/dev/full")
+    code, _, err = shell(f"run song.mid -o - -q --model {shlex.quote(str(tiny_model))} >/dev/full")
     said = "spectro-render: song.mid: the output stream: cannot write: no space left on device"
     assert code == 1 and err.startswith(said) and err.count("\n") == 1
 

@@ -44,7 +44,10 @@ def cluster() -> Iterator[Any]:
 
 
 def add_node(cluster: Any, options: dict[str, Any]) -> Any:
+    """Start a node and wait until it is one of the cluster."""
+    handler = signal.getsignal(signal.SIGTERM)
     node = cluster.add_node(wait=False, **options)
+    signal.signal(signal.SIGTERM, handler)  # Ray puts its own there
     cluster.wait_for_nodes(timeout=LIMIT)
     return node
 

@@ -72,7 +72,7 @@ import os, signal, sys
 from tests.support.processes import run_program, start_program, wait_until
 
 PROGRAM = "import os, signal; print([signal.getsignal(n) == signal.SIG_IGN for n in (1, 2, 3, 15)])"
-SHOWN = "import os, sys; print(sys.stdin.read(), sorted(os.environ), oct(os.umask(0)))"
+SHOWN = "import os, sys; print(sys.stdin.read(), dict(os.environ), oct(os.umask(0)))"
 
 def test_signals():
     done = run_program([sys.executable, "-c", PROGRAM], capture_output=True, text=True)
@@ -82,6 +82,7 @@ def test_surroundings():
     done = run_program([sys.executable, "-c", SHOWN], capture_output=True, text=True, check=True)
     for name in ("FORCE_COLOR", "NO_COLOR", "COLUMNS", "HF_TOKEN", "SPECTRO_RENDER_SOUNDFONT"):
         assert name not in done.stdout
+    assert os.listdir(os.environ["HOME"]) == []
     assert done.stdout.endswith("0o22\\n")
 """
 

@@ -1,6 +1,7 @@
 """The environment of the tests: the same whoever starts them."""
 
 import os
+import site
 
 # What changes what programs say, how they show it, and which models and settings they find.
 OWN = {
@@ -16,10 +17,15 @@ OWN_FAMILIES = (
 )
 
 
-def clean_environment() -> None:
-    """Forget the user's own settings; must run before the libraries are imported that read them."""
+def clean_environment(home: str) -> None:
+    """Forget the user's own settings; must run before the libraries are imported that read them.
+
+    `home` is an empty folder: no model was fetched there, and libraries may write to it.
+    """
     for name in [name for name in os.environ if name in OWN or name.startswith(OWN_FAMILIES)]:
         del os.environ[name]
+    os.environ["PYTHONUSERBASE"] = site.getuserbase()  # where packages are, of the user's own home
+    os.environ["HOME"] = home
     os.environ["OMP_NUM_THREADS"] = "1"  # the fastest for toys, above all on a busy machine
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):

@@ -44,17 +44,17 @@ def _ignore(number: int, frame: FrameType | None) -> None:
     """Do nothing."""
 
 
-def guard_session() -> Popen:
+def guard_session(folder: str) -> Popen:
     """Start a process that waits until this one has ended, and ends what it started then.
 
-    So even SIGKILL leaves nothing behind (on Linux). The guard's standard input, when it is closed,
-    has it do its work at once.
+    It also removes a folder. So even SIGKILL leaves nothing behind (processes on Linux only). The
+    guard's standard input, when it is closed, has it do its work at once.
     """
     unmarked = {name: value for name, value in os.environ.items() if name != MARK}
     mark = os.environ[MARK] = f"{os.environ.get(MARK, '')}/{os.getpid()}"
-    code = "import sys; from tests.support.processes import end_marked"
-    code += "; sys.stdin.read(); end_marked(sys.argv[1])"
-    command = [sys.executable, "-c", code, mark]
+    code = "import shutil, sys; from tests.support.processes import end_marked; sys.stdin.read()"
+    code += "; end_marked(sys.argv[1]); shutil.rmtree(sys.argv[2], ignore_errors=True)"
+    command = [sys.executable, "-c", code, mark, folder]
     options: dict[str, Any] = {"env": unmarked, "cwd": REPOSITORY, "start_new_session": True}
     return Popen(command, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, **options)
 
