@@ -153,7 +153,8 @@ class T5FilmDecoder(Component):
         memory = encodings_and_masks
         if memory is not None and not isinstance(memory, Memory):
             memory = self.remember(memory)
-        films = self.network.films(decoder_noise_time.to(self.device, non_blocking=True))
+        is_cuda = self.device.type == "cuda"
+        films = self.network.films(decoder_noise_time.to(self.device, non_blocking=is_cuda))
         return self.network(decoder_input_tokens, films, memory)
 
 

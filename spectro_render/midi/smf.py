@@ -101,6 +101,8 @@ class Event(NamedTuple):
 
 @dataclass
 class SmfTrack:
+    """One track, with times in ticks."""
+
     name: str = ""
     port: int = 0  # channels of different ports are different channels
     events: list[Event] = field(default_factory=list)  # by tick

@@ -47,28 +47,27 @@ def note_table(windows: Sequence[Sequence[WindowNote]], multiple: int = 1) -> Te
     rows = math.ceil(max(1, *map(len, windows)) / multiple) * multiple
     table = torch.full((len(windows), rows, NOTE_FIELDS), PAD_NOTE)
     for row, notes in zip(table, windows, strict=True):
-        if notes:
-            row[: len(notes)] = torch.tensor([_row(note) for note in notes])
+        fields = []
+        for pitch, program, velocity_bin, is_drum, is_tied, onset, offset in notes:
+            kit, end = (DRUM_KIT, STEPS_PER_WINDOW) if is_drum else (program, offset)
+            fields.append([pitch, kit, velocity_bin, is_tied, onset, end])
+        if fields:
+            row[: len(fields)] = torch.tensor(fields)
     return table
-
-
-def _row(note: WindowNote) -> list[int]:
-    program = DRUM_KIT if note.is_drum else note.program
-    offset = STEPS_PER_WINDOW if note.is_drum else note.offset
-    return [note.pitch, program, note.velocity_bin, note.is_tied, note.onset, offset]
 
 
 def table_notes(rows: Tensor) -> list[WindowNote]:
     """The notes of one window's rows (N, 6) in a `note_table`."""
-    return [_note(*row) for row in rows.tolist() if row[0] != PAD_NOTE]
-
-
-def _note(
-    pitch: int, program: int, velocity_bin: int, tied: int, onset: int, offset: int
-) -> WindowNote:
-    if program == DRUM_KIT:
-        return WindowNote(pitch, 0, velocity_bin, True, bool(tied), onset, onset + 1)
-    return WindowNote(pitch, program, velocity_bin, False, bool(tied), onset, offset)
+    notes = []
+    for pitch, program, velocity_bin, is_tied, onset, offset in rows.tolist():
+        if pitch == PAD_NOTE:
+            continue
+        if program == DRUM_KIT:
+            note = WindowNote(pitch, 0, velocity_bin, True, bool(is_tied), onset, onset + 1)
+        else:
+            note = WindowNote(pitch, program, velocity_bin, False, bool(is_tied), onset, offset)
+        notes.append(note)
+    return notes
 
 
 class NoteMemory:

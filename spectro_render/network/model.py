@@ -165,9 +165,9 @@ class Decoder(MelDecoder):
         All levels go through one product: the weights, many times larger than a level, are read
         once instead of N times.
         """
-        # From pageable memory "non-blocking" copies at once, and waits for nothing on the device.
-        on_device = torch.tensor(times).to(self.position.weight.device, non_blocking=True)
-        films = self.films(on_device)
+        device = self.position.weight.device
+        # A tensor of all of them would have to be copied, which waits for the device.
+        films = self.films(torch.cat([torch.full((1,), time, device=device) for time in times]))
         return {time: [layer.at(row) for layer in films] for row, time in enumerate(times)}
 
 
@@ -252,7 +252,7 @@ class MelModel(nn.Module, ABC):
 
     @abstractmethod
     def progress_steps(self, sampling: Sampling) -> int:
-        """How many steps `draw` takes."""
+        """How many steps `draw` takes, as `on_step` counts them."""
 
     def narrow(self, dtype: torch.dtype) -> None:
         """Store the weights of products in a number format, for `draw` to compute in.
