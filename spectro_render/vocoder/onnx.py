@@ -10,7 +10,7 @@ from spectro_render.errors import WeightsCorrupt, WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-GET_ANEW = "get the model anew, or choose the vocoder griffin-lim"
+GET_OTHER = "get the model again, or choose the vocoder griffin-lim"
 INPUT = "input_features"
 
 
@@ -34,9 +34,9 @@ class OnnxVocoder:
         except Exception as error:  # onnxruntime's errors have no base class of their own
             reason = str(error).partition("\n")[0]
             message = f"{path} is not a usable ONNX file: {reason}"
-            raise WeightsCorrupt(message, GET_ANEW) from error
+            raise WeightsCorrupt(message, GET_OTHER) from error
         if [tensor.name for tensor in self._session.get_inputs()] != [INPUT]:
-            raise WeightsCorrupt(f"{path} should have one input, {INPUT}", GET_ANEW)
+            raise WeightsCorrupt(f"{path} should have one input, {INPUT}", GET_OTHER)
 
     def __call__(self, log_mel: Tensor) -> Tensor:
         """Natural log-mel (B, T, 128) -> samples (B, 320 T); the graph takes B = 1."""
