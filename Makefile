@@ -9,6 +9,9 @@ OLDEST_PYTHON ?= python3.10
 NEWEST_PYTHON ?= python3.13
 TORCH_INDEX ?=
 TESTS ?=
+# What packages warn of, and sockets that their old releases leave open, is no fault of ours.
+OTHER_VERSIONS := $(addprefix -W ignore::,DeprecationWarning FutureWarning ResourceWarning \
+	pytest.PytestUnraisableExceptionWarning)
 FROM_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)/cpu)
 BENCHMARKS = $(notdir $(basename $(wildcard tests/benchmarks/bench_*.py)))
 
@@ -41,7 +44,7 @@ test-all: $(STAMP)  ## Run the slow tests too
 	$(BIN)/pytest -q -m ''
 
 test-oldest: .venv-oldest/.installed  ## Run the tests on the oldest Python and the oldest packages allowed
-	.venv-oldest/bin/python -m pytest -q -W ignore::DeprecationWarning -W ignore::FutureWarning $(TESTS)
+	.venv-oldest/bin/python -m pytest -q $(OTHER_VERSIONS) $(TESTS)
 
 .venv-oldest/.installed: pyproject.toml tests/support/lower_bounds.py
 	$(OLDEST_PYTHON) -m venv .venv-oldest
@@ -51,7 +54,7 @@ test-oldest: .venv-oldest/.installed  ## Run the tests on the oldest Python and 
 	@touch $@
 
 test-newest: .venv-newest/.installed  ## Run the tests on the newest Python and the newest packages
-	.venv-newest/bin/python -m pytest -q -W ignore::DeprecationWarning -W ignore::FutureWarning $(TESTS)
+	.venv-newest/bin/python -m pytest -q $(OTHER_VERSIONS) $(TESTS)
 
 .venv-newest/.installed: pyproject.toml
 	$(NEWEST_PYTHON) -m venv .venv-newest
