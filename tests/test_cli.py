@@ -232,6 +232,28 @@ def test_one_bad_file_does_not_stop_the_others(run: Run, song: MakeSong, here: P
     assert files(here) == ["bad.mid", "good.mid", "good.wav"]
 
 
+@pytest.mark.parametrize("output", ["new/deep/", "new"])
+def test_a_bad_file_leaves_no_new_folder(run: Run, here: Path, output: str) -> None:
+    """Neither a file nor a folder that was made for its output alone."""
+    Path("in").mkdir()
+    for name in ("in/bad.mid", "in/worse.mid"):
+        Path(name).write_bytes(b"no MIDI at all")
+    code, _, err = run("in" if output == "new" else "in/bad.mid", "-o", output)
+    assert code == 1 and "in/bad.mid: not a MIDI file" in err
+    assert os.listdir(here) == ["in"] and sorted(os.listdir("in")) == ["bad.mid", "worse.mid"]
+
+
+@pytest.mark.parametrize("options", [["-o", "bad.wav"], ["--force"]])
+def test_a_bad_file_leaves_an_older_output_as_it_is(
+    run: Run, here: Path, options: list[str]
+) -> None:
+    Path("bad.mid").write_bytes(b"no MIDI at all")
+    Path("bad.wav").write_bytes(b"older")
+    assert run("bad.mid", *options)[0] == 1
+    assert Path("bad.wav").read_bytes() == b"older"
+    assert sorted(os.listdir(here)) == ["bad.mid", "bad.wav"]
+
+
 def test_a_model_that_is_missing_ends_the_batch_with_one_line(
     song: MakeSong, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -116,6 +117,7 @@ class Batch:
         if data is None:
             self._skip(job, f"{job.target} is there already; --force renders again")
             return
+        folders = job.missing_folders
         try:
             output = self._take_output(job, was_complete)
         except OutputBusy as error:
@@ -128,6 +130,9 @@ class Batch:
             self.engine.begin(task)
         except BaseException:
             discard(output)
+            for folder in folders:  # made for this song alone, unless another has a file there
+                with suppress(OSError):
+                    folder.rmdir()
             raise
         self._active[task] = None
 

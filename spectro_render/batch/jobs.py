@@ -49,6 +49,13 @@ class Job:
             raise MidiError(self.problem)
         return read_bytes(self.source or sys.stdin.buffer)
 
+    @property
+    def missing_folders(self) -> list[Path]:
+        """The folders that `prepare_target` would make, the innermost first."""
+        if self.target is None or self.is_explicit:
+            return []
+        return [folder for folder in self.target.parents if not os.path.lexists(folder)]
+
     def prepare_target(self) -> Path | None:
         """The file to write, after making the folders of one that the user did not name in full.
 
