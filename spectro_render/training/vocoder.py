@@ -4,13 +4,15 @@
     2  sound         the samples against the recording, at several STFT resolutions
     3  adversarial   the second stage's losses, and those of discriminators
 
-A waveform generator starts with the second stage. B crops, T frames, S samples, K frequencies.
+A waveform generator starts with the second stage. A spectrum generator has two networks, one that
+reads mels alone and one that also reads notes, which learn side by side; a run that starts from
+another vocoder leaves the first one as it is. B crops, T frames, S samples, K frequencies.
 """
 
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,17 @@ from torch import Tensor
 
 from spectro_render.atomic import new_file
 from spectro_render.constants import (
+    FRAME_RATE,
     HOP_LENGTH,
     LOG_MEL_MIN,
+    STEPS_PER_SECOND,
     WINDOW_FRAMES,
     WINDOW_SAMPLES,
 )
-from spectro_render.errors import SpectroRenderError
+from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.mel import log_mel
+from spectro_render.network.frames import PAD_NOTE
+from spectro_render.training.data import recalled
 from spectro_render.training.discriminators import (
     DiscriminatorConfig,
     Discriminators,
@@ -37,14 +43,19 @@ from spectro_render.training.discriminators import (
     discriminator_loss,
     feature_matching_loss,
 )
-from spectro_render.training.run import RunOptions, TrainingRun
+from spectro_render.training.lines import measure_lines
+from spectro_render.training.run import Average, RunOptions, TrainingRun
 from spectro_render.vocoder.griffin_lim import GriffinLim
+from spectro_render.vocoder.harmonic_map import NOTE_NUMBERS, moved
+from spectro_render.vocoder.lines import LineTable
 from spectro_render.vocoder.melgan import MelGAN, SpectrumGenerator, VocoderConfig
 
 RESOLUTIONS = (512, 1024, 2048)  # FFT and window sizes of the losses; the hop is a quarter
 FLOOR = 1e-5  # of a full-scale sine's magnitude: softer parts do not count
 MARGIN_FRAMES = 2  # on either side of a crop, so that the spectra at its ends are the recording's
 CHECK_CLIPS = 16
+REMEMBERED_STEPS = 300  # for which notes that have ended are known, in 10 ms steps
+LINES = 40  # of each note in the line table
 CONTRAST = 1.3  # of vocoders trained here: less loses notes, more gains none (EXPERIMENTS.md)
 COLUMNS = 4  # clips in a picture
 
@@ -75,6 +86,8 @@ class VocoderOptions(RunOptions):
     smooth_share: float = 0.15  # of the crops: mel smoothed in time, as a diffusion model might
     noise_share: float = 0.3  # of the crops: noise is added to the mel
     noise_deviation: float = 0.1  # at most, natural log
+    forget_share: float = 0.2  # of the crops: some notes are left out
+    forgotten_share: float = 0.3  # of the notes of such a crop
     log_every: int = 100
     discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
@@ -85,6 +98,7 @@ class Crops:
 
     samples: Tensor  # (B, 320 (T + 2 margins + 1)), margins included
     frames: int  # T
+    notes: Sequence[Tensor]  # (N, 5) of each crop, as `harmonic_map` takes them
 
     @property
     def log_mel(self) -> Tensor:
@@ -106,13 +120,26 @@ class Crops:
 
 
 class Recordings:
-    """The audio of shards (see `data.py`), of which only the windows in use are read."""
+    """The audio and the notes of shards (see `data.py`); only windows in use are read of the audio.
 
-    def __init__(self, shards: Sequence[Path]) -> None:
+    Shards without notes count as windows in which none are known.
+    """
+
+    def __init__(self, shards: Sequence[Path], velocity_bins: int = 32) -> None:
+        """`velocity_bins` is the number of those of the shards' vocabulary."""
         self._windows: list[tuple[Path, int]] = []
+        self._notes: list[Tensor] = []  # (N, 5) each, in frames from the window's first one
         for path in shards:
             with safe_open(path, "pt") as shard:
                 count = shard.get_slice("samples").get_shape()[0]
+                if "notes" in shard.keys():
+                    tables = shard.get_tensor("notes").split(shard.get_tensor("counts").tolist())
+                    piece = shard.get_tensor("piece")
+                    first = [True, *(piece[1:] != piece[:-1]).tolist()]
+                    tables = recalled(tables, first, REMEMBERED_STEPS)
+                    self._notes += [map_rows(table, velocity_bins) for table in tables]
+                else:
+                    self._notes += [torch.zeros(0, NOTE_NUMBERS)] * count
             self._windows += [(path, index) for index in range(count)]
 
     def __len__(self) -> int:
@@ -131,15 +158,31 @@ class Recordings:
         length = HOP_LENGTH * (frames + 2 * MARGIN_FRAMES + 1)
         room = WINDOW_SAMPLES - length + 1
         starts = torch.randint(room, (size,), generator=generator).tolist()
-        pairs = zip(numbers, starts, strict=True)
-        return Crops(torch.stack([self.window(n)[s : s + length] for n, s in pairs]), frames)
+        return self._crops(numbers, starts, frames)
 
     def spread(self, size: int) -> Crops:
         """The middles of at most `size` windows, evenly spread over all: always the same crops."""
         size = min(size, len(self))
         numbers = [i * len(self) // size for i in range(size)]
-        frames = WINDOW_FRAMES - 2 * MARGIN_FRAMES - 1
-        return Crops(torch.stack([self.window(number) for number in numbers]), frames)
+        return self._crops(numbers, [0] * size, WINDOW_FRAMES - 2 * MARGIN_FRAMES - 1)
+
+    def _crops(self, numbers: Sequence[int], starts: Sequence[int], frames: int) -> Crops:
+        """Crops of `frames` frames of windows, from a sample of each on."""
+        length = HOP_LENGTH * (frames + 2 * MARGIN_FRAMES + 1)
+        samples, notes = [], []
+        for number, start in zip(numbers, starts, strict=True):
+            samples.append(self.window(number)[start : start + length])
+            notes.append(moved(self._notes[number], start / HOP_LENGTH + MARGIN_FRAMES))
+        return Crops(torch.stack(samples), frames, notes)
+
+
+def map_rows(table: Tensor, velocity_bins: int) -> Tensor:
+    """The notes (N, 5) of a harmonic map, from the rows (N, 6) of one window's `note_table`."""
+    pitch, program, velocity, _, onset, offset = table[table[:, 0] != PAD_NOTE].double().unbind(1)
+    frames = FRAME_RATE / STEPS_PER_SECOND
+    return torch.stack(
+        [program, pitch, velocity / velocity_bins, onset * frames, offset * frames], 1
+    )
 
 
 def magnitude_loss(log_predicted: Tensor, magnitude: Tensor) -> Tensor:
@@ -201,6 +244,13 @@ def degrade(mel: Tensor, options: VocoderOptions, generator: torch.Generator) ->
     return degraded.clamp(min=LOG_MEL_MIN)
 
 
+def forget(notes: Tensor, options: VocoderOptions, generator: torch.Generator) -> Tensor:
+    """Leave out some of the notes (N, 5) of some crops: a performance may differ from its notes."""
+    if torch.rand((), generator=generator) >= options.forget_share:
+        return notes
+    return notes[torch.rand(len(notes), generator=generator) >= options.forgotten_share]
+
+
 class VocoderTrainer(TrainingRun[MelGAN]):
     """A training run of the vocoder, which also writes pictures and the vocoder into its folder."""
 
@@ -215,6 +265,7 @@ class VocoderTrainer(TrainingRun[MelGAN]):
         say: Callable[[str], None] = print,
     ) -> None:
         super().__init__(lambda: MelGAN(config), options, folder, device, say)
+        self.keeps_mel_network = False
         self.discriminators = Discriminators(options.discriminators).to(device)
         self.optimizers = [
             torch.optim.AdamW(
@@ -229,14 +280,47 @@ class VocoderTrainer(TrainingRun[MelGAN]):
             )
         ]
 
+    def start_from(self, vocoder: MelGAN) -> None:
+        """Begin with the weights of a vocoder, whose network for mels alone is then left as it is.
+
+        Where it has no network for notes, that one begins as a copy which ignores them at first.
+        Raises OptionError for a vocoder of another shape.
+        """
+        own, other = self.model, vocoder
+        if replace(other.config, lines=own.config.lines) != own.config or not own.config.lines:
+            raise OptionError("the vocoder to start from has another shape", "train from scratch")
+        own.load_state_dict(other.state_dict(), strict=False)
+        if not other.config.lines:
+            assert isinstance(own.generator, SpectrumGenerator)
+            own.generator.begin_with_notes()
+        self._keep_mel_network()
+        self.average = Average(own, self.options.ema_decay)
+
+    def take_lines(self, table: LineTable) -> None:
+        """Use another line table."""
+        assert isinstance(self.model.generator, SpectrumGenerator)
+        self.model.generator.table.load_state_dict(table.state_dict())
+        self.average = Average(self.model, self.options.ema_decay)
+
+    def _keep_mel_network(self) -> None:
+        self.keeps_mel_network = True
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(".noted." in name)
+
     def state(self) -> dict[str, Any]:
         """What the checkpoint holds, the discriminators included."""
-        return {**super().state(), "discriminators": self.discriminators.state_dict()}
+        return {
+            **super().state(),
+            "discriminators": self.discriminators.state_dict(),
+            "keeps_mel_network": self.keeps_mel_network,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over the contents of a checkpoint."""
         super().restore(state)
         self.discriminators.load_state_dict(state["discriminators"])
+        if state["keeps_mel_network"]:
+            self._keep_mel_network()
 
     def train(self, recordings: Recordings, held_out: Recordings) -> None:
         """Train to the last step on `recordings`, and check on the held-out ones on the way."""
@@ -280,15 +364,33 @@ class VocoderTrainer(TrainingRun[MelGAN]):
         o = self.options
         crops = recordings.random(o.batch_size, o.frames, self.generator)
         decibels = torch.randn(o.batch_size, 1, generator=self.generator) * o.gain_deviation
-        return Crops((crops.samples * 10 ** (decibels / 20)).to(self.device), crops.frames)
+        samples = (crops.samples * 10 ** (decibels / 20)).to(self.device)
+        notes = [forget(rows, o, self.generator).to(self.device) for rows in crops.notes]
+        return Crops(samples, crops.frames, notes)
 
     def _losses(self, crops: Crops) -> dict[str, Tensor]:
         """The weighted losses of the current stage, by name."""
         mel, network = degrade(crops.log_mel, self.options, self.generator), self.model.generator
         if isinstance(network, SpectrumGenerator) and self.step < self._magnitude_steps:
-            predicted = network.log_magnitude(mel, network.sketch(mel))
-            return {"magnitude": magnitude_loss(predicted, crops.magnitude(network))}
-        return self._sound_losses(self.model(mel), crops.inner)
+            sketch, true = network.sketch(mel), crops.magnitude(network)
+            return {
+                name: magnitude_loss(network.log_magnitude(mel, sketch, notes), true)
+                for name, notes in self._known(crops).items()
+            }
+        losses: dict[str, Tensor] = {}
+        for notes in self._known(crops).values():
+            for name, loss in self._sound_losses(self.model(mel, notes), crops.inner).items():
+                losses[name] = losses[name] + loss if name in losses else loss
+        return losses
+
+    def _known(self, crops: Crops) -> dict[str, Sequence[Tensor] | None]:
+        """What each network in training is given of the notes, by the name of its loss."""
+        known: dict[str, Sequence[Tensor] | None] = {}
+        if not self.keeps_mel_network:
+            known["magnitude"] = None
+        if self.model.config.lines:
+            known["magnitude_with_notes"] = crops.notes
+        return known
 
     def _sound_losses(self, generated: Tensor, recorded: Tensor) -> dict[str, Tensor]:
         """The weighted losses of samples (B, S), by name.
@@ -314,10 +416,17 @@ class VocoderTrainer(TrainingRun[MelGAN]):
         """Vocode held-out sound with the averaged weights; log, plot, and write the vocoder."""
         model, crops = self.averaged(), held_out.spread(CHECK_CLIPS)
         mel, recorded = crops.log_mel.to(self.device), crops.inner.to(self.device)
-        generated = model(mel)
+        notes = [rows.to(self.device) for rows in crops.notes]
+        generated = model(mel, notes)
+        checks = {}
+        if isinstance(model.generator, SpectrumGenerator):
+            sketch, true = model.generator.sketch(mel), crops.magnitude(model.generator)
+            predicted = model.generator.log_magnitude(mel, sketch, notes)
+            checks["check_magnitude"] = float(magnitude_loss(predicted, true.to(self.device)))
         self.log(
             check_stft=float(stft_loss(generated, recorded)),
             check_mel=float(mel_loss(generated, recorded)),
+            **checks,
         )
         rows = {
             "recorded": recorded,
@@ -365,15 +474,25 @@ def train_vocoder(
     options: VocoderOptions,
     device: torch.device,
     config: VocoderConfig | None = None,
+    start_from: MelGAN | None = None,
+    velocity_bins: int = 32,
 ) -> None:
     """Train a vocoder on a cache's shards, or continue the run that `folder` holds.
 
-    The first shard is kept for checking. Raises SpectroRenderError for fewer than two shards.
+    A new run measures the line table of the soundfont, or takes it and all weights from the vocoder
+    `start_from`. The first shard is kept for checking. Raises SpectroRenderError for fewer than two
+    shards.
     """
     shards = sorted(cache.glob("shard-*.safetensors"))
     if len(shards) < 2:
         raise SpectroRenderError(f"fewer than two shards in {cache}", "run the data stage first")
-    trainer = VocoderTrainer(config or VocoderConfig(contrast=CONTRAST), options, folder, device)
+    config = config or VocoderConfig(contrast=CONTRAST, lines=LINES)
+    trainer = VocoderTrainer(config, options, folder, device)
     if trainer.checkpoint.exists():
         trainer.resume()
-    trainer.train(Recordings(shards[1:]), Recordings(shards[:1]))
+    else:
+        if start_from is not None:
+            trainer.start_from(start_from)
+        if config.lines and not (start_from and start_from.config.lines):
+            trainer.take_lines(measure_lines(config.lines))
+    trainer.train(Recordings(shards[1:], velocity_bins), Recordings(shards[:1], velocity_bins))

@@ -5,14 +5,22 @@ generator of `melgan` begins and ends with functions of this file.
 B batch, T mel frames, K frequency bins.
 """
 
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, lru_cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spectro_render.constants import HOP_LENGTH, MEL_FLOOR, N_FFT, WIN_LENGTH
-from spectro_render.mel import mel_matrix
+from spectro_render.constants import (
+    HOP_LENGTH,
+    MEL_FLOOR,
+    N_FFT,
+    N_MELS,
+    SAMPLE_RATE,
+    WIN_LENGTH,
+)
+from spectro_render.mel import hz_to_mel, mel_matrix
 from spectro_render.vocoder.phase import Stft, sound, steady_partials
 
 MAGNITUDE_UPDATES = 30  # of `mel_to_magnitude`, where no network follows
@@ -39,8 +47,8 @@ class GriffinLim:
         """Frames of context, on each side, that can change a frame's 320 samples."""
         return max(sketch_reach(self._stft, self.iterations))
 
-    def __call__(self, log_mel: Tensor) -> Tensor:
-        """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
+    def __call__(self, log_mel: Tensor, notes: Sequence[Tensor] | None = None) -> Tensor:
+        """Natural log-mel (B, T, 128) -> samples (B, 320 T); notes are ignored."""
         samples = sketch(log_mel, self._stft, MAGNITUDE_UPDATES, self.iterations)
         return self._stft.crop(samples, log_mel.shape[1] * HOP_LENGTH)
 
@@ -86,6 +94,24 @@ def _mel_inverse() -> Tensor:
     """
     inverse: Tensor = torch.linalg.pinv(mel_matrix().double()).float()
     return inverse
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def band_interpolation(bins: int) -> Tensor:
+    """A matrix (128, K): values at the centres of the mel bands @ matrix = values at K bins.
+
+    It interpolates linearly in mel, and is constant beyond the outermost centres.
+    """
+    mels = hz_to_mel(torch.linspace(0, SAMPLE_RATE / 2, bins))
+    centres = torch.linspace(0, float(mels[-1]), N_MELS + 2)[1:-1]
+    mels = mels.clamp(centres[0], centres[-1])
+    upper = torch.searchsorted(centres, mels).clamp(1, N_MELS - 1)
+    share = (mels - centres[upper - 1]) / (centres[upper] - centres[upper - 1])
+    matrix, columns = torch.zeros(N_MELS, bins), torch.arange(bins)
+    matrix[upper - 1, columns] = 1 - share
+    matrix[upper, columns] = share
+    return matrix
 
 
 def match_mel(samples: Tensor, log_mel: Tensor, stft: Stft, iterations: int) -> Tensor:

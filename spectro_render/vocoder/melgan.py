@@ -11,7 +11,7 @@ pieces seamlessly. B batch, T mel frames, C channels, K frequency bins, P patche
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -26,11 +26,18 @@ from spectro_render.constants import (
     MEL_FLOOR,
     N_FFT,
     N_MELS,
-    SAMPLE_RATE,
     WIN_LENGTH,
 )
-from spectro_render.mel import hz_to_mel, mel_matrix, to_model
-from spectro_render.vocoder.griffin_lim import SEGMENT, match_mel, sketch, sketch_reach
+from spectro_render.mel import mel_matrix, to_model
+from spectro_render.vocoder.griffin_lim import (
+    SEGMENT,
+    band_interpolation,
+    match_mel,
+    sketch,
+    sketch_reach,
+)
+from spectro_render.vocoder.harmonic_map import harmonic_map
+from spectro_render.vocoder.lines import LineTable
 from spectro_render.vocoder.phase import Stft, sound
 
 Span = tuple[int, int]  # the first and the last of some frames, counted from frame 0
@@ -54,8 +61,12 @@ class Vocoder(Protocol):
     def period(self) -> int:
         """Every piece of a long mel must start at a multiple of this many frames."""
 
-    def __call__(self, log_mel: Tensor, /) -> Tensor:
-        """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
+    def __call__(self, log_mel: Tensor, notes: Sequence[Tensor] | None = None, /) -> Tensor:
+        """Natural log-mel (B, T, 128) -> samples (B, 320 T).
+
+        `notes` are the notes (N, 5) of each item, as `harmonic_map` describes them. Without them,
+        or where the vocoder does not use them, the mel says everything.
+        """
 
 
 @dataclass(frozen=True)
@@ -73,6 +84,7 @@ class VocoderConfig:
     iterations: int = 10  # of Griffin-Lim, after it
     corrections: int = 1  # rounds of `match_mel`, at the end
     contrast: float = 1.0  # between partials and the valleys between them; 1 changes nothing
+    lines: int = 0  # of each note in the line table; 0: notes are not used
 
     def __post_init__(self) -> None:
         """Check the shape. Raises ValueError for a network that cannot be built."""
@@ -84,6 +96,8 @@ class VocoderConfig:
             raise ValueError(
                 f"{self.channels} channels cannot be halved {len(self.upsample)} times"
             )
+        if self.lines and self.head == "waveform":
+            raise ValueError("notes are of no use to a waveform head")
         if self.window // 2 % self.patch:
             raise ValueError(f"{self.window // 2} bins do not divide into patches of {self.patch}")
 
@@ -165,8 +179,8 @@ class WaveformGenerator(nn.Module):
         self.body = nn.Sequential(*layers)
         self.output = weight_norm(nn.Conv1d(width, 1, END_KERNEL, padding=padding))
 
-    def forward(self, log_mel: Tensor) -> Tensor:
-        """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
+    def forward(self, log_mel: Tensor, notes: Sequence[Tensor] | None = None) -> Tensor:
+        """Natural log-mel (B, T, 128) -> samples (B, 320 T); notes are ignored."""
         features = self.body(self.input(to_model(log_mel).transpose(1, 2)))
         return torch.tanh(self.output(F.leaky_relu(features, LEAKY_SLOPE)))[:, 0]
 
@@ -181,39 +195,92 @@ class WaveformGenerator(nn.Module):
         return first - spread, last + spread
 
 
-class SpectrumGenerator(nn.Module):
+class MagnitudeNetwork(nn.Module):
+    """Convolutions over time and frequency, from I maps of a spectrum to O maps of it."""
+
+    position: Tensor
+
+    def __init__(self, config: VocoderConfig, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.config = config
+        width, patch = config.channels, config.patch
+        stride, half = (1, patch), patch // 2
+        self.input = weight_norm(nn.Conv2d(inputs, width, (3, 2 * patch), stride, (1, half)))
+        self.position = nn.Parameter(torch.zeros(width, 1, config.window // 2 // patch))
+        units = (time_frequency_unit(width, dilation) for dilation in config.dilations)
+        self.body = nn.Sequential(*units)
+        output = nn.ConvTranspose2d(width, outputs, (1, 2 * patch), stride, (0, half))
+        nn.init.normal_(output.weight, std=1e-3)  # untrained, it all but leaves the sketch alone
+        self.output = weight_norm(output)
+
+    def correct(self, maps: list[Tensor]) -> list[Tensor]:
+        """I maps of log magnitudes (B, T, K) -> O maps of the same shape, whose last bin is 0."""
+        seen = (torch.stack(maps, -1)[..., :-1, :] - LOG_CENTRE) / LOG_DEVIATION
+        # In memory they lie as (B, T, K, C), for which convolutions on a CPU take half the time.
+        features = self.body(self.input(seen.permute(0, 3, 1, 2)) + self.position)  # (B, C, T, P)
+        joined = self._join(F.leaky_relu(features, LEAKY_SLOPE))
+        return [F.pad(one.float(), (0, 1)) for one in joined]
+
+    def _join(self, features: Tensor) -> list[Tensor]:
+        """Apply `output`, a transposed convolution, to features (B, C, T, P): O of (B, T, K - 1).
+
+        Written as one product and the sum of neighbouring halves, it takes a sixth of the time.
+        """
+        patch, half = self.config.patch, self.config.patch // 2
+        columns, outputs = features.permute(0, 2, 3, 1), []
+        for kernel, bias in zip(self.output.weight.unbind(1), self.output.bias, strict=True):
+            halves = F.pad(columns @ kernel[:, 0], (0, 0, 1, 1))  # (B, T, P + 2, 2 patch)
+            joined = halves[:, :, 1:, :patch] + halves[:, :, :-1, patch:]
+            outputs.append(joined.flatten(2)[..., half:-half] + bias)
+        return outputs
+
+
+class SpectrumGenerator(MagnitudeNetwork):
     """Corrects the magnitudes of a sound made without weights, the sketch, and adds phases.
 
     The sketch has magnitudes that explain the mel, and the phases of steady partials. Its spectrum
     under a window twice as long as the mel's already shows where partials lie between the mel's
     bands, and how neighbouring partials beat. What it lacks looks much the same at every pitch, so
     the convolutions run along time and frequency.
+
+    Where the notes are known, a second network takes the place of the first one. It also sees where
+    the partials of these notes should lie (`harmonic_map`), and decides bin by bin how far to
+    believe that.
     """
 
     period = SEGMENT
-    position: Tensor
     outline: Tensor
 
     def __init__(self, config: VocoderConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config, inputs=2, outputs=1)
         self.stft = Stft(config.window, HOP_LENGTH, config.window)
         self.mel_stft = Stft(WIN_LENGTH, HOP_LENGTH, N_FFT)
-        width, patch = config.channels, config.patch
-        stride, half = (1, patch), patch // 2
-        self.input = weight_norm(nn.Conv2d(2, width, (3, 2 * patch), stride, (1, half)))
-        self.position = nn.Parameter(torch.zeros(width, 1, config.window // 2 // patch))
-        units = (time_frequency_unit(width, dilation) for dilation in config.dilations)
-        self.body = nn.Sequential(*units)
-        output = nn.ConvTranspose2d(width, 1, (1, 2 * patch), stride, (0, half))
-        nn.init.normal_(output.weight, std=1e-3)  # untrained, it all but leaves the sketch alone
-        self.output = weight_norm(output)
         self.register_buffer("outline", band_interpolation(self.stft.bins), persistent=False)
+        self.noted: MagnitudeNetwork | None = None
+        if config.lines:
+            self.noted = MagnitudeNetwork(config, inputs=4, outputs=2)
+            self.table = LineTable(config.lines)
 
-    def forward(self, log_mel: Tensor) -> Tensor:
-        """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
+    @torch.no_grad()
+    def begin_with_notes(self) -> None:
+        """Let the network for notes begin as the mean of the other one and the harmonic map."""
+        assert self.noted is not None
+        for own, other in zip(self.noted.body.parameters(), self.body.parameters(), strict=True):
+            own.copy_(other)
+        self.noted.position.copy_(self.position)
+        self.noted.input.bias.copy_(self.input.bias)
+        kernel = torch.zeros_like(self.noted.input.weight)
+        kernel[:, :2] = self.input.weight
+        self.noted.input.weight = kernel
+        kernel = torch.zeros_like(self.noted.output.weight)
+        kernel[:, :1] = self.output.weight / 2
+        self.noted.output.weight = kernel
+        self.noted.output.bias.copy_(torch.cat([self.output.bias / 2, torch.zeros(1)]))
+
+    def forward(self, log_mel: Tensor, notes: Sequence[Tensor] | None = None) -> Tensor:
+        """Natural log-mel (B, T, 128) -> samples (B, 320 T); for notes see `log_magnitude`."""
         sketch = self.sketch(log_mel)
-        magnitude = self.sharpen(self.log_magnitude(log_mel, sketch)).exp()
+        magnitude = self.sharpen(self.log_magnitude(log_mel, sketch, notes)).exp()
         samples = sound(magnitude, sketch.sgn(), self.stft, self.config.iterations)
         samples = self.stft.crop(samples, log_mel.shape[1] * HOP_LENGTH)
         return match_mel(samples, log_mel.float(), self.mel_stft, self.config.corrections)
@@ -227,26 +294,34 @@ class SpectrumGenerator(nn.Module):
         samples = F.pad(samples, (self.stft.lead, self.stft.window))[:, :length]
         return self.stft.analyse(samples)
 
-    def log_magnitude(self, log_mel: Tensor, sketch: Tensor) -> Tensor:
-        """Natural log magnitudes (B, T, K) from a log-mel (B, T, 128) and its sketch (B, T, K)."""
+    def log_magnitude(
+        self, log_mel: Tensor, sketch: Tensor, notes: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Natural log magnitudes (B, T, K) from a log-mel (B, T, 128) and its sketch (B, T, K).
+
+        `notes` are the notes (N, 5) of each item, as `harmonic_map` takes them.
+        """
         drawn = sketch.abs().clamp(min=MEL_FLOOR).log()
         level = (log_mel - mel_matrix().to(log_mel).sum(0).log()) @ self.outline
-        seen = (torch.stack([drawn, level], -1)[..., :-1, :] - LOG_CENTRE) / LOG_DEVIATION
-        # In memory they lie as (B, T, K, C), for which convolutions on a CPU take half the time.
-        features = self.body(self.input(seen.permute(0, 3, 1, 2)) + self.position)  # (B, C, T, P)
-        correction = self._join(F.leaky_relu(features, LEAKY_SLOPE)).float()
-        return (drawn + F.pad(correction, (0, 1))).clamp(max=MAX_LOG_MAGNITUDE)
+        if notes is None or self.noted is None:
+            (correction,) = self.correct([drawn, level])
+            return (drawn + correction).clamp(max=MAX_LOG_MAGNITUDE)
+        tonal, noisy = self.map_notes(log_mel, notes)
+        correction, trust = self.noted.correct(
+            [drawn, level, *(part.clamp(min=MEL_FLOOR).log() for part in (tonal, noisy))]
+        )
+        mapped = torch.hypot(tonal, noisy).clamp(min=MEL_FLOOR).log()
+        mixed = drawn + torch.sigmoid(trust) * (mapped - drawn)
+        return (mixed + correction).clamp(max=MAX_LOG_MAGNITUDE)
 
-    def _join(self, features: Tensor) -> Tensor:
-        """Apply `output`, a transposed convolution, to features (B, C, T, P): (B, T, K - 1).
-
-        Written as one product and the sum of neighbouring halves, it takes a sixth of the time.
-        """
-        patch, half = self.config.patch, self.config.patch // 2
-        halves = features.permute(0, 2, 3, 1) @ self.output.weight[:, 0, 0]  # (B, T, P, 2 patch)
-        halves = F.pad(halves, (0, 0, 1, 1))
-        joined = halves[:, :, 1:, :patch] + halves[:, :, :-1, patch:]
-        return joined.flatten(2)[..., half:-half] + self.output.bias
+    @torch.no_grad()
+    def map_notes(self, log_mel: Tensor, notes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """The tonal and noisy magnitudes (B, T, K) that the notes of log-mels (B, T, 128) have."""
+        maps = [
+            harmonic_map(one.float(), rows, self.table, self.stft.bins)
+            for one, rows in zip(log_mel, notes, strict=True)
+        ]
+        return torch.stack([m.tonal for m in maps]), torch.stack([m.noisy for m in maps])
 
     def sharpen(self, log_magnitude: Tensor) -> Tensor:
         """Log magnitudes (B, T, K) with `contrast` times their difference from their neighbours.
@@ -271,22 +346,6 @@ class SpectrumGenerator(nn.Module):
         return first - before, last + after
 
 
-def band_interpolation(bins: int) -> Tensor:
-    """A matrix (128, K): values at the centres of the mel bands @ matrix = values at K bins.
-
-    It interpolates linearly in mel, and is constant beyond the outermost centres.
-    """
-    mels = hz_to_mel(torch.linspace(0, SAMPLE_RATE / 2, bins))
-    centres = torch.linspace(0, float(mels[-1]), N_MELS + 2)[1:-1]
-    mels = mels.clamp(centres[0], centres[-1])
-    upper = torch.searchsorted(centres, mels).clamp(1, N_MELS - 1)
-    share = (mels - centres[upper - 1]) / (centres[upper] - centres[upper - 1])
-    matrix, columns = torch.zeros(N_MELS, bins), torch.arange(bins)
-    matrix[upper - 1, columns] = 1 - share
-    matrix[upper, columns] = share
-    return matrix
-
-
 class MelGAN(nn.Module):
     """A vocoder network of either kind: natural log-mel -> samples."""
 
@@ -296,9 +355,9 @@ class MelGAN(nn.Module):
         is_spectrum = config.head == "spectrum"
         self.generator = SpectrumGenerator(config) if is_spectrum else WaveformGenerator(config)
 
-    def forward(self, log_mel: Tensor) -> Tensor:
-        """Natural log-mel (B, T, 128) -> samples (B, 320 T)."""
-        samples: Tensor = self.generator(log_mel)
+    def forward(self, log_mel: Tensor, notes: Sequence[Tensor] | None = None) -> Tensor:
+        """Natural log-mel (B, T, 128), and the notes (N, 5) of each -> samples (B, 320 T)."""
+        samples: Tensor = self.generator(log_mel, notes)
         return samples
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,8 @@ class OnnxVocoder:
         if [tensor.name for tensor in self._session.get_inputs()] != [INPUT]:
             raise WeightsCorrupt(f"{path} should have one input, {INPUT}", GET_OTHER)
 
-    def __call__(self, log_mel: Tensor) -> Tensor:
-        """Natural log-mel (B, T, 128) -> samples (B, 320 T); the graph takes B = 1."""
+    def __call__(self, log_mel: Tensor, notes: Sequence[Tensor] | None = None) -> Tensor:
+        """Natural log-mel (B, T, 128) -> samples (B, 320 T); without notes and with B = 1."""
         import torch
 
         features = log_mel.float().cpu().numpy()

@@ -1,0 +1,167 @@
+"""Measures the line table of a soundfont, which the vocoder's harmonic map needs.
+
+Each program is played note by note, each drum once; see `vocoder/lines.py` for what is kept. The
+frequencies of lines come from two spectra of half a second, interpolated at their peaks.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spectro_render.constants import FRAME_RATE, HOP_LENGTH, N_MELS, SAMPLE_RATE, WIN_LENGTH
+from spectro_render.mel import log_mel
+from spectro_render.midi.score import Note, Score
+from spectro_render.training.synth import Synthesizer
+from spectro_render.vocoder.harmonic_map import line_mel
+from spectro_render.vocoder.lines import (
+    LOWEST_PITCH,
+    MELODIC_SOURCES,
+    NO_LINE,
+    PITCH_STEP,
+    PITCHES,
+    PROGRAMS,
+    LineTable,
+)
+
+LEAD = 0.1  # seconds before the first note
+HELD = 1.0  # seconds for which each note is held
+APART = 1.7  # seconds from note to note
+VELOCITY = 100
+DRUMS = range(27, 88)
+SPECTRA = (0.06, 0.42)  # seconds after the onset at which the two spectra begin
+SIZE = 8192  # samples under their windows
+PADDED = 2 * SIZE
+RANGE = 70.0  # dB below the highest peak: lower ones are no lines
+PROMINENCE = 9.0  # dB above the median of the spectrum around it
+AROUND = 60  # bins on each side that this median is taken of
+NEAREST = 18.0  # Hz: peaks nearer to a stronger one are parts of it
+LEAST_HZ, MOST_HZ = 20.0, 7950.0
+LEAST_NOISE = 0.1  # of the mel: what is no line is at least so much
+STEADY = slice(8, 46)  # frames of a held note from which vibrato is measured
+STRONGEST = 5  # lines from which it is measured
+
+
+def measure_lines(lines: int, say: Callable[[str], None] = print) -> LineTable:
+    """Play all programs and drums of the soundfont, and measure `lines` lines of each note.
+
+    Raises SpectroRenderError without FluidSynth or its soundfont.
+    """
+    synthesizer, table = Synthesizer(), LineTable(lines)
+    pitches = range(LOWEST_PITCH, LOWEST_PITCH + PITCHES * PITCH_STEP, PITCH_STEP)
+    for program in range(PROGRAMS):
+        for step, sound in enumerate(_play(synthesizer, pitches, program)):
+            _measure(table, program * PITCHES + step, sound, pitches[step])
+        if (program + 1) % 16 == 0:
+            say(f"lines of {program + 1} programs measured")
+    for drum, sound in zip(DRUMS, _play(synthesizer, DRUMS, None), strict=True):
+        _measure(table, MELODIC_SOURCES + drum, sound, None)
+    synthesizer.close()
+    return table
+
+
+def _play(synthesizer: Synthesizer, pitches: range, program: int | None) -> list[Tensor]:
+    """The sounds (S,) of single notes of a program, or of drums, each from its onset."""
+    starts = [LEAD + APART * number for number in range(len(pitches))]
+    notes = tuple(
+        Note(start, start + HELD, pitch, VELOCITY, program or 0, program is None)
+        for start, pitch in zip(starts, pitches, strict=True)
+    )
+    samples = synthesizer.render_score(Score(notes, APART * len(pitches)))
+    length = round((APART - LEAD) * SAMPLE_RATE)
+    begins = [round(start * SAMPLE_RATE) for start in starts]
+    return [torch.from_numpy(samples[begin : begin + length].copy()) for begin in begins]
+
+
+def _measure(table: LineTable, source: int, sound: Tensor, pitch: int | None) -> None:
+    """Fill the row of a source in, from its sound (S,) at VELOCITY."""
+    loudness = (127 / VELOCITY) ** 2
+    mel = log_mel(sound).exp() * loudness  # (T, 128)
+    power = mel.square().sum(1)
+    table.decay[source] = _fading(power[3:13], power[33:43], 30).clamp(2, 1000)
+    end = round(HELD * FRAME_RATE)
+    table.release[source] = _fading(power[end : end + 2], power[end + 10 : end + 12], 10).clamp(
+        0.5, 100
+    )
+    lines = _peaks(sound.numpy()) if pitch is not None else []
+    age = torch.exp(-(torch.arange(end) + 1) / table.decay[source])
+    if pitch is not None:
+        lines = lines[: table.level.shape[1]]
+        hertz = torch.tensor([line[0] for line in lines], dtype=torch.float32)
+        level = torch.tensor([line[1] for line in lines], dtype=torch.float32) * loudness
+        table.level[source] = NO_LINE
+        if len(lines):
+            interval = 12 * (hertz / 440).log2() + 69 - pitch
+            table.semitones[source, : len(lines)] = interval.round()
+            table.cents[source, : len(lines)] = 100 * (interval - interval.round())
+            # As measured it is a mean over the note; the table has it at the note's onset.
+            mean = age[3:end].square().mean().sqrt()
+            table.level[source, : len(lines)] = (level / mean).clamp(min=1e-9).log()
+            table.vibrato[source] = _vibrato(sound, hertz, level)
+    first = 0 if pitch is None else 3
+    fitted = (mel[first:end].square().sum(0) / age[first:].square().sum()).sqrt()
+    tonal = torch.zeros(N_MELS)
+    if len(lines):
+        own = table.level[source, : len(lines)].exp()
+        tonal = (own[:, None] * line_mel(hertz)).square().sum(0).sqrt()
+    rest = (fitted.square() - tonal.square()).clamp(min=0).sqrt()
+    table.noise[source] = rest.maximum(LEAST_NOISE * fitted).clamp(min=1e-6).log()
+
+
+def _fading(before: Tensor, after: Tensor, frames: int) -> Tensor:
+    """Frames in which a magnitude falls to 1/e, given powers `frames` frames apart."""
+    ratio = (before.mean() + 1e-12).log() - (after.mean() + 1e-12).log()
+    return 2 * frames / ratio.clamp(min=1e-3)
+
+
+def _peaks(sound: np.ndarray) -> list[tuple[float, float]]:
+    """Frequency in Hz, and magnitude as in the mel's STFT, of each line; the strongest first."""
+    spectrum = np.zeros(PADDED // 2 + 1)
+    for start in SPECTRA:
+        first = round(start * SAMPLE_RATE)
+        piece = sound[first : first + SIZE] * np.hanning(SIZE)
+        spectrum += np.abs(np.fft.rfft(piece, PADDED)) ** 2 / len(SPECTRA)
+    level = 10 * np.log10(spectrum + 1e-12)
+    bins = np.arange(2, len(level) - 2)
+    is_peak = (level[bins] >= level[bins - 1]) & (level[bins] > level[bins + 1])
+    peaks: list[tuple[float, float]] = []
+    for k in bins[is_peak & (level[bins] > level.max() - RANGE)]:
+        around = level[max(0, k - AROUND) : k + AROUND + 1]
+        if level[k] < np.median(around) + PROMINENCE:
+            continue
+        left, middle, right = level[k - 1 : k + 2]
+        offset = 0.5 * (left - right) / min(left - 2 * middle + right, -1e-6)
+        peaks.append(((k + offset) * SAMPLE_RATE / PADDED, spectrum[k]))
+    merged: list[list[float]] = []  # the mean frequency times power, power
+    for hertz, power in sorted(peaks, key=lambda peak: -peak[1]):
+        if not LEAST_HZ < hertz < MOST_HZ:
+            continue
+        near = [line for line in merged if abs(line[0] / line[1] - hertz) < NEAREST]
+        if near:
+            near[0][0] += hertz * power
+            near[0][1] += power
+        else:
+            merged.append([hertz * power, power])
+    scale = WIN_LENGTH / SIZE  # of the sums of the two windows
+    lines = [(weighted / power, power**0.5 * scale) for weighted, power in merged]
+    return sorted(lines, key=lambda line: -line[1])
+
+
+def _vibrato(sound: Tensor, hertz: Tensor, level: Tensor) -> Tensor:
+    """Standard deviation in cents of a note's frequency, which its strongest lines share."""
+    usable = (hertz > 250) & (level > 0.01 * level.max())
+    hertz, level = hertz[usable][:STRONGEST], level[usable][:STRONGEST]
+    if not len(hertz):
+        return torch.tensor(0.0)
+    # The phase of each line against a steady sine of its mean frequency, every 20 ms.
+    size = 2 * WIN_LENGTH
+    frames = sound.unfold(0, size, HOP_LENGTH) * torch.hann_window(size)
+    time = torch.arange(size) / SAMPLE_RATE
+    probe = torch.polar(torch.ones(len(hertz), size), -2 * torch.pi * hertz[:, None] * time)
+    turned = (frames.to(probe.dtype) @ probe.T).angle() / (2 * torch.pi)  # (T, lines), in turns
+    advance = turned.diff(dim=0) - hertz * HOP_LENGTH / SAMPLE_RATE
+    advance = (advance + 0.5) % 1 - 0.5
+    cents = 1200 / torch.log(torch.tensor(2.0)) * advance * FRAME_RATE / hertz
+    common = (cents[STEADY] * level).sum(1) / level.sum()
+    return (common - common.median()).clamp(-60, 60).std()

@@ -1,0 +1,269 @@
+"""Where the partials of known notes lie in a spectrum, fitted to the mel: the harmonic map.
+
+A mel says how strong each band is, but not where in the band a partial lies. Notes nearly do.
+
+    notes -> lines and noise expected of each (`lines`) -> moved to where the mel has them
+          -> levels fitted to the mel -> tonal and noisy magnitudes
+
+Lines and noise share a band's power as the table expects, and the mel decides how much that is. The
+lines of a note may lie a few cents off, all of them equally: how many, is estimated for each frame
+from how the mel's bands share the power of the upper lines, so that vibrato is followed. Everything
+is local: a frame of the map depends on few frames of the mel around it.
+
+N notes, Q pairs of a note and a frame, P lines of such pairs, T mel frames, M = 128 mel bands,
+K frequency bins. A note is a row of five numbers: program (128: drums), pitch, velocity (0 to 1),
+and its onset and offset in frames, counted from the centre of the frame before the mel's first.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from spectro_render.constants import N_FFT, N_MELS, SAMPLE_RATE, WIN_LENGTH
+from spectro_render.mel import mel_matrix
+from spectro_render.vocoder.griffin_lim import band_interpolation
+from spectro_render.vocoder.lines import NO_LINE, LineTable, source_of
+
+NOTE_NUMBERS = 5  # program, pitch, velocity, onset, offset
+FITS = 5  # rounds in which levels are fitted
+LONGEST = 7.0  # times a decay: then a note is too soft to matter
+SLIGHT = 1e-3  # of a band's expected power: weaker lines are left out
+SIDE = 3  # a line reaches over so many zeros of its lobe to each side
+STEPS = 256  # of the table of the lobe, between two zeros
+LOWEST_HZ, HIGHEST_HZ = 20.0, 7990.0
+SMEAR = (0.22, 0.56, 0.22)  # share of the neighbouring frames' power under a window twice as long
+FAINT = 1e-6  # magnitude expected where nothing sounds
+
+STEADY_CENTS = 2.0  # of vibrato: the lines of sources with less stay where the table has them
+TRIALS = torch.arange(-60.0, 61.0, 15.0)  # cents: deviations that are compared
+MOVABLE_HZ = (700.0, 6000.0)  # lines from which a deviation is estimated
+TRIAL_BANDS = 8  # mel bands that such a line reaches
+TRIAL_ERROR = 0.25  # nats: how well mels can be explained at all
+GRID_HZ = 4.0  # of the table of the mels of lines
+
+
+class HarmonicMap(NamedTuple):
+    """Expected magnitudes in an STFT with a window twice as long as the mel's, (T, K) each."""
+
+    tonal: Tensor
+    noisy: Tensor
+
+
+class _Lines(NamedTuple):
+    """The lines of all notes in all frames, P of them."""
+
+    pair: Tensor  # which of the Q pairs of note and frame each belongs to
+    frame: Tensor
+    hertz: Tensor
+    level: Tensor  # of the peak in the mel's STFT, as expected
+    moves: Tensor  # whether its source has vibrato
+    spread: Tensor  # standard deviation of that, in cents
+
+
+def moved(notes: Tensor, frames: float) -> Tensor:
+    """Notes (N, 5) with times that count from `frames` frames later."""
+    return notes - notes.new_tensor([0, 0, 0, frames, frames])
+
+
+def harmonic_map(log_mel: Tensor, notes: Tensor, table: LineTable, bins: int) -> HarmonicMap:
+    """The map for a natural log-mel (T, 128) and its notes (N, 5), for an STFT with K bins."""
+    length, mel = len(log_mel), log_mel.exp()
+    pairs, lines, noise = _expected(notes, table, length)
+    noise6 = _noise_spectrum(noise, N_FFT // 2 + 1)
+    if bool(lines.moves.any()):
+        cents = _deviations(lines, log_mel, noise, pairs)
+        lines = lines._replace(hertz=lines.hertz * 2 ** (cents[lines.pair] / 1200))
+    drawn = _draw(lines, length, N_FFT // 2 + 1, WIN_LENGTH)
+    level = _fit(mel, (drawn + noise6.square()).sqrt())
+    gain = (level @ band_interpolation(bins).to(level)).exp()
+    tonal = 2 * _draw(lines, length, bins, 2 * WIN_LENGTH).sqrt() * gain
+    noisy = 2**0.5 * _noise_spectrum(noise, bins) * gain
+    return HarmonicMap(_smear(tonal), _smear(noisy))
+
+
+def _expected(
+    notes: Tensor, table: LineTable, length: int
+) -> tuple[tuple[Tensor, Tensor], _Lines, Tensor]:
+    """The note and the frame of each pair, the lines of all, and the mel of the noise (T, M)."""
+    program, pitch = notes[:, 0].long(), notes[:, 1].long()
+    velocity, onset, offset = notes[:, 2:].unbind(1)
+    source = source_of(program, pitch)
+    decay, release = table.decay[source], table.release[source]
+    first = (onset.floor() - 1).clamp(0, length).long()
+    last = torch.minimum(offset + LONGEST * release, onset + LONGEST * decay) + 1
+    counts = (last.ceil().clamp(0, length).long() - first).clamp(min=0)
+    note = torch.repeat_interleave(torch.arange(len(notes), device=notes.device), counts)
+    frame = torch.arange(len(note), device=notes.device)
+    frame = frame - (counts.cumsum(0) - counts)[note] + first[note]
+
+    since, rest = (frame + 1 - onset[note]), (frame + 1 - offset[note])
+    envelope = velocity[note] ** 2 * ((since + 1) / 2).clamp(0, 1)
+    envelope = envelope * torch.exp(-since.clamp(min=0) / decay[note])
+    envelope = (envelope * torch.exp(-rest.clamp(min=0) / release[note])).to(table.level)
+
+    noise = table.noise.new_zeros(length, N_MELS)
+    noise.index_add_(0, frame, (envelope[:, None] * table.noise[source[note]].exp()).square())
+
+    hertz = table.hertz(source, pitch)  # (N, I)
+    level = torch.where(
+        (hertz > LOWEST_HZ) & (hertz < HIGHEST_HZ),
+        table.level[source],
+        torch.full_like(hertz, NO_LINE),
+    )
+    power = (envelope[:, None] * level[note].exp()).square()  # (Q, I)
+    band = _band_of(hertz)[note]
+    total = noise.flatten().index_add(
+        0, (frame[:, None] * N_MELS + band).flatten(), power.flatten()
+    )
+    is_kept = power > SLIGHT * total[frame[:, None] * N_MELS + band]
+    is_kept &= level[note] > NO_LINE
+    pair, line = is_kept.nonzero(as_tuple=True)
+    spread = table.vibrato[source][note][pair]
+    lines = _Lines(
+        pair,
+        frame[pair],
+        hertz[note[pair], line],
+        power[pair, line].sqrt(),
+        spread > STEADY_CENTS,
+        spread,
+    )
+    return (note, frame), lines, noise.sqrt()
+
+
+def _band_of(hertz: Tensor) -> Tensor:
+    """The mel band whose centre is nearest to each frequency, int64."""
+    top = torch.log1p(torch.tensor(SAMPLE_RATE / 2 / 700))
+    place = torch.log1p(hertz / 700) / top.to(hertz) * (N_MELS + 1) - 1
+    return place.round().clamp(0, N_MELS - 1).long()
+
+
+@lru_cache(maxsize=1)
+@torch.inference_mode(False)
+def _lobe() -> Tensor:
+    """The lobe of the Hann window, 1 at its middle, in steps of 1 / STEPS of a zero's distance."""
+    x = torch.arange(SIDE * STEPS + 1, dtype=torch.float64) / STEPS
+    away = (x - 1).abs() > 1e-9
+    lobe = torch.where(away, torch.sinc(x) / (1 - x * x).where(away, torch.ones_like(x)), 0.5)
+    lobe[-1] = 0
+    return lobe.abs().float()
+
+
+def _draw(lines: _Lines, length: int, bins: int, window: int) -> Tensor:
+    """The power (T, K) of lines under a Hann window of so many samples."""
+    spacing, zero = SAMPLE_RATE / 2 / (bins - 1), SAMPLE_RATE / window  # Hz
+    taps = torch.arange(round(2 * SIDE * zero / spacing) + 1, device=lines.hertz.device)
+    lowest = ((lines.hertz - SIDE * zero) / spacing).ceil().long()
+    bin = lowest[:, None] + taps
+    away = (bin * spacing - lines.hertz[:, None]).abs() * (STEPS / zero)
+    shape = _lobe().to(lines.hertz)[away.round().clamp(max=SIDE * STEPS).long()]
+    power = (lines.level[:, None] * shape).square()
+    power = torch.where((bin >= 0) & (bin < bins), power, torch.zeros_like(power))
+    place = lines.frame[:, None] * bins + bin.clamp(0, bins - 1)
+    drawn = power.new_zeros(length * bins).index_add_(0, place.flatten(), power.flatten())
+    return drawn.view(length, bins)
+
+
+def _noise_spectrum(noise: Tensor, bins: int) -> Tensor:
+    """Magnitudes (T, K) of noise in the mel's STFT, at the frequencies of K bins, from its mel."""
+    level = (noise / mel_matrix().to(noise).sum(0)).clamp(min=FAINT).log()
+    spectrum: Tensor = (level @ band_interpolation(bins).to(level)).exp()
+    return spectrum
+
+
+def _fit(mel: Tensor, magnitude: Tensor) -> Tensor:
+    """Natural log gains (T, M) of the mel bands that make magnitudes (T, 513) explain a mel."""
+    matrix, outline = mel_matrix().to(mel), band_interpolation(magnitude.shape[1]).to(mel)
+    gain = torch.zeros_like(mel)
+    for _ in range(FITS):
+        explained = (magnitude * (gain @ outline).exp()) @ matrix
+        gain = gain + (mel / explained.clamp(min=1e-12)).log()
+    return gain
+
+
+def _smear(magnitude: Tensor) -> Tensor:
+    """Spread the power of magnitudes (T, K) over the next frames, as a longer window does."""
+    power = magnitude.square()
+    power = torch.cat([power[:1], power, power[-1:]])
+    before, here, after = SMEAR
+    return (before * power[:-2] + here * power[1:-1] + after * power[2:]).sqrt()
+
+
+def line_mel(hertz: Tensor) -> Tensor:
+    """The mels (n, 128) of lines of these frequencies (n,) whose peaks have magnitude 1."""
+    zero = SAMPLE_RATE / WIN_LENGTH
+    bins = torch.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1, device=hertz.device)
+    away = (bins - hertz[:, None]).abs() * (STEPS / zero)
+    return _lobe().to(hertz)[away.round().clamp(max=SIDE * STEPS).long()] @ mel_matrix().to(hertz)
+
+
+@lru_cache(maxsize=1)
+@torch.inference_mode(False)
+def _line_bands() -> tuple[Tensor, Tensor]:
+    """Mel powers of lines GRID_HZ apart, (F, TRIAL_BANDS), and the first of those bands, (F,)."""
+    hertz = torch.arange(0, SAMPLE_RATE / 2 + GRID_HZ, GRID_HZ)
+    first = (_band_of(hertz) - TRIAL_BANDS // 2 + 1).clamp(0, N_MELS - TRIAL_BANDS)
+    bands = first[:, None] + torch.arange(TRIAL_BANDS)
+    return line_mel(hertz).square().gather(1, bands), first
+
+
+def _deviations(
+    lines: _Lines, log_mel: Tensor, noise: Tensor, pairs: tuple[Tensor, Tensor]
+) -> Tensor:
+    """How many cents the lines of each of the Q pairs of note and frame lie above the table's.
+
+    Each of TRIALS has a cost: how uneven the error of the log-mel is in the bands around each line,
+    and how unlikely such a deviation is for the source. The lowest point of the parabola through
+    the least cost and its neighbours is the deviation.
+    """
+    note, frame = pairs
+    usable = lines.moves & (lines.hertz > MOVABLE_HZ[0]) & (lines.hertz < MOVABLE_HZ[1])
+    own = _Lines(*(values[usable] for values in lines))
+    others = _Lines(*(values[~usable] for values in lines))
+    length = len(log_mel)
+    rest = noise.square() + _mel_power(others, others.hertz, length)[0]
+    cost = log_mel.new_zeros(len(note), len(TRIALS))
+    weight = log_mel.new_zeros(len(note))
+    for number, cents in enumerate(TRIALS.tolist()):
+        total, power, place = _mel_power(own, own.hertz * 2 ** (cents / 1200), length)
+        total = total + rest
+        error = (log_mel - 0.5 * (total + FAINT**2).log()).flatten()[place]  # (P, bands)
+        share = power / power.sum(1, keepdim=True).clamp(min=1e-30)
+        mean = (share * error).sum(1, keepdim=True)
+        uneven = (share * (error - mean).square()).sum(1)
+        clear = (share * (power / (total.flatten()[place] + FAINT**2))).sum(1)
+        cost[:, number].index_add_(0, own.pair, clear * uneven)
+        if cents == 0:
+            weight.index_add_(0, own.pair, clear)
+    spread = log_mel.new_full((len(note),), STEADY_CENTS).index_copy(0, lines.pair, lines.spread)
+    trials = TRIALS.to(log_mel)
+    cost = _near(cost, note, frame) / (2 * TRIAL_ERROR**2)
+    cost = cost + 0.5 * (trials / spread.clamp(min=STEADY_CENTS)[:, None]).square()
+    best = cost.argmin(1, keepdim=True).clamp(1, len(trials) - 2)
+    left, middle, right = (cost.gather(1, best + step)[:, 0] for step in (-1, 0, 1))
+    bow = (left - 2 * middle + right).clamp(min=1e-6)
+    offset = (0.5 * (left - right) / bow).clamp(-1, 1)  # to the lowest point of the parabola
+    cents = trials[best[:, 0]] + offset * (trials[1] - trials[0])
+    moves = torch.zeros_like(note, dtype=torch.bool).index_copy(0, lines.pair, lines.moves)
+    return torch.where(moves & (weight > 0), cents, torch.zeros_like(cents))
+
+
+def _mel_power(lines: _Lines, hertz: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mel power (T, M) of lines at other frequencies; that of each line by band, and where."""
+    powers, firsts = (table.to(hertz.device) for table in _line_bands())
+    index = (hertz / GRID_HZ).round().clamp(0, len(powers) - 1).long()
+    power = lines.level.square()[:, None] * powers[index]
+    bands = firsts[index][:, None] + torch.arange(TRIAL_BANDS, device=hertz.device)
+    place = lines.frame[:, None] * N_MELS + bands
+    total = power.new_zeros(length * N_MELS).index_add_(0, place.flatten(), power.flatten())
+    return total.view(length, N_MELS), power, place
+
+
+def _near(values: Tensor, note: Tensor, frame: Tensor) -> Tensor:
+    """Sums of values (Q, n) over a pair's frame and its neighbours, as far as the note sounds."""
+    same = ((note[1:] == note[:-1]) & (frame[1:] == frame[:-1] + 1))[:, None].to(values)
+    summed = values.clone()
+    summed[1:] += values[:-1] * same
+    summed[:-1] += values[1:] * same
+    return summed

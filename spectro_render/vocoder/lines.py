@@ -1,0 +1,62 @@
+"""The lines in the spectra of single notes: a table measured from a soundfont, for `harmonic_map`.
+
+A note of a sampled instrument has its partials where the sample has them: detuned, stretched,
+inharmonic. So each source of sound, a program at a pitch or a drum, has a row of its own in this
+table. S sources, I lines of each, M = 128 mel bands.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from spectro_render.constants import N_MELS
+
+PROGRAMS = 128
+DRUM_KIT = 128  # the program number of drums
+LOWEST_PITCH, HIGHEST_PITCH = 21, 108  # those of a piano: others are taken for the nearest
+PITCH_STEP = 3  # semitones between the pitches that are measured
+PITCHES = (HIGHEST_PITCH - LOWEST_PITCH) // PITCH_STEP + 1
+MELODIC_SOURCES = PROGRAMS * PITCHES
+SOURCES = MELODIC_SOURCES + 128  # then one for each drum sound
+NO_LINE = -30.0  # natural log: the level of lines that a source does not have
+
+
+class LineTable(nn.Module):
+    """What a note of each source is made of: lines, noise, and how both decay.
+
+    Levels are natural logarithms of magnitudes in the mel's own STFT for a note at full velocity.
+    Frequencies are split into semitones and cents, so that they stay exact in 16-bit formats.
+    """
+
+    semitones: Tensor  # (S, I) whole semitones above the note's nominal pitch
+    cents: Tensor  # (S, I) to be added, -50 to 50
+    level: Tensor  # (S, I) of the peak of each line; NO_LINE where there is none
+    noise: Tensor  # (S, M) of the mel of everything that is no line
+    decay: Tensor  # (S,) frames in which a held note falls to 1/e
+    release: Tensor  # (S,) frames in which it does so after its end
+    vibrato: Tensor  # (S,) standard deviation of its frequency in cents
+
+    def __init__(self, lines: int) -> None:
+        super().__init__()
+        h = torch.arange(1, lines + 1)
+        interval = 12 * h.log2()
+        self.register_buffer("semitones", interval.round().repeat(SOURCES, 1))
+        self.register_buffer("cents", (100 * (interval - interval.round())).repeat(SOURCES, 1))
+        level = -h.float().log().repeat(SOURCES, 1)  # harmonics that fall with their number
+        level[MELODIC_SOURCES:] = NO_LINE
+        self.register_buffer("level", level)
+        self.register_buffer("noise", torch.full((SOURCES, N_MELS), -3.0))
+        self.register_buffer("decay", torch.full((SOURCES,), 50.0))
+        self.register_buffer("release", torch.full((SOURCES,), 5.0))
+        self.register_buffer("vibrato", torch.zeros(SOURCES))
+
+    def hertz(self, source: Tensor, pitch: Tensor) -> Tensor:
+        """Frequencies (N, I) in Hz of the lines of notes, given their sources and pitches (N,)."""
+        above = self.semitones[source] + self.cents[source] / 100
+        return 440 * 2 ** ((pitch[:, None] - 69 + above) / 12)
+
+
+def source_of(program: Tensor, pitch: Tensor) -> Tensor:
+    """The sources of notes, rows of the table, given their programs and pitches, (N,) int64."""
+    step = (pitch.clamp(LOWEST_PITCH, HIGHEST_PITCH) - LOWEST_PITCH + PITCH_STEP // 2) // PITCH_STEP
+    melodic = program.clamp(max=PROGRAMS - 1) * PITCHES + step.clamp(max=PITCHES - 1)
+    return torch.where(program == DRUM_KIT, MELODIC_SOURCES + pitch.clamp(0, 127), melodic)
