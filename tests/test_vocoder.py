@@ -96,7 +96,7 @@ def test_patches_are_joined_as_the_transposed_convolution_does() -> None:
     torch.nn.init.normal_(generator.output.bias)
     features = torch.randn(2, SPECTRUM.channels, 5, SPECTRUM.window // 2 // SPECTRUM.patch)
     expected = generator.output(features)[:, 0]
-    torch.testing.assert_close(generator._join(features), expected)
+    torch.testing.assert_close(generator._join(features), [expected])
 
 
 def test_contrast_is_heard() -> None:

@@ -102,6 +102,7 @@ class Checkpoint:
     model: MelModel
     vocoder: Vocoder
     vocoder_kind: str  # one of VOCODERS; "griffin-lim" where the directory holds none
+    reads_notes: bool  # whether the vocoder was trained with the model, on notes and mels
     vocabulary: Vocabulary
     schedule: DiscreteSchedule  # of the sampler 'diffusers'
     defaults: Defaults
@@ -126,13 +127,15 @@ def load_model(files: ModelFiles) -> Checkpoint:
     }
     scheduler = read_json(path / SCHEDULER)
     config, schedule = read_config(configs, scheduler), read_schedule(scheduler)
+    vocoder = load_vocoder(files.vocoder, files.vocoder_kind)
     return Checkpoint(
         name=files.name,
         path=path,
         config=config,
         model=_load_network(path, config),
-        vocoder=load_vocoder(files.vocoder, files.vocoder_kind),
+        vocoder=vocoder,
         vocoder_kind=files.vocoder_kind,
+        reads_notes=files.vocoder == path and vocoder.reads_notes,
         vocabulary=read_vocabulary(path),
         schedule=schedule,
         defaults=_read_defaults(index, schedule),

@@ -227,10 +227,17 @@ class MelVocoder:
         self.folder = folder
 
     @torch.no_grad()
-    def __call__(self, *, input_features: npt.ArrayLike | Tensor) -> list[Samples]:
-        """Turn a natural log-mel (1, T, 128) into a list of one array of samples (1, 320 T)."""
+    def __call__(
+        self, *, input_features: npt.ArrayLike | Tensor, notes: Tensor | None = None
+    ) -> list[Samples]:
+        """Turn a natural log-mel (1, T, 128) into a list of one array of samples (1, 320 T).
+
+        `notes` are those of the mel, (N, 5), as `vocoder.harmonic_map` describes them.
+        """
         log_mel = torch.as_tensor(input_features, dtype=torch.float32, device="cpu")
-        return [self.vocoder(log_mel).numpy()]
+        if notes is None:
+            return [self.vocoder(log_mel).numpy()]
+        return [self.vocoder(log_mel, [notes]).numpy()]
 
     def save_pretrained(self, folder: Path) -> None:
         """Copy the files that the vocoder was loaded from."""

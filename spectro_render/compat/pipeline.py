@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from spectro_render.compat.components import (
     Generator,
+    MelVocoder,
     Samples,
     SpectrogramContEncoder,
     SpectrogramNotesEncoder,
@@ -35,8 +36,10 @@ from spectro_render.errors import TokenError
 from spectro_render.mel import from_model, to_model
 from spectro_render.midi.read import read_midi
 from spectro_render.network.model import Memory
-from spectro_render.tokens.vocabulary import PAD, Vocabulary
+from spectro_render.tokens.read import detokenize
+from spectro_render.tokens.vocabulary import PAD, TokenWindow, Vocabulary
 from spectro_render.tokens.write import tokenize
+from spectro_render.vocoder.harmonic_map import map_notes
 
 Callback: TypeAlias = Callable[[int, Any, Tensor], object]  # step, timestep, mel on [-1, 1]
 Melgan: TypeAlias = Callable[..., Sequence[Samples]]  # input_features (1, T, 128) -> [(1, 320 T)]
@@ -213,7 +216,11 @@ class SpectrogramDiffusionPipeline:
         audios = log_mel
         if output_type != "mel":
             assert self.melgan is not None
-            audios = np.stack(self.melgan(input_features=log_mel))
+            if isinstance(self.melgan, MelVocoder) and self.melgan.vocoder.reads_notes:
+                notes = self._notes([window.tolist()[0] for window in windows])
+                audios = np.stack(self.melgan(input_features=log_mel, notes=notes))
+            else:
+                audios = np.stack(self.melgan(input_features=log_mel))
         return AudioPipelineOutput(audios) if return_dict else (audios,)
 
     def _check(self, output_type: str, callback_steps: int) -> None:
@@ -241,6 +248,15 @@ class SpectrogramDiffusionPipeline:
             raise TokenError(f"a token id is not among the model's {rows}", "use MidiProcessor")
         used = int(ids.nonzero().max()) + 1 if bool(ids.any()) else 0
         return ids[None, :used][:, :MAX_TOKENS] if used else ids.new_zeros(1, 1)
+
+    def _notes(self, windows: Sequence[Sequence[int]]) -> Tensor:
+        """The notes (N, 5) that windows of ids stand for, as vocoders read them."""
+        vocabulary = Vocabulary()
+        tie, read = vocabulary.tie, []
+        for index, ids in enumerate(windows):
+            known = [id for id in ids if id < vocabulary.size]
+            read.append(TokenWindow(index, tuple(known if tie in known else [tie, *known])))
+        return map_notes(detokenize(read, vocabulary).notes)
 
     def _remember(self, ids: Tensor, before: Tensor | None) -> Memory:
         """Encode ids (1, L), and the log-mel (1, T, M) of the window before, for the decoder."""

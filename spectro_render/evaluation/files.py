@@ -64,7 +64,7 @@ class FileEvaluator:
         if "frechet" in self.parts:
             measures["reconstruction"] = self._reconstruction(output.samples, true)
         if "vocoder" in self.parts:
-            sounds["vocoder"] = self.subject.vocode(distances.mel_of(true))
+            sounds["vocoder"] = self.subject.vocode(distances.mel_of(true), score)
             measures |= compare_copy(sounds["vocoder"][: len(true)], true, score)
         return FileResult(seconds, measures, sounds)
 

@@ -31,8 +31,8 @@ class Subject(Protocol):
     def render(self, score: Score, seconds: float) -> ModelOutput:
         """Render the first `seconds` seconds of a score."""
 
-    def vocode(self, log_mel: Matrix) -> Samples:
-        """The model's vocoder alone: natural log-mel (T, 128) -> samples (S,)."""
+    def vocode(self, log_mel: Matrix, score: Score) -> Samples:
+        """The model's vocoder alone: natural log-mel (T, 128) of a score -> samples (S,)."""
 
 
 class Reference(Protocol):

@@ -30,18 +30,19 @@ class RenderedSubject:
         started = time.perf_counter()
         windows = self._renderer.windows(score, RenderOptions(duration=seconds))
         mels = list(self._renderer.mels(windows, self._options))
-        samples = fit_length(self._vocode(mels), seconds)
+        samples = fit_length(self._vocode(mels, score), seconds)
         took = time.perf_counter() - started
         limiter = Limiter(self._renderer.gain(self._options))
         delivered = np.concatenate([limiter.push(samples), limiter.flush()])
         return ModelOutput(torch.cat(mels).double().numpy(), samples, delivered, took)
 
-    def vocode(self, log_mel: Matrix) -> Samples:
-        """The model's vocoder alone: natural log-mel (T, 128) -> samples (S,)."""
-        return self._vocode([torch.from_numpy(log_mel).float()])
+    def vocode(self, log_mel: Matrix, score: Score) -> Samples:
+        """The model's vocoder alone: natural log-mel (T, 128) of a score -> samples (S,)."""
+        return self._vocode([torch.from_numpy(log_mel).float()], score)
 
-    def _vocode(self, mels: list[Tensor]) -> Samples:
-        vocoder = StreamingVocoder(self._renderer.checkpoint.vocoder, live=False)
+    def _vocode(self, mels: list[Tensor], score: Score) -> Samples:
+        notes = self._renderer.vocoder_notes(score)
+        vocoder = StreamingVocoder(self._renderer.checkpoint.vocoder, live=False, notes=notes)
         with torch.inference_mode():
             parts = [vocoder.push(mel.to(self._renderer.device)).cpu() for mel in mels]
             parts.append(vocoder.flush().cpu())

@@ -35,6 +35,7 @@ from spectro_render.render.song import Song, SongSound, WindowCursor
 from spectro_render.report import Reporter
 from spectro_render.tokens.vocabulary import PAD, TokenWindow
 from spectro_render.tokens.write import song_windows, sounding_seconds
+from spectro_render.vocoder.harmonic_map import map_notes
 
 # Tables of notes are padded to a multiple of this: products of fewer rows round otherwise, and a
 # song's sound would depend on the songs beside it.
@@ -155,7 +156,13 @@ class Renderer:
         windows = self.windows(score, options)
         seconds = min(sounding_seconds(score, options.duration), len(windows) * WINDOW_SECONDS)
         samples = round(seconds * SAMPLE_RATE)
-        sound = SongSound(self.checkpoint.vocoder, self.gain(options), samples, live=live)
+        sound = SongSound(
+            self.checkpoint.vocoder,
+            self.gain(options),
+            samples,
+            live=live,
+            notes=self.vocoder_notes(score),
+        )
         return Song(self._cursor(windows), sampling, sound)
 
     def advance(self, songs: Sequence[Song], on_progress: OnProgress | None = None) -> list[Audio]:
@@ -189,10 +196,27 @@ class Renderer:
         while not cursor.is_over:
             yield from self.next_mels([cursor], sampling, on_progress)
 
-    def vocode(self, log_mel: Tensor) -> Tensor:
-        """Natural log-mel (T, 128) -> samples (320 T,), at the model's own level."""
+    def vocode(self, log_mel: Tensor, score: Score | None = None) -> Tensor:
+        """Natural log-mel (T, 128) -> samples (320 T,), at the model's own level.
+
+        With the score whose mel it is, a vocoder that can read notes makes a clearer sound.
+        """
+        notes = None if score is None else self.vocoder_notes(score)
         with torch.inference_mode():
-            return self.checkpoint.vocoder(log_mel[None].to(self.device))[0].cpu()
+            mels = log_mel[None].to(self.device)
+            if notes is None:
+                return self.checkpoint.vocoder(mels)[0].cpu()
+            return self.checkpoint.vocoder(mels, [notes.to(self.device)])[0].cpu()
+
+    def vocoder_notes(self, score: Score) -> Tensor | None:
+        """A score's notes (N, 5) as the model's vocoder reads them; None if it does not read any.
+
+        Vocoders that are lent by another model do not: it may have learned other instruments.
+        """
+        if not self.checkpoint.reads_notes:
+            return None
+        classes = self.vocabulary.program_class
+        return map_notes(replace(note, program=classes(note.program)) for note in score.notes)
 
     def sampling(self, options: RenderOptions | None = None) -> Sampling:
         """How mels are drawn with these options: what they leave open is the model's default.

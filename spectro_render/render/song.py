@@ -55,9 +55,17 @@ class WindowCursor:
 class SongSound:
     """Turns the mels of one song into its samples: vocoded, levelled, limited, cut to length."""
 
-    def __init__(self, vocoder: Vocoder, gain: float, samples: int, *, live: bool) -> None:
-        """`gain` in dB; `samples`: the length of the song; `live` as in StreamingVocoder."""
-        self._vocoder = StreamingVocoder(vocoder, live=live)
+    def __init__(
+        self,
+        vocoder: Vocoder,
+        gain: float,
+        samples: int,
+        *,
+        live: bool,
+        notes: Tensor | None = None,
+    ) -> None:
+        """`gain` in dB; `samples`: the length of the song; the others as in StreamingVocoder."""
+        self._vocoder = StreamingVocoder(vocoder, live=live, notes=notes)
         self._limiter = Limiter(gain)
         self._remaining = samples
 

@@ -16,6 +16,7 @@ from spectro_render.midi.score import Note, Score
 from spectro_render.training.synth import Synthesizer
 from spectro_render.vocoder.harmonic_map import line_mel
 from spectro_render.vocoder.lines import (
+    LONGEST_DECAY,
     LOWEST_PITCH,
     MELODIC_SOURCES,
     NO_LINE,
@@ -79,7 +80,7 @@ def _measure(table: LineTable, source: int, sound: Tensor, pitch: int | None) ->
     loudness = (127 / VELOCITY) ** 2
     mel = log_mel(sound).exp() * loudness  # (T, 128)
     power = mel.square().sum(1)
-    table.decay[source] = _fading(power[3:13], power[33:43], 30).clamp(2, 1000)
+    table.decay[source] = _fading(power[3:13], power[33:43], 30).clamp(2, LONGEST_DECAY)
     end = round(HELD * FRAME_RATE)
     table.release[source] = _fading(power[end : end + 2], power[end + 10 : end + 12], 10).clamp(
         0.5, 100

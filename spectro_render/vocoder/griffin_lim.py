@@ -36,6 +36,7 @@ class GriffinLim:
     """
 
     period = SEGMENT
+    reads_notes = False
 
     def __init__(self, iterations: int = 60) -> None:
         """`iterations` of Griffin-Lim make the phases consistent."""

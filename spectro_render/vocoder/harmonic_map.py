@@ -15,16 +15,17 @@ K frequency bins. A note is a row of five numbers: program (128: drums), pitch, 
 and its onset and offset in frames, counted from the centre of the frame before the mel's first.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from spectro_render.constants import N_FFT, N_MELS, SAMPLE_RATE, WIN_LENGTH
+from spectro_render.constants import FRAME_RATE, N_FFT, N_MELS, SAMPLE_RATE, WIN_LENGTH
 from spectro_render.mel import mel_matrix
 from spectro_render.vocoder.griffin_lim import band_interpolation
-from spectro_render.vocoder.lines import NO_LINE, LineTable, source_of
+from spectro_render.vocoder.lines import DRUM_KIT, LONGEST_DECAY, NO_LINE, LineTable, source_of
 
 NOTE_NUMBERS = 5  # program, pitch, velocity, onset, offset
 FITS = 5  # rounds in which levels are fitted
@@ -62,6 +63,53 @@ class _Lines(NamedTuple):
     spread: Tensor  # standard deviation of that, in cents
 
 
+class PlayedNote(Protocol):
+    """A note of a score: its fields are those of `midi.score.Note`."""
+
+    @property
+    def start(self) -> float: ...
+
+    @property
+    def end(self) -> float: ...
+
+    @property
+    def pitch(self) -> int: ...
+
+    @property
+    def velocity(self) -> int: ...
+
+    @property
+    def program(self) -> int: ...
+
+    @property
+    def is_drum(self) -> bool: ...
+
+
+def map_notes(notes: Iterable[PlayedNote]) -> Tensor:
+    """The notes (N, 5), float64, of a harmonic map from those of a score."""
+    rows = [
+        [
+            DRUM_KIT if note.is_drum else note.program,
+            note.pitch,
+            note.velocity / 127,
+            note.start * FRAME_RATE,
+            note.end * FRAME_RATE,
+        ]
+        for note in notes
+    ]
+    return torch.tensor(rows, dtype=torch.float64).reshape(-1, NOTE_NUMBERS)
+
+
+def notes_between(notes: Tensor, first: int, last: int) -> Tensor:
+    """The notes of (N, 5) that may sound in frames `first` to `last`; times count from `first`.
+
+    Drums ring on whatever their offsets say.
+    """
+    onset, offset = notes[:, 3], torch.where(notes[:, 0] == DRUM_KIT, notes[:, 3], notes[:, 4])
+    sounds = (onset < last + 2) & (offset > first - LONGEST * LONGEST_DECAY)
+    return moved(notes[sounds], first)
+
+
 def moved(notes: Tensor, frames: float) -> Tensor:
     """Notes (N, 5) with times that count from `frames` frames later."""
     return notes - notes.new_tensor([0, 0, 0, frames, frames])
@@ -92,6 +140,7 @@ def _expected(
     source = source_of(program, pitch)
     decay, release = table.decay[source], table.release[source]
     first = (onset.floor() - 1).clamp(0, length).long()
+    offset = torch.where(program == DRUM_KIT, torch.inf, offset)
     last = torch.minimum(offset + LONGEST * release, onset + LONGEST * decay) + 1
     counts = (last.ceil().clamp(0, length).long() - first).clamp(min=0)
     note = torch.repeat_interleave(torch.arange(len(notes), device=notes.device), counts)

@@ -17,6 +17,7 @@ PITCH_STEP = 3  # semitones between the pitches that are measured
 PITCHES = (HIGHEST_PITCH - LOWEST_PITCH) // PITCH_STEP + 1
 MELODIC_SOURCES = PROGRAMS * PITCHES
 SOURCES = MELODIC_SOURCES + 128  # then one for each drum sound
+LONGEST_DECAY = 1000.0  # frames
 NO_LINE = -30.0  # natural log: the level of lines that a source does not have
 
 

@@ -61,6 +61,10 @@ class Vocoder(Protocol):
     def period(self) -> int:
         """Every piece of a long mel must start at a multiple of this many frames."""
 
+    @property
+    def reads_notes(self) -> bool:
+        """Whether notes beside a mel change anything."""
+
     def __call__(self, log_mel: Tensor, notes: Sequence[Tensor] | None = None, /) -> Tensor:
         """Natural log-mel (B, T, 128) -> samples (B, 320 T).
 
@@ -364,6 +368,11 @@ class MelGAN(nn.Module):
     def period(self) -> int:
         """Every piece of a long mel must start at a multiple of this many frames."""
         return self.generator.period
+
+    @property
+    def reads_notes(self) -> bool:
+        """Whether notes beside a mel change anything."""
+        return self.config.lines > 0
 
     @property
     def receptive_field(self) -> int:

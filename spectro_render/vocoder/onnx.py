@@ -23,6 +23,7 @@ class OnnxVocoder:
 
     receptive_field = 64  # frames to each side; the graph does not say, so this is generous
     period = 1
+    reads_notes = False
 
     def __init__(self, path: Path) -> None:
         try:

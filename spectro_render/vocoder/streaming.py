@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spectro_render.constants import HOP_LENGTH, WINDOW_FRAMES
+from spectro_render.vocoder.harmonic_map import notes_between
 from spectro_render.vocoder.melgan import Vocoder
 
 LEAST_FRAMES = 128  # of a piece, but for the last one; in shorter ones most is computed twice
@@ -23,9 +24,13 @@ class StreamingVocoder:
     sides.
     """
 
-    def __init__(self, vocoder: Vocoder, *, live: bool = True) -> None:
-        """`live`: vocode short pieces as soon as they can be, rather than wait for large ones."""
+    def __init__(self, vocoder: Vocoder, *, live: bool = True, notes: Tensor | None = None) -> None:
+        """`live`: vocode short pieces as soon as they can be, rather than wait for large ones.
+
+        `notes` are those of the whole signal, (N, 5), as `harmonic_map` describes them.
+        """
         self._vocoder = vocoder
+        self._notes = notes
         self._least = LEAST_FRAMES if live else PATIENT_FRAMES
         self._most = LIVE_FRAMES if live else PATIENT_FRAMES
         self._context = vocoder.receptive_field
@@ -57,7 +62,11 @@ class StreamingVocoder:
     def _vocode(self, frames: Tensor, end: int) -> Tensor:
         """The samples up to frame `end` that were not returned before; drops unneeded frames."""
         piece = frames[: end + self._context - self._start]
-        samples = self._vocoder(piece[None])[0]
+        if self._notes is None:
+            samples = self._vocoder(piece[None])[0]
+        else:
+            heard = notes_between(self._notes, self._start, self._start + len(piece))
+            samples = self._vocoder(piece[None], [heard.to(piece.device)])[0]
         first, last = self._done - self._start, end - self._start
         self._done = end
         keep_from = max(0, end - self._context) // self._vocoder.period * self._vocoder.period
