@@ -206,7 +206,7 @@ def load_vocoder(path: Path, kind: str) -> Vocoder:
     if kind not in kinds:
         raise WeightsError(f"{path} holds no vocoder {kind!r}", f"choose {' or '.join(kinds)}")
     if kind == "melgan":
-        return _load_melgan(path / MELGAN)
+        return read_melgan(path / MELGAN).requires_grad_(False).fold_weight_norm()
     if kind == "onnx":
         return _load_onnx(path / ONNX)
     from spectro_render.vocoder.griffin_lim import GriffinLim
@@ -220,7 +220,11 @@ def _load_onnx(path: Path) -> Vocoder:
     return OnnxVocoder(path)
 
 
-def _load_melgan(path: Path) -> MelGAN:
+def read_melgan(path: Path) -> MelGAN:
+    """Read the vocoder network in a folder in the form in which it is trained.
+
+    Raises WeightsError for a missing or unsupported one, WeightsCorrupt for a damaged file.
+    """
     from spectro_render.vocoder.melgan import MelGAN, VocoderConfig
 
     stored = read_json(path / CONFIG)
@@ -231,7 +235,7 @@ def _load_melgan(path: Path) -> MelGAN:
         message = f"{path / CONFIG} describes no vocoder: {error}"
         raise WeightsError(message, UNSUPPORTED) from error
     fill(vocoder, path / TENSORS, {name: name for name in vocoder.state_dict()})
-    return vocoder.eval().requires_grad_(False).fold_weight_norm()
+    return vocoder.eval()
 
 
 # --- save -------------------------------------------------------------------------------------

@@ -10,6 +10,9 @@ import torch
 import typer
 
 from spectro_render.checkpoints import load_checkpoint
+from spectro_render.checkpoints.find import find_model
+from spectro_render.checkpoints.load import read_melgan
+from spectro_render.checkpoints.manifest import MELGAN, vocoder_kinds
 from spectro_render.cli.completion import offer_devices, offer_models
 from spectro_render.diffusion import Target
 from spectro_render.errors import OptionError
@@ -139,7 +142,8 @@ def train(
         typer.Option(
             metavar="MODEL",
             autocompletion=offer_models,
-            help="A model (a name or directory) whose Transformer a new run starts from.",
+            help="A model (a name or directory) whose Transformer and vocoder new runs start from. "
+            "Of the vocoder only the part that reads notes is trained further.",
         ),
     ] = None,
     device: Annotated[
@@ -191,8 +195,8 @@ def train(
     stages: dict[Stage, Callable[[], None]] = {
         Stage.data: lambda: _make_data(midi, work, config, hours, seed, workers),
         Stage.diffusion: lambda: _train_diffusion(work, config, options, place, start_from),
-        Stage.vocoder: lambda: train_vocoder(
-            work / "train", work / "vocoder", VocoderOptions(steps=vocoder_steps, seed=seed), place
+        Stage.vocoder: lambda: _train_vocoder(
+            work, VocoderOptions(steps=vocoder_steps, seed=seed), config, place, start_from
         ),
         Stage.export: lambda: export(work, output),
     }
@@ -233,3 +237,24 @@ def _train_diffusion(
         for name in ("train", "valid")
     )
     trainer.train(windows, held_out)
+
+
+def _train_vocoder(
+    work: Path,
+    options: VocoderOptions,
+    config: ModelConfig,
+    device: torch.device,
+    start_from: str | None,
+) -> None:
+    start = None
+    if start_from is not None:
+        folder = find_model(start_from)
+        start = read_melgan(folder / MELGAN) if "melgan" in vocoder_kinds(folder) else None
+    train_vocoder(
+        work / "train",
+        work / "vocoder",
+        options,
+        device,
+        start_from=start,
+        velocity_bins=config.velocity_bins,
+    )

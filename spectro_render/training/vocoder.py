@@ -284,12 +284,12 @@ class VocoderTrainer(TrainingRun[MelGAN]):
         """Begin with the weights of a vocoder, whose network for mels alone is then left as it is.
 
         Where it has no network for notes, that one begins as a copy which ignores them at first.
-        Raises OptionError for a vocoder of another shape.
+        `vocoder` still has its weight norm. Raises OptionError for one of another shape.
         """
         own, other = self.model, vocoder
         if replace(other.config, lines=own.config.lines) != own.config or not own.config.lines:
             raise OptionError("the vocoder to start from has another shape", "train from scratch")
-        own.load_state_dict(other.state_dict(), strict=False)
+        own.load_state_dict({**own.state_dict(), **other.state_dict()})
         if not other.config.lines:
             assert isinstance(own.generator, SpectrumGenerator)
             own.generator.begin_with_notes()
@@ -374,7 +374,9 @@ class VocoderTrainer(TrainingRun[MelGAN]):
         if isinstance(network, SpectrumGenerator) and self.step < self._magnitude_steps:
             sketch, true = network.sketch(mel), crops.magnitude(network)
             return {
-                name: magnitude_loss(network.log_magnitude(mel, sketch, notes), true)
+                name: magnitude_loss(
+                    network.log_magnitude(mel, sketch, network.map_notes(mel, notes)), true
+                )
                 for name, notes in self._known(crops).items()
             }
         losses: dict[str, Tensor] = {}
@@ -421,7 +423,8 @@ class VocoderTrainer(TrainingRun[MelGAN]):
         checks = {}
         if isinstance(model.generator, SpectrumGenerator):
             sketch, true = model.generator.sketch(mel), crops.magnitude(model.generator)
-            predicted = model.generator.log_magnitude(mel, sketch, notes)
+            known = model.generator.map_notes(mel, notes)
+            predicted = model.generator.log_magnitude(mel, sketch, known)
             checks["check_magnitude"] = float(magnitude_loss(predicted, true.to(self.device)))
         self.log(
             check_stft=float(stft_loss(generated, recorded)),

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from spectro_render.constants import FRAME_RATE, N_FFT, N_MELS, SAMPLE_RATE, WIN_LENGTH
 from spectro_render.mel import mel_matrix
-from spectro_render.vocoder.griffin_lim import band_interpolation
+from spectro_render.vocoder.griffin_lim import SEGMENT, band_interpolation
 from spectro_render.vocoder.lines import DRUM_KIT, LONGEST_DECAY, NO_LINE, LineTable, source_of
 
 NOTE_NUMBERS = 5  # program, pitch, velocity, onset, offset
@@ -34,6 +34,8 @@ SLIGHT = 1e-3  # of a band's expected power: weaker lines are left out
 SIDE = 3  # a line reaches over so many zeros of its lobe to each side
 STEPS = 256  # of the table of the lobe, between two zeros
 LOWEST_HZ, HIGHEST_HZ = 20.0, 7990.0
+LOBE_HZ = SAMPLE_RATE / (2 * WIN_LENGTH)  # from a line to the first zeros: twice as much
+SCATTER = 7.123456  # turns per Hz: the start phases of lines differ, or they would make a pulse
 SMEAR = (0.22, 0.56, 0.22)  # share of the neighbouring frames' power under a window twice as long
 FAINT = 1e-6  # magnitude expected where nothing sounds
 
@@ -46,10 +48,11 @@ GRID_HZ = 4.0  # of the table of the mels of lines
 
 
 class HarmonicMap(NamedTuple):
-    """Expected magnitudes in an STFT with a window twice as long as the mel's, (T, K) each."""
+    """What is expected in an STFT with a window twice as long as the mel's, (T, K) each."""
 
-    tonal: Tensor
-    noisy: Tensor
+    tonal: Tensor  # magnitudes of the lines, if their powers add up
+    noisy: Tensor  # magnitudes of everything else
+    partials: Tensor  # complex: the lines with their phases, divided by the magnitude above
 
 
 class _Lines(NamedTuple):
@@ -59,6 +62,7 @@ class _Lines(NamedTuple):
     frame: Tensor
     hertz: Tensor
     level: Tensor  # of the peak in the mel's STFT, as expected
+    nominal: Tensor  # hertz, before it is moved
     moves: Tensor  # whether its source has vibrato
     spread: Tensor  # standard deviation of that, in cents
 
@@ -116,19 +120,26 @@ def moved(notes: Tensor, frames: float) -> Tensor:
 
 
 def harmonic_map(log_mel: Tensor, notes: Tensor, table: LineTable, bins: int) -> HarmonicMap:
-    """The map for a natural log-mel (T, 128) and its notes (N, 5), for an STFT with K bins."""
+    """The map for a natural log-mel (T, 128) and its notes (N, 5), for an STFT with K bins.
+
+    The mel must start at a multiple of SEGMENT frames of the whole one. A frame of the map depends
+    on the mel in its segment, and on two frames before and after the frame; so do notes.
+    """
     length, mel = len(log_mel), log_mel.exp()
     pairs, lines, noise = _expected(notes, table, length)
     noise6 = _noise_spectrum(noise, N_FFT // 2 + 1)
+    cents = log_mel.new_zeros(len(pairs[0]))
     if bool(lines.moves.any()):
         cents = _deviations(lines, log_mel, noise, pairs)
         lines = lines._replace(hertz=lines.hertz * 2 ** (cents[lines.pair] / 1200))
     drawn = _draw(lines, length, N_FFT // 2 + 1, WIN_LENGTH)
     level = _fit(mel, (drawn + noise6.square()).sqrt())
     gain = (level @ band_interpolation(bins).to(level)).exp()
-    tonal = 2 * _draw(lines, length, bins, 2 * WIN_LENGTH).sqrt() * gain
+    drawn = _draw(lines, length, bins, 2 * WIN_LENGTH).sqrt()
     noisy = 2**0.5 * _noise_spectrum(noise, bins) * gain
-    return HarmonicMap(_smear(tonal), _smear(noisy))
+    turns = _turns(lines, cents, *pairs, notes[:, 3])
+    partials = _draw_phases(lines, turns, length, bins) / drawn.clamp(min=FAINT)
+    return HarmonicMap(_smear(2 * drawn * gain), _smear(noisy), partials)
 
 
 def _expected(
@@ -175,6 +186,7 @@ def _expected(
         frame[pair],
         hertz[note[pair], line],
         power[pair, line].sqrt(),
+        hertz[note[pair], line],
         spread > STEADY_CENTS,
         spread,
     )
@@ -199,19 +211,75 @@ def _lobe() -> Tensor:
     return lobe.abs().float()
 
 
-def _draw(lines: _Lines, length: int, bins: int, window: int) -> Tensor:
-    """The power (T, K) of lines under a Hann window of so many samples."""
+def _spread(lines: _Lines, bins: int, window: int) -> tuple[Tensor, Tensor]:
+    """The bins (P, n) that lines reach under a Hann window of so many samples, and values there."""
     spacing, zero = SAMPLE_RATE / 2 / (bins - 1), SAMPLE_RATE / window  # Hz
     taps = torch.arange(round(2 * SIDE * zero / spacing) + 1, device=lines.hertz.device)
     lowest = ((lines.hertz - SIDE * zero) / spacing).ceil().long()
     bin = lowest[:, None] + taps
     away = (bin * spacing - lines.hertz[:, None]).abs() * (STEPS / zero)
     shape = _lobe().to(lines.hertz)[away.round().clamp(max=SIDE * STEPS).long()]
-    power = (lines.level[:, None] * shape).square()
-    power = torch.where((bin >= 0) & (bin < bins), power, torch.zeros_like(power))
-    place = lines.frame[:, None] * bins + bin.clamp(0, bins - 1)
-    drawn = power.new_zeros(length * bins).index_add_(0, place.flatten(), power.flatten())
-    return drawn.view(length, bins)
+    shape = torch.where((bin >= 0) & (bin < bins), shape, torch.zeros_like(shape))
+    return bin.clamp(0, bins - 1), lines.level[:, None] * shape
+
+
+def _sum(values: Tensor, lines: _Lines, bin: Tensor, length: int, bins: int) -> Tensor:
+    """Add the values (P, n) of lines up at their frames and bins: (T, K)."""
+    place = (lines.frame[:, None] * bins + bin).flatten()
+    return values.new_zeros(length * bins).index_add_(0, place, values.flatten()).view(length, bins)
+
+
+def _draw(lines: _Lines, length: int, bins: int, window: int) -> Tensor:
+    """The power (T, K) of lines under a Hann window of so many samples."""
+    bin, magnitude = _spread(lines, bins, window)
+    return _sum(magnitude.square(), lines, bin, length, bins)
+
+
+def _draw_phases(lines: _Lines, turns: Tensor, length: int, bins: int) -> Tensor:
+    """The complex spectrum (T, K) of lines whose phases at the frames' centres are `turns` (P,)."""
+    bin, magnitude = _spread(lines, bins, 2 * WIN_LENGTH)
+    # Half a turn from bin to bin, as a frame's phases count from its first sample; and one more
+    # beyond the first zeros of the window's lobe.
+    is_side = (bin * (SAMPLE_RATE / 2 / (bins - 1)) - lines.hertz[:, None]).abs() > 2 * LOBE_HZ
+    value = torch.where((bin % 2 == 1) ^ is_side, -magnitude, magnitude)
+    angle = 2 * torch.pi * turns[:, None]
+    real, imaginary = (
+        _sum(value * part, lines, bin, length, bins) for part in (angle.cos(), angle.sin())
+    )
+    return torch.complex(real, imaginary)
+
+
+def _turns(lines: _Lines, cents: Tensor, note: Tensor, frame: Tensor, onset: Tensor) -> Tensor:
+    """The phases (P,) of lines, in turns: steady from each note's onset, and as the lines move.
+
+    How far a line has moved is summed within segments of SEGMENT frames only. The sum is bent so
+    that a segment ends with whole turns, which detunes a line by at most half a turn in a segment;
+    so phases join, and those of a segment depend on no earlier one.
+    """
+    off = 2 ** (cents.double() / 1200) - 1  # (Q,): relative to the nominal frequency
+    segment = frame // SEGMENT
+    begins = torch.ones_like(frame, dtype=torch.bool)
+    begins[1:] = (note[1:] != note[:-1]) | (segment[1:] != segment[:-1])
+    number = begins.cumsum(0) - 1  # of each run of frames of a note in a segment
+    first = begins.nonzero()[:, 0]
+    ends = torch.ones_like(begins)
+    ends[:-1] = begins[1:]
+    last = ends.nonzero()[:, 0]
+    mean = torch.zeros_like(off)
+    mean[1:] = (off[1:] + off[:-1]) / (2 * FRAME_RATE)
+    summed = mean.cumsum(0)
+    summed = summed - summed[first][number]  # seconds
+    goes_on = torch.zeros_like(begins)
+    goes_on[:-1] = note[1:] == note[:-1]
+    whole = ((summed + off / FRAME_RATE)[last] * goes_on[last])[number]
+
+    pair, nominal = lines.pair, lines.nominal.double()
+    age = (frame + 1 - onset[note]) / FRAME_RATE
+    over = nominal * whole[pair]
+    over = over - over.round()
+    share = (frame - segment * SEGMENT)[pair] / SEGMENT
+    turns = nominal * (age[pair] + summed[pair]) - over * share
+    return ((turns + nominal * SCATTER) % 1).to(lines.level)
 
 
 def _noise_spectrum(noise: Tensor, bins: int) -> Tensor:

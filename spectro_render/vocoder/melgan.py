@@ -36,7 +36,7 @@ from spectro_render.vocoder.griffin_lim import (
     sketch,
     sketch_reach,
 )
-from spectro_render.vocoder.harmonic_map import harmonic_map
+from spectro_render.vocoder.harmonic_map import HarmonicMap, harmonic_map
 from spectro_render.vocoder.lines import LineTable
 from spectro_render.vocoder.phase import Stft, sound
 
@@ -282,10 +282,13 @@ class SpectrumGenerator(MagnitudeNetwork):
         self.noted.output.bias.copy_(torch.cat([self.output.bias / 2, torch.zeros(1)]))
 
     def forward(self, log_mel: Tensor, notes: Sequence[Tensor] | None = None) -> Tensor:
-        """Natural log-mel (B, T, 128) -> samples (B, 320 T); for notes see `log_magnitude`."""
+        """Natural log-mel (B, T, 128), and the notes (N, 5) of each -> samples (B, 320 T)."""
         sketch = self.sketch(log_mel)
-        magnitude = self.sharpen(self.log_magnitude(log_mel, sketch, notes)).exp()
-        samples = sound(magnitude, sketch.sgn(), self.stft, self.config.iterations)
+        phasor, known = sketch.sgn(), self.map_notes(log_mel, notes)
+        magnitude = self.sharpen(self.log_magnitude(log_mel, sketch, known)).exp()
+        if known is not None:  # partials have the phases of their notes, noise has the sketch's
+            phasor = (known.tonal * known.partials + known.noisy * phasor).sgn()
+        samples = sound(magnitude, phasor, self.stft, self.config.iterations)
         samples = self.stft.crop(samples, log_mel.shape[1] * HOP_LENGTH)
         return match_mel(samples, log_mel.float(), self.mel_stft, self.config.corrections)
 
@@ -299,33 +302,36 @@ class SpectrumGenerator(MagnitudeNetwork):
         return self.stft.analyse(samples)
 
     def log_magnitude(
-        self, log_mel: Tensor, sketch: Tensor, notes: Sequence[Tensor] | None = None
+        self, log_mel: Tensor, sketch: Tensor, known: HarmonicMap | None = None
     ) -> Tensor:
         """Natural log magnitudes (B, T, K) from a log-mel (B, T, 128) and its sketch (B, T, K).
 
-        `notes` are the notes (N, 5) of each item, as `harmonic_map` takes them.
+        `known` is the answer of `map_notes`.
         """
         drawn = sketch.abs().clamp(min=MEL_FLOOR).log()
         level = (log_mel - mel_matrix().to(log_mel).sum(0).log()) @ self.outline
-        if notes is None or self.noted is None:
+        if known is None or self.noted is None:
             (correction,) = self.correct([drawn, level])
             return (drawn + correction).clamp(max=MAX_LOG_MAGNITUDE)
-        tonal, noisy = self.map_notes(log_mel, notes)
-        correction, trust = self.noted.correct(
-            [drawn, level, *(part.clamp(min=MEL_FLOOR).log() for part in (tonal, noisy))]
-        )
-        mapped = torch.hypot(tonal, noisy).clamp(min=MEL_FLOOR).log()
+        tonal, noisy = (part.clamp(min=MEL_FLOOR).log() for part in (known.tonal, known.noisy))
+        correction, trust = self.noted.correct([drawn, level, tonal, noisy])
+        mapped = torch.hypot(known.tonal, known.noisy).clamp(min=MEL_FLOOR).log()
         mixed = drawn + torch.sigmoid(trust) * (mapped - drawn)
         return (mixed + correction).clamp(max=MAX_LOG_MAGNITUDE)
 
     @torch.no_grad()
-    def map_notes(self, log_mel: Tensor, notes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """The tonal and noisy magnitudes (B, T, K) that the notes of log-mels (B, T, 128) have."""
+    def map_notes(self, log_mel: Tensor, notes: Sequence[Tensor] | None) -> HarmonicMap | None:
+        """The harmonic maps (B, T, K) of log-mels (B, T, 128), given the notes (N, 5) of each.
+
+        None without notes, and in a vocoder that does not read them.
+        """
+        if notes is None or self.noted is None:
+            return None
         maps = [
             harmonic_map(one.float(), rows, self.table, self.stft.bins)
             for one, rows in zip(log_mel, notes, strict=True)
         ]
-        return torch.stack([m.tonal for m in maps]), torch.stack([m.noisy for m in maps])
+        return HarmonicMap(*(torch.stack(parts) for parts in zip(*maps, strict=True)))
 
     def sharpen(self, log_magnitude: Tensor) -> Tensor:
         """Log magnitudes (B, T, K) with `contrast` times their difference from their neighbours.
