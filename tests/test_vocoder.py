@@ -1,5 +1,6 @@
 """The vocoder: lengths, locality, streaming, Griffin-Lim's accuracy, and its training."""
 
+import json
 import math
 import os
 import sys
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spectro_render.constants import HOP_LENGTH, LOG_MEL_MIN, N_MELS, SAMPLE_RATE, WINDOW_SAMPLES
-from spectro_render.errors import SpectroRenderError
+from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.mel import log_mel
 from spectro_render.training.discriminators import DiscriminatorConfig
 from spectro_render.training.vocoder import (
@@ -24,6 +25,7 @@ from spectro_render.training.vocoder import (
     train_vocoder,
 )
 from spectro_render.vocoder.griffin_lim import GriffinLim
+from spectro_render.vocoder.lines import LineTable
 from spectro_render.vocoder.melgan import MelGAN, SpectrumGenerator, Vocoder, VocoderConfig
 from spectro_render.vocoder.phase import Stft, steady_partials
 from spectro_render.vocoder.streaming import (
@@ -343,6 +345,85 @@ def test_training_learns_and_resumes_to_the_same_numbers(
         assert torch.equal(one, other)
 
 
+@pytest.fixture(scope="module")
+def noted_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two shards of two windows, each with a note whose sound is a sine."""
+    folder = tmp_path_factory.mktemp("noted")
+    for shard in range(2):
+        pitches = [57 + 7 * shard, 69 + 5 * shard]
+        sounds = [chord(5.12, 440 * 2 ** ((pitch - 69) / 12)) for pitch in pitches]
+        tensors = {
+            "samples": torch.stack(sounds)[:, :WINDOW_SAMPLES].contiguous(),
+            "notes": torch.tensor([[pitch, 40, 20, 0, 0, 512] for pitch in pitches]).short(),
+            "counts": torch.tensor([1, 1], dtype=torch.int32),
+            "piece": torch.tensor([0, 1], dtype=torch.int32),
+        }
+        save_file(tensors, folder / f"shard-{shard:05d}.safetensors")
+    return folder
+
+
+def test_crops_know_their_notes(noted_cache: Path) -> None:
+    """... with times that count from the crop's first frame."""
+    recordings = Recordings(sorted(noted_cache.iterdir()), velocity_bins=32)
+    crops = recordings.random(3, 24, torch.Generator().manual_seed(0))
+    for samples, notes in zip(crops.samples, crops.notes, strict=True):
+        (program, pitch, velocity, onset, offset) = notes[0].tolist()
+        assert (program, velocity, offset - onset) == (40, 20 / 32, 256)
+        assert onset < 0 < 24 < offset
+        spectrum = torch.fft.rfft(samples * torch.hann_window(len(samples))).abs()
+        hertz = int(spectrum.argmax()) * SAMPLE_RATE / len(samples)
+        assert abs(hertz - 440 * 2 ** ((pitch - 69) / 12)) < SAMPLE_RATE / len(samples)
+
+
+def test_the_part_that_reads_notes_is_trained_alone(
+    noted_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """... where training starts from another vocoder; also after an interruption."""
+    pytest.importorskip("matplotlib")
+    table = LineTable(4)
+    table.decay[:] = 77
+    monkeypatch.setattr("spectro_render.training.vocoder.measure_lines", lambda lines: table)
+    options = replace(TINY_TRAINING, magnitude_share=1.0, adversarial_share=0.0)
+    config, device, start = replace(SPECTRUM, lines=4), torch.device("cpu"), network(SPECTRUM)
+    through, again = tmp_path / "through", tmp_path / "again"
+    train_vocoder(noted_cache, through, options, device, config, start)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(VocoderTrainer, "_check", interrupt)
+        train_vocoder(noted_cache, again, options, device, config, start)
+    train_vocoder(noted_cache, again, options, device, config)
+    trained, resumed = (load_trained_vocoder(run).state_dict() for run in (through, again))
+    for name, before in start.state_dict().items():
+        assert torch.equal(trained[name], before)
+    assert trained["generator.table.decay"].unique().tolist() == [77]
+    assert all(torch.equal(trained[name], resumed[name]) for name in trained)
+    first = [json.loads(line) for line in (through / "log.jsonl").read_text().splitlines()]
+    assert any("magnitude_with_notes" in row for row in first)
+    begun, learned = start.state_dict()["generator.position"], trained["generator.noted.position"]
+    assert not torch.allclose(begun, learned)
+    assert not any("magnitude" in row for row in first)
+
+
+def test_both_parts_learn_from_scratch(
+    noted_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("spectro_render.training.vocoder.measure_lines", LineTable)
+    options = replace(TINY_TRAINING, steps=4, magnitude_share=0.5, adversarial_share=0.25)
+    config = replace(SPECTRUM, lines=4)
+    train_vocoder(noted_cache, tmp_path, options, torch.device("cpu"), config)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    names = {name for row in rows for name in row}
+    assert {"magnitude", "magnitude_with_notes", "stft", "adversarial"} <= names
+
+
+def test_a_vocoder_of_another_shape_is_no_start(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    config = replace(SPECTRUM, lines=4)
+    trainer = VocoderTrainer(config, TINY_TRAINING, tmp_path, torch.device("cpu"))
+    with pytest.raises(OptionError, match="another shape"):
+        trainer.start_from(network(replace(SPECTRUM, channels=8)))
+
+
 def test_a_waveform_head_trains_too(cache: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     options = replace(TINY_TRAINING, steps=2, adversarial_share=0.5, check_every=2)
@@ -364,9 +445,11 @@ import hashlib, torch
 from spectro_render.checkpoints import load_checkpoint
 vocoder = load_checkpoint("default").vocoder
 torch.manual_seed(0)
+notes = torch.tensor([[40.0, 60 + i, 0.7, 3 * i, 3 * i + 20] for i in range(20)])
 with torch.inference_mode():
-    samples = vocoder(torch.randn(1, 60, 128).cumsum(1).clamp(-11, 2))
-print(hashlib.sha256(samples.numpy().tobytes()).hexdigest())
+    mel = torch.randn(1, 60, 128).cumsum(1).clamp(-11, 2)
+    for samples in (vocoder(mel), vocoder(mel, [notes.double()])):
+        print(hashlib.sha256(samples.numpy().tobytes()).hexdigest())
 """
     sounds = {
         run_program(
