@@ -4,13 +4,14 @@ Each program is played note by note, each drum once; see `vocoder/lines.py` for 
 frequencies of lines come from two spectra of half a second, interpolated at their peaks.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spectro_render.constants import FRAME_RATE, HOP_LENGTH, N_MELS, SAMPLE_RATE, WIN_LENGTH
+from spectro_render.constants import FRAME_RATE, N_MELS, SAMPLE_RATE, WIN_LENGTH
 from spectro_render.mel import log_mel
 from spectro_render.midi.score import Note, Score
 from spectro_render.training.synth import Synthesizer
@@ -37,11 +38,15 @@ PADDED = 2 * SIZE
 RANGE = 70.0  # dB below the highest peak: lower ones are no lines
 PROMINENCE = 9.0  # dB above the median of the spectrum around it
 AROUND = 60  # bins on each side that this median is taken of
-NEAREST = 18.0  # Hz: peaks nearer to a stronger one are parts of it
+NEAREST = 18.0  # Hz: peaks nearer to a stronger one are parts of it; with vibrato, more are
+SWING = 0.012  # of its frequency, 20 cents: how far vibrato moves a line
+APART_SHARE = 0.35  # of a note's nominal frequency: partials lie further apart
 LEAST_HZ, MOST_HZ = 20.0, 7950.0
 LEAST_NOISE = 0.1  # of the mel: what is no line is at least so much
-STEADY = slice(8, 46)  # frames of a held note from which vibrato is measured
-STRONGEST = 5  # lines from which it is measured
+SETTLED = slice(32, 184)  # hops of a held note from which vibrato is measured
+STRONGEST = 8  # lines from which it is measured
+SWINGING_HZ = (500.0, 3000.0)  # in which they lie; lower ones beat with their neighbours
+PROBE, PROBE_HOP = 800, 80  # samples under each window, and between them
 
 
 def measure_lines(lines: int, say: Callable[[str], None] = print) -> LineTable:
@@ -85,7 +90,7 @@ def _measure(table: LineTable, source: int, sound: Tensor, pitch: int | None) ->
     table.release[source] = _fading(power[end : end + 2], power[end + 10 : end + 12], 10).clamp(
         0.5, 100
     )
-    lines = _peaks(sound.numpy()) if pitch is not None else []
+    lines = _peaks(sound.numpy(), 440 * 2 ** ((pitch - 69) / 12)) if pitch is not None else []
     age = torch.exp(-(torch.arange(end) + 1) / table.decay[source])
     if pitch is not None:
         lines = lines[: table.level.shape[1]]
@@ -99,7 +104,7 @@ def _measure(table: LineTable, source: int, sound: Tensor, pitch: int | None) ->
             # As measured it is a mean over the note; the table has it at the note's onset.
             mean = age[3:end].square().mean().sqrt()
             table.level[source, : len(lines)] = (level / mean).clamp(min=1e-9).log()
-            table.vibrato[source] = _vibrato(sound, hertz, level)
+            table.vibrato[source] = _vibrato(sound, hertz)
     first = 0 if pitch is None else 3
     fitted = (mel[first:end].square().sum(0) / age[first:].square().sum()).sqrt()
     tonal = torch.zeros(N_MELS)
@@ -116,8 +121,11 @@ def _fading(before: Tensor, after: Tensor, frames: int) -> Tensor:
     return 2 * frames / ratio.clamp(min=1e-3)
 
 
-def _peaks(sound: np.ndarray) -> list[tuple[float, float]]:
-    """Frequency in Hz, and magnitude as in the mel's STFT, of each line; the strongest first."""
+def _peaks(sound: np.ndarray, nominal: float) -> list[tuple[float, float]]:
+    """Frequency in Hz, and magnitude as in the mel's STFT, of each line; the strongest first.
+
+    `nominal` is the frequency of the note.
+    """
     spectrum = np.zeros(PADDED // 2 + 1)
     for start in SPECTRA:
         first = round(start * SAMPLE_RATE)
@@ -138,7 +146,8 @@ def _peaks(sound: np.ndarray) -> list[tuple[float, float]]:
     for hertz, power in sorted(peaks, key=lambda peak: -peak[1]):
         if not LEAST_HZ < hertz < MOST_HZ:
             continue
-        near = [line for line in merged if abs(line[0] / line[1] - hertz) < NEAREST]
+        reach = max(NEAREST, min(SWING * hertz, APART_SHARE * nominal))
+        near = [line for line in merged if abs(line[0] / line[1] - hertz) < reach]
         if near:
             near[0][0] += hertz * power
             near[0][1] += power
@@ -149,20 +158,20 @@ def _peaks(sound: np.ndarray) -> list[tuple[float, float]]:
     return sorted(lines, key=lambda line: -line[1])
 
 
-def _vibrato(sound: Tensor, hertz: Tensor, level: Tensor) -> Tensor:
-    """Standard deviation in cents of a note's frequency, which its strongest lines share."""
-    usable = (hertz > 250) & (level > 0.01 * level.max())
-    hertz, level = hertz[usable][:STRONGEST], level[usable][:STRONGEST]
+def _vibrato(sound: Tensor, hertz: Tensor) -> Tensor:
+    """Standard deviation in cents of a note's frequency: the median of its strongest lines."""
+    hertz = hertz[(hertz > SWINGING_HZ[0]) & (hertz < SWINGING_HZ[1])][:STRONGEST]
     if not len(hertz):
         return torch.tensor(0.0)
-    # The phase of each line against a steady sine of its mean frequency, every 20 ms.
-    size = 2 * WIN_LENGTH
-    frames = sound.unfold(0, size, HOP_LENGTH) * torch.hann_window(size)
-    time = torch.arange(size) / SAMPLE_RATE
-    probe = torch.polar(torch.ones(len(hertz), size), -2 * torch.pi * hertz[:, None] * time)
-    turned = (frames.to(probe.dtype) @ probe.T).angle() / (2 * torch.pi)  # (T, lines), in turns
-    advance = turned.diff(dim=0) - hertz * HOP_LENGTH / SAMPLE_RATE
+    # The phase of each line against a steady sine of its mean frequency, every 5 ms.
+    frames = sound.unfold(0, PROBE, PROBE_HOP) * torch.hann_window(PROBE)
+    time = torch.arange(PROBE) / SAMPLE_RATE
+    angle = -2 * torch.pi * hertz[:, None] * time
+    probe = torch.polar(torch.ones_like(angle), angle)
+    turned = (frames.to(probe.dtype) @ probe.T).angle() / (2 * torch.pi)  # (hops, lines), in turns
+    advance = turned.diff(dim=0) - hertz * PROBE_HOP / SAMPLE_RATE
     advance = (advance + 0.5) % 1 - 0.5
-    cents = 1200 / torch.log(torch.tensor(2.0)) * advance * FRAME_RATE / hertz
-    common = (cents[STEADY] * level).sum(1) / level.sum()
-    return (common - common.median()).clamp(-60, 60).std()
+    off = advance * SAMPLE_RATE / PROBE_HOP / hertz
+    cents = 1200 / math.log(2) * off[SETTLED].median(1).values
+    cents = cents.view(-1, 4).mean(1)  # every 20 ms
+    return (cents - cents.median()).clamp(-60, 60).std()

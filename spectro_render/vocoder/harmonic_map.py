@@ -39,7 +39,8 @@ SCATTER = 7.123456  # turns per Hz: the start phases of lines differ, or they wo
 SMEAR = (0.22, 0.56, 0.22)  # share of the neighbouring frames' power under a window twice as long
 FAINT = 1e-6  # magnitude expected where nothing sounds
 
-STEADY_CENTS = 2.0  # of vibrato: the lines of sources with less stay where the table has them
+STEADY_CENTS = 1.0  # of vibrato: the lines of sources with less stay where the table has them
+SWAY_CENTS = 10.0  # standard deviation that is expected of the others
 TRIALS = torch.arange(-60.0, 61.0, 15.0)  # cents: deviations that are compared
 MOVABLE_HZ = (700.0, 6000.0)  # lines from which a deviation is estimated
 TRIAL_BANDS = 8  # mel bands that such a line reaches
@@ -64,7 +65,6 @@ class _Lines(NamedTuple):
     level: Tensor  # of the peak in the mel's STFT, as expected
     nominal: Tensor  # hertz, before it is moved
     moves: Tensor  # whether its source has vibrato
-    spread: Tensor  # standard deviation of that, in cents
 
 
 class PlayedNote(Protocol):
@@ -180,15 +180,14 @@ def _expected(
     is_kept = power > SLIGHT * total[frame[:, None] * N_MELS + band]
     is_kept &= level[note] > NO_LINE
     pair, line = is_kept.nonzero(as_tuple=True)
-    spread = table.vibrato[source][note][pair]
+    moves = table.vibrato[source][note][pair] > STEADY_CENTS
     lines = _Lines(
         pair,
         frame[pair],
         hertz[note[pair], line],
         power[pair, line].sqrt(),
         hertz[note[pair], line],
-        spread > STEADY_CENTS,
-        spread,
+        moves,
     )
     return (note, frame), lines, noise.sqrt()
 
@@ -331,7 +330,7 @@ def _deviations(
     """How many cents the lines of each of the Q pairs of note and frame lie above the table's.
 
     Each of TRIALS has a cost: how uneven the error of the log-mel is in the bands around each line,
-    and how unlikely such a deviation is for the source. The lowest point of the parabola through
+    and how unlikely so large a deviation is. The lowest point of the parabola through
     the least cost and its neighbours is the deviation.
     """
     note, frame = pairs
@@ -353,10 +352,9 @@ def _deviations(
         cost[:, number].index_add_(0, own.pair, clear * uneven)
         if cents == 0:
             weight.index_add_(0, own.pair, clear)
-    spread = log_mel.new_full((len(note),), STEADY_CENTS).index_copy(0, lines.pair, lines.spread)
     trials = TRIALS.to(log_mel)
     cost = _near(cost, note, frame) / (2 * TRIAL_ERROR**2)
-    cost = cost + 0.5 * (trials / spread.clamp(min=STEADY_CENTS)[:, None]).square()
+    cost = cost + 0.5 * (trials / SWAY_CENTS).square()
     best = cost.argmin(1, keepdim=True).clamp(1, len(trials) - 2)
     left, middle, right = (cost.gather(1, best + step)[:, 0] for step in (-1, 0, 1))
     bow = (left - 2 * middle + right).clamp(min=1e-6)
