@@ -9,7 +9,8 @@ The published weights and ours have one layout, that of diffusers:
     decoder/               likewise
     scheduler/             scheduler_config.json
     melgan/                model.onnx, or config.json and diffusion_pytorch_model.safetensors, or
-                           nothing: then Griffin-Lim turns mels into sound
+                           nothing: then Griffin-Lim turns mels into sound. The tensors of a vocoder
+                           that reads notes include its line table
     SHA256SUMS             checksums of all other files, in our models; checked before loading
 
 Directories without SHA256SUMS that lie in the Hub's cache are vouched for by the cache: their files

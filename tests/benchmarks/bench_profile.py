@@ -52,7 +52,7 @@ def stages(seconds: Callable[..., float]) -> dict[str, float]:
 
     network = vocoder.SpectrumGenerator
     sketch, log_magnitude = seconds(network.sketch), seconds(network.log_magnitude, network.sharpen)
-    levelling = seconds(vocoder.match_mel)
+    levelling, mapping = seconds(vocoder.match_mel), seconds(network.map_notes)
     whole = seconds(network.forward)
     return {
         "loading the weights": seconds(render.Renderer.load_found.__func__),  # type: ignore[attr-defined]
@@ -62,8 +62,9 @@ def stages(seconds: Callable[..., float]) -> dict[str, float]:
         "context encoder": seconds(model.MelModel.remember),
         "denoiser": seconds(diffusion.sample),
         "vocoder: sketch": sketch,
+        "vocoder: harmonic map": mapping,
         "vocoder: network": log_magnitude,
-        "vocoder: phases": whole - sketch - log_magnitude - levelling,
+        "vocoder: phases": whole - sketch - mapping - log_magnitude - levelling,
         "vocoder: levelling": levelling,
         "limiter": seconds(limiter.Limiter.push, limiter.Limiter.flush),
         "writing": seconds(audio.AudioWriter.write, audio.AudioWriter.__exit__),
