@@ -206,7 +206,7 @@ class Renderer:
             mels = log_mel[None].to(self.device)
             if notes is None:
                 return self.checkpoint.vocoder(mels)[0].cpu()
-            return self.checkpoint.vocoder(mels, [notes.to(self.device)])[0].cpu()
+            return self.checkpoint.vocoder(mels, [notes])[0].cpu()
 
     def vocoder_notes(self, score: Score) -> Tensor | None:
         """A score's notes (N, 5) as the model's vocoder reads them; None if it does not read any.

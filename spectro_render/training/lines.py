@@ -38,9 +38,7 @@ PADDED = 2 * SIZE
 RANGE = 70.0  # dB below the highest peak: lower ones are no lines
 PROMINENCE = 9.0  # dB above the median of the spectrum around it
 AROUND = 60  # bins on each side that this median is taken of
-NEAREST = 18.0  # Hz: peaks nearer to a stronger one are parts of it; with vibrato, more are
-SWING = 0.012  # of its frequency, 20 cents: how far vibrato moves a line
-APART_SHARE = 0.35  # of a note's nominal frequency: partials lie further apart
+NEAREST = 18.0  # Hz: peaks nearer to a stronger one are parts of it
 LEAST_HZ, MOST_HZ = 20.0, 7950.0
 LEAST_NOISE = 0.1  # of the mel: what is no line is at least so much
 SETTLED = slice(32, 184)  # hops of a held note from which vibrato is measured
@@ -90,7 +88,7 @@ def _measure(table: LineTable, source: int, sound: Tensor, pitch: int | None) ->
     table.release[source] = _fading(power[end : end + 2], power[end + 10 : end + 12], 10).clamp(
         0.5, 100
     )
-    lines = _peaks(sound.numpy(), 440 * 2 ** ((pitch - 69) / 12)) if pitch is not None else []
+    lines = _peaks(sound.numpy()) if pitch is not None else []
     age = torch.exp(-(torch.arange(end) + 1) / table.decay[source])
     if pitch is not None:
         lines = lines[: table.level.shape[1]]
@@ -121,11 +119,8 @@ def _fading(before: Tensor, after: Tensor, frames: int) -> Tensor:
     return 2 * frames / ratio.clamp(min=1e-3)
 
 
-def _peaks(sound: np.ndarray, nominal: float) -> list[tuple[float, float]]:
-    """Frequency in Hz, and magnitude as in the mel's STFT, of each line; the strongest first.
-
-    `nominal` is the frequency of the note.
-    """
+def _peaks(sound: np.ndarray) -> list[tuple[float, float]]:
+    """Frequency in Hz, and magnitude as in the mel's STFT, of each line; the strongest first."""
     spectrum = np.zeros(PADDED // 2 + 1)
     for start in SPECTRA:
         first = round(start * SAMPLE_RATE)
@@ -146,8 +141,7 @@ def _peaks(sound: np.ndarray, nominal: float) -> list[tuple[float, float]]:
     for hertz, power in sorted(peaks, key=lambda peak: -peak[1]):
         if not LEAST_HZ < hertz < MOST_HZ:
             continue
-        reach = max(NEAREST, min(SWING * hertz, APART_SHARE * nominal))
-        near = [line for line in merged if abs(line[0] / line[1] - hertz) < reach]
+        near = [line for line in merged if abs(line[0] / line[1] - hertz) < NEAREST]
         if near:
             near[0][0] += hertz * power
             near[0][1] += power

@@ -365,7 +365,7 @@ class VocoderTrainer(TrainingRun[MelGAN]):
         crops = recordings.random(o.batch_size, o.frames, self.generator)
         decibels = torch.randn(o.batch_size, 1, generator=self.generator) * o.gain_deviation
         samples = (crops.samples * 10 ** (decibels / 20)).to(self.device)
-        notes = [forget(rows, o, self.generator).to(self.device) for rows in crops.notes]
+        notes = [forget(rows, o, self.generator) for rows in crops.notes]
         return Crops(samples, crops.frames, notes)
 
     def _losses(self, crops: Crops) -> dict[str, Tensor]:
@@ -418,7 +418,7 @@ class VocoderTrainer(TrainingRun[MelGAN]):
         """Vocode held-out sound with the averaged weights; log, plot, and write the vocoder."""
         model, crops = self.averaged(), held_out.spread(CHECK_CLIPS)
         mel, recorded = crops.log_mel.to(self.device), crops.inner.to(self.device)
-        notes = [rows.to(self.device) for rows in crops.notes]
+        notes = crops.notes
         generated = model(mel, notes)
         checks = {}
         if isinstance(model.generator, SpectrumGenerator):

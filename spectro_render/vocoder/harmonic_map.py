@@ -36,7 +36,7 @@ STEPS = 256  # of the table of the lobe, between two zeros
 LOWEST_HZ, HIGHEST_HZ = 20.0, 7990.0
 LOBE_HZ = SAMPLE_RATE / (2 * WIN_LENGTH)  # from a line to the first zeros: twice as much
 SCATTER = 7.123456  # turns per Hz: the start phases of lines differ, or they would make a pulse
-SMEAR = (0.22, 0.56, 0.22)  # share of the neighbouring frames' power under a window twice as long
+SMEAR = (0.12, 0.76, 0.12)  # share of the neighbouring frames' power under a window twice as long
 FAINT = 1e-6  # magnitude expected where nothing sounds
 
 STEADY_CENTS = 1.0  # of vibrato: the lines of sources with less stay where the table has them
@@ -134,7 +134,7 @@ def harmonic_map(log_mel: Tensor, notes: Tensor, table: LineTable, bins: int) ->
         lines = lines._replace(hertz=lines.hertz * 2 ** (cents[lines.pair] / 1200))
     drawn = _draw(lines, length, N_FFT // 2 + 1, WIN_LENGTH)
     level = _fit(mel, (drawn + noise6.square()).sqrt())
-    gain = (level @ band_interpolation(bins).to(level)).exp()
+    gain = (level @ band_interpolation(bins)).exp()
     drawn = _draw(lines, length, bins, 2 * WIN_LENGTH).sqrt()
     noisy = 2**0.5 * _noise_spectrum(noise, bins) * gain
     turns = _turns(lines, cents, *pairs, notes[:, 3])
@@ -154,8 +154,8 @@ def _expected(
     offset = torch.where(program == DRUM_KIT, torch.inf, offset)
     last = torch.minimum(offset + LONGEST * release, onset + LONGEST * decay) + 1
     counts = (last.ceil().clamp(0, length).long() - first).clamp(min=0)
-    note = torch.repeat_interleave(torch.arange(len(notes), device=notes.device), counts)
-    frame = torch.arange(len(note), device=notes.device)
+    note = torch.repeat_interleave(torch.arange(len(notes)), counts)
+    frame = torch.arange(len(note))
     frame = frame - (counts.cumsum(0) - counts)[note] + first[note]
 
     since, rest = (frame + 1 - onset[note]), (frame + 1 - offset[note])
@@ -195,7 +195,7 @@ def _expected(
 def _band_of(hertz: Tensor) -> Tensor:
     """The mel band whose centre is nearest to each frequency, int64."""
     top = torch.log1p(torch.tensor(SAMPLE_RATE / 2 / 700))
-    place = torch.log1p(hertz / 700) / top.to(hertz) * (N_MELS + 1) - 1
+    place = torch.log1p(hertz / 700) / top * (N_MELS + 1) - 1
     return place.round().clamp(0, N_MELS - 1).long()
 
 
@@ -213,11 +213,11 @@ def _lobe() -> Tensor:
 def _spread(lines: _Lines, bins: int, window: int) -> tuple[Tensor, Tensor]:
     """The bins (P, n) that lines reach under a Hann window of so many samples, and values there."""
     spacing, zero = SAMPLE_RATE / 2 / (bins - 1), SAMPLE_RATE / window  # Hz
-    taps = torch.arange(round(2 * SIDE * zero / spacing) + 1, device=lines.hertz.device)
+    taps = torch.arange(round(2 * SIDE * zero / spacing) + 1)
     lowest = ((lines.hertz - SIDE * zero) / spacing).ceil().long()
     bin = lowest[:, None] + taps
     away = (bin * spacing - lines.hertz[:, None]).abs() * (STEPS / zero)
-    shape = _lobe().to(lines.hertz)[away.round().clamp(max=SIDE * STEPS).long()]
+    shape = _lobe()[away.round().clamp(max=SIDE * STEPS).long()]
     shape = torch.where((bin >= 0) & (bin < bins), shape, torch.zeros_like(shape))
     return bin.clamp(0, bins - 1), lines.level[:, None] * shape
 
@@ -283,14 +283,14 @@ def _turns(lines: _Lines, cents: Tensor, note: Tensor, frame: Tensor, onset: Ten
 
 def _noise_spectrum(noise: Tensor, bins: int) -> Tensor:
     """Magnitudes (T, K) of noise in the mel's STFT, at the frequencies of K bins, from its mel."""
-    level = (noise / mel_matrix().to(noise).sum(0)).clamp(min=FAINT).log()
-    spectrum: Tensor = (level @ band_interpolation(bins).to(level)).exp()
+    level = (noise / mel_matrix().sum(0)).clamp(min=FAINT).log()
+    spectrum: Tensor = (level @ band_interpolation(bins)).exp()
     return spectrum
 
 
 def _fit(mel: Tensor, magnitude: Tensor) -> Tensor:
     """Natural log gains (T, M) of the mel bands that make magnitudes (T, 513) explain a mel."""
-    matrix, outline = mel_matrix().to(mel), band_interpolation(magnitude.shape[1]).to(mel)
+    matrix, outline = mel_matrix(), band_interpolation(magnitude.shape[1])
     gain = torch.zeros_like(mel)
     for _ in range(FITS):
         explained = (magnitude * (gain @ outline).exp()) @ matrix
@@ -309,9 +309,9 @@ def _smear(magnitude: Tensor) -> Tensor:
 def line_mel(hertz: Tensor) -> Tensor:
     """The mels (n, 128) of lines of these frequencies (n,) whose peaks have magnitude 1."""
     zero = SAMPLE_RATE / WIN_LENGTH
-    bins = torch.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1, device=hertz.device)
+    bins = torch.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)
     away = (bins - hertz[:, None]).abs() * (STEPS / zero)
-    return _lobe().to(hertz)[away.round().clamp(max=SIDE * STEPS).long()] @ mel_matrix().to(hertz)
+    return _lobe()[away.round().clamp(max=SIDE * STEPS).long()] @ mel_matrix()
 
 
 @lru_cache(maxsize=1)
@@ -352,24 +352,23 @@ def _deviations(
         cost[:, number].index_add_(0, own.pair, clear * uneven)
         if cents == 0:
             weight.index_add_(0, own.pair, clear)
-    trials = TRIALS.to(log_mel)
     cost = _near(cost, note, frame) / (2 * TRIAL_ERROR**2)
-    cost = cost + 0.5 * (trials / SWAY_CENTS).square()
-    best = cost.argmin(1, keepdim=True).clamp(1, len(trials) - 2)
+    cost = cost + 0.5 * (TRIALS / SWAY_CENTS).square()
+    best = cost.argmin(1, keepdim=True).clamp(1, len(TRIALS) - 2)
     left, middle, right = (cost.gather(1, best + step)[:, 0] for step in (-1, 0, 1))
     bow = (left - 2 * middle + right).clamp(min=1e-6)
     offset = (0.5 * (left - right) / bow).clamp(-1, 1)  # to the lowest point of the parabola
-    cents = trials[best[:, 0]] + offset * (trials[1] - trials[0])
+    cents = TRIALS[best[:, 0]] + offset * (TRIALS[1] - TRIALS[0])
     moves = torch.zeros_like(note, dtype=torch.bool).index_copy(0, lines.pair, lines.moves)
     return torch.where(moves & (weight > 0), cents, torch.zeros_like(cents))
 
 
 def _mel_power(lines: _Lines, hertz: Tensor, length: int) -> tuple[Tensor, Tensor, Tensor]:
     """Mel power (T, M) of lines at other frequencies; that of each line by band, and where."""
-    powers, firsts = (table.to(hertz.device) for table in _line_bands())
+    powers, firsts = _line_bands()
     index = (hertz / GRID_HZ).round().clamp(0, len(powers) - 1).long()
     power = lines.level.square()[:, None] * powers[index]
-    bands = firsts[index][:, None] + torch.arange(TRIAL_BANDS, device=hertz.device)
+    bands = firsts[index][:, None] + torch.arange(TRIAL_BANDS)
     place = lines.frame[:, None] * N_MELS + bands
     total = power.new_zeros(length * N_MELS).index_add_(0, place.flatten(), power.flatten())
     return total.view(length, N_MELS), power, place

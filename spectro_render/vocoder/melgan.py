@@ -12,6 +12,7 @@ pieces seamlessly. B batch, T mel frames, C channels, K frequency bins, P patche
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -323,15 +324,19 @@ class SpectrumGenerator(MagnitudeNetwork):
     def map_notes(self, log_mel: Tensor, notes: Sequence[Tensor] | None) -> HarmonicMap | None:
         """The harmonic maps (B, T, K) of log-mels (B, T, 128), given the notes (N, 5) of each.
 
-        None without notes, and in a vocoder that does not read them.
+        None without notes, and in a vocoder that does not read them. They are made on the CPU,
+        which adds up in a fixed order and has the 64-bit numbers that phases need.
         """
         if notes is None or self.noted is None:
             return None
+        is_here = log_mel.device.type == "cpu"
+        table = self.table if is_here else deepcopy(self.table).cpu()
         maps = [
-            harmonic_map(one.float(), rows, self.table, self.stft.bins)
-            for one, rows in zip(log_mel, notes, strict=True)
+            harmonic_map(one, rows.cpu(), table, self.stft.bins)
+            for one, rows in zip(log_mel.float().cpu(), notes, strict=True)
         ]
-        return HarmonicMap(*(torch.stack(parts) for parts in zip(*maps, strict=True)))
+        parts = (torch.stack(parts) for parts in zip(*maps, strict=True))
+        return HarmonicMap(*(part.to(log_mel.device) for part in parts))
 
     def sharpen(self, log_magnitude: Tensor) -> Tensor:
         """Log magnitudes (B, T, K) with `contrast` times their difference from their neighbours.

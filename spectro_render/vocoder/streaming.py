@@ -66,7 +66,7 @@ class StreamingVocoder:
             samples = self._vocoder(piece[None])[0]
         else:
             heard = notes_between(self._notes, self._start, self._start + len(piece))
-            samples = self._vocoder(piece[None], [heard.to(piece.device)])[0]
+            samples = self._vocoder(piece[None], [heard])[0]
         first, last = self._done - self._start, end - self._start
         self._done = end
         keep_from = max(0, end - self._context) // self._vocoder.period * self._vocoder.period
