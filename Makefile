@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## Render the example MIDI, and say where, how long and how fast
 	@mkdir -p $(dir $(DEMO))
-	$(BIN)/spectro-render spectro_render/assets/demo.mid -o $(DEMO)
+	$(BIN)/spectro-render docs/demo.mid -o $(DEMO)
 
 check: $(STAMP)  ## Lint, formatting and types
 	$(BIN)/ruff check .

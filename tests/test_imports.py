@@ -10,6 +10,7 @@ import pytest
 
 import spectro_render
 from tests.support.processes import DEVNULL, PIPE, run_program
+from tests.support.songs import DEMO
 
 HEAVY = {
     "huggingface_hub",
@@ -67,8 +68,7 @@ def test_nothing_heavy_is_loaded(code: str) -> None:
 
 
 def test_reading_midi_loads_no_plotting() -> None:
-    demo = Path(spectro_render.__file__).parent / "assets" / "demo.mid"
-    loaded = modules_after(f"from spectro_render import read_midi; read_midi({str(demo)!r})")
+    loaded = modules_after(f"from spectro_render import read_midi; read_midi({str(DEMO)!r})")
     assert "pretty_midi" in loaded
     assert loaded & {"IPython", "bokeh", "librosa", "matplotlib", "pandas", "scipy"} == set()
 

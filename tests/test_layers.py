@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 
-MAX_TOP_FILES, MAX_TOP_FOLDERS = 9, 13  # 12 rooms, and the assets
+MAX_TOP_FILES, MAX_TOP_FOLDERS = 9, 12
 MAX_CHAIN = 15  # files, each importing the next
 
 

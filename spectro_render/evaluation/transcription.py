@@ -1,9 +1,9 @@
 """Measures notes: those that an independent transcriber finds in a sound against the score's.
 
-The transcriber is basic-pitch (Bittner et al. 2022, arXiv 2203.09893), whose ONNX graph lies in
-`assets/`; its package is not needed. The graph takes two seconds of sound at a time. For each frame
-(86 a second) and each of 88 semitones it gives the probability that a note sounds, and that one
-begins.
+The transcriber is basic-pitch (Bittner et al. 2022, arXiv 2203.09893), whose ONNX graph is
+`basic_pitch.onnx` in this folder; its package is not needed. The graph takes two seconds of sound
+at a time. For each frame (86 a second) and each of 88 semitones it gives the probability that a
+note sounds, and that one begins.
 """
 
 from collections.abc import Iterable, Iterator
@@ -108,7 +108,7 @@ def _graph() -> Any:
     """The onnxruntime session of basic-pitch, loaded once."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # the graph is small: more threads only wait for each other
-    data = (resources.files("spectro_render") / "assets" / "basic_pitch.onnx").read_bytes()
+    data = (resources.files("spectro_render.evaluation") / "basic_pitch.onnx").read_bytes()
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 

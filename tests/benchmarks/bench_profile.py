@@ -17,7 +17,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
+DEMO = Path(__file__).parents[2] / "docs" / "demo.mid"
 
 
 def render_under_profile(begun: float) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import mido
 
-DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
+DEMO = Path(__file__).parents[2] / "docs" / "demo.mid"
 SONGS = 16
 MakeSong = Callable[..., Path]  # what the fixture `song` gives
 
