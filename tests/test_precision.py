@@ -77,7 +77,7 @@ def test_nothing_is_measured_where_it_is_emulated(machine: Callable[..., None]) 
 
 def test_unknown_format() -> None:
     check_dtype("auto")
-    with pytest.raises(DeviceError, match="unknown number format 'int3'; one of auto, float32"):
+    with pytest.raises(DeviceError, match="unknown number format 'int3'; use one of auto, float32"):
         choose_dtype("int3", toy_config(), CPU)
 
 

@@ -519,6 +519,6 @@ class TestCommand:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert run(["train", str(tmp_path), str(tmp_path / "m"), "--preset", "huge"]) == 2
-        assert "unknown preset 'huge'; one of bundled" in capsys.readouterr().err
+        assert "unknown preset 'huge'; use one of bundled" in capsys.readouterr().err
         assert run(["train", str(tmp_path / "none"), str(tmp_path / "m")]) == 2
         assert "is not a folder" in capsys.readouterr().err

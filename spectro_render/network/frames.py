@@ -57,7 +57,7 @@ def note_table(windows: Sequence[Sequence[WindowNote]], multiple: int = 1) -> Te
 
 
 def table_notes(rows: Tensor) -> list[WindowNote]:
-    """The notes of one window's rows (N, 6) in a `note_table`."""
+    """Convert one window's rows (N, 6) of a `note_table` back to notes."""
     notes = []
     for pitch, program, velocity_bin, is_tied, onset, offset in rows.tolist():
         if pitch == PAD_NOTE:
@@ -73,8 +73,8 @@ def table_notes(rows: Tensor) -> list[WindowNote]:
 class NoteMemory:
     """Remembers the notes of a song's earlier windows that matter to the next window.
 
-    A window's ids say of a tied note only that it sounds, not since when, nor how loud it began;
-    and they say nothing of notes that have ended and still ring.
+    A window's ids tell that a tied note sounds, but neither when it began nor how loud. They do not
+    mention notes that have ended and still ring.
     """
 
     def __init__(self, steps: int) -> None:
@@ -100,13 +100,13 @@ class NoteMemory:
         for note in notes:
             begun = held.pop((note.program, note.pitch), None) if note.is_tied else None
             joined.append(note if begun is None else begun._replace(offset=note.offset))
-        self._ended += held.values()  # a note that the window does not tie ended where it begins
+        self._ended += held.values()  # held notes without a tie ended where this window begins
         known = [*self._ended, *joined]
         self._remember(known)
         return known
 
     def _remember(self, notes: Sequence[WindowNote]) -> None:
-        """Keep those of a window's notes that matter to the next one, with times as it counts."""
+        """Keep the notes that matter to the next window; their times then count from its start."""
         self._held, self._ended = {}, []
         for note in notes:
             onset, offset = note.onset - STEPS_PER_WINDOW, note.offset - STEPS_PER_WINDOW
@@ -118,11 +118,11 @@ class NoteMemory:
 
 
 def envelopes(table: Tensor) -> Tensor:
-    """How much each note of a table (B, N, 6) sounds in each frame, by K = 11 shapes, >= 0.
+    """The K = 11 envelopes over time of each note of a table (B, N, 6): (B, 1 + T, N, K), >= 0.
 
-    The result is (B, 1 + T, N, K); its frame 0 is the last one of the window before, as far as
-    these notes sound in it already. A frame covers 40 ms, so its centre lies one frame (20 ms)
-    after its start. The shapes are the attack in three frames around the onset, the held note,
+    Frame 0 of the result is the last frame of the window before, for notes that sound there
+    already. A frame covers 40 ms, so its centre lies one frame (20 ms) after its start. The
+    envelopes are the attack in three frames around the onset, the held note,
     three decays and a swell after the onset, and three releases after the offset, one of which is
     fainter the longer the note was held.
     """
@@ -189,9 +189,9 @@ class NoteFrames(nn.Module):
 
 
 class Tail(nn.Module):
-    """Shows a window's first frames how the window before it ended, so that the two join.
+    """Adds the end of the previous window to a window's first frames, so that the two join.
 
-    Attention to the whole window before learns this too, but only late in training.
+    Attention to the whole previous window learns this too, but only late in training.
     """
 
     def __init__(self, width: int, frames: int) -> None:
@@ -204,8 +204,8 @@ class Tail(nn.Module):
     def forward(self, context: Tensor, draft: Tensor) -> tuple[Tensor, Tensor]:
         """Context (B, T, M), draft (B, 1 + T, M) -> features (B, T, D), correction (B, T, M).
 
-        Mels are on the model's scale. The correction is to be added to the draft: it is the error
-        of the draft in the context's last frame, fading over the window's first frames.
+        Mels are on the model's scale. The correction, which the caller adds to the draft, is the
+        error of the draft in the context's last frame, fading over the window's first frames.
         """
         last, before, draft = context[:, -1:], draft[:, :1], draft[:, 1:]
         time = torch.arange(WINDOW_FRAMES, device=context.device)[:, None]
