@@ -510,7 +510,9 @@ class TestExport:
             assert torch.allclose(weight, trainer.average.weights[name], atol=1e-2), name
 
     def test_says_what_is_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(SpectroRenderError, match=r"checkpoint\.pt; train the diffusion stage"):
+        with pytest.raises(
+            SpectroRenderError, match=r"checkpoint\.pt is missing; run the diffusion stage"
+        ):
             export(tmp_path, tmp_path / "model")
 
 
