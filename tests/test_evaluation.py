@@ -412,7 +412,7 @@ class TestFrechet:
         path.write_text("no graph")
         with pytest.raises(SpectroRenderError, match="not a usable ONNX file"):
             load_embedding(path)
-        with pytest.raises(SpectroRenderError, match="takes something else"):
+        with pytest.raises(SpectroRenderError, match="does not take sound"):
             load_embedding(self.graph(path, ["n", 3, 224, 224]))
 
     def graph(self, path: Path, shape: list[str | int], columns: int = 96 * 64) -> Path:

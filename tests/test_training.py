@@ -204,22 +204,22 @@ class TestData:
         spec = CacheSpec(tmp_path, tmp_path / "cache", Vocabulary(), hours=1.0)
         _claim(spec)
         _claim(replace(spec, hours=2.0))
-        with pytest.raises(OptionError, match="holds data made otherwise"):
+        with pytest.raises(OptionError, match="holds data of other MIDI files"):
             _claim(replace(spec, seed=1))
-        with pytest.raises(OptionError, match="holds data made otherwise"):
+        with pytest.raises(OptionError, match="holds data of other MIDI files"):
             _claim(replace(spec, vocabulary=Vocabulary(32, "full")))
 
     def test_a_cache_in_another_vocabulary_is_not_learned_from(self, tmp_path: Path) -> None:
         check_vocabulary(tmp_path, Vocabulary())  # early caches do not say
         _claim(CacheSpec(tmp_path, tmp_path, Vocabulary(32, "full"), hours=1.0))
         check_vocabulary(tmp_path, Vocabulary(32, "full"))
-        with pytest.raises(OptionError, match="made with velocity_bins 32, this preset has 1"):
+        with pytest.raises(OptionError, match="with velocity_bins 32, but this preset needs 1"):
             check_vocabulary(tmp_path, Vocabulary(1, "full"))
-        with pytest.raises(OptionError, match="made with programs full, this preset has slakh34"):
+        with pytest.raises(OptionError, match="with programs full, but this preset needs slakh34"):
             check_vocabulary(tmp_path, Vocabulary(32))
 
     def test_early_shards_have_no_ids(self, cache: Path) -> None:
-        with pytest.raises(OptionError, match="early form, without note ids; choose another"):
+        with pytest.raises(OptionError, match="early version and has no token ids; choose another"):
             Windows(cache, "cross_attention")
 
     def test_windows_follow_their_piece(self, cache: Path) -> None:
@@ -461,15 +461,15 @@ class TestLoop:
     def test_refuses_a_checkpoint_of_another_network(self, cache: Path, tmp_path: Path) -> None:
         Trainer(TINY, self.options(1), tmp_path, CPU).save()
         other = Trainer(replace(TINY, mlp_width=8), self.options(1), tmp_path, CPU)
-        with pytest.raises(OptionError, match="is of another network"):
+        with pytest.raises(OptionError, match="belongs to another network"):
             other.resume()
 
     def test_too_little_data_is_said(self, cache: Path, tmp_path: Path) -> None:
         empty = Windows(tmp_path / "nothing")
         trainer = Trainer(TINY, self.options(1), tmp_path, CPU)
-        with pytest.raises(SpectroRenderError, match="0 windows to learn from and 8 to check on"):
+        with pytest.raises(SpectroRenderError, match="0 windows to train on and 8 held-out ones"):
             trainer.train(empty, Windows(cache))
-        with pytest.raises(SpectroRenderError, match="8 windows to learn from and 0 to check on"):
+        with pytest.raises(SpectroRenderError, match="8 windows to train on and 0 held-out ones"):
             trainer.train(Windows(cache), empty)
 
     def test_starts_from_other_weights(self, tmp_path: Path) -> None:
@@ -479,7 +479,7 @@ class TestLoop:
         assert torch.equal(
             trainer.average.weights["decoder.input.weight"], other.decoder.input.weight
         )
-        with pytest.raises(OptionError, match="another shape"):
+        with pytest.raises(OptionError, match="belong to another network"):
             trainer.start_from(SpectrogramModel(replace(TINY, mlp_width=8)))
 
     def test_rate_rises_holds_and_falls_to_nothing(self) -> None:
@@ -510,7 +510,9 @@ class TestExport:
             assert torch.allclose(weight, trainer.average.weights[name], atol=1e-2), name
 
     def test_says_what_is_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(SpectroRenderError, match=r"checkpoint\.pt; train the diffusion stage"):
+        with pytest.raises(
+            SpectroRenderError, match=r"checkpoint\.pt is missing; run the diffusion stage"
+        ):
             export(tmp_path, tmp_path / "model")
 
 

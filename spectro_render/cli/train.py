@@ -1,32 +1,26 @@
 """The command `spectro-render train`: from a folder of MIDI files to a model directory."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import typer
 
-from spectro_render.checkpoints import load_checkpoint
 from spectro_render.cli.completion import offer_devices, offer_models
 from spectro_render.diffusion import Target
 from spectro_render.errors import OptionError
-from spectro_render.network.config import ModelConfig
 from spectro_render.network.device import find_device
 from spectro_render.network.presets import PRESETS, choose_network
-from spectro_render.tokens.vocabulary import Vocabulary
-from spectro_render.training.data import CacheSpec, Windows, build_cache, check_vocabulary
-from spectro_render.training.diffusion import Trainer, TrainingOptions
+from spectro_render.training.diffusion import TrainingOptions
 from spectro_render.training.export import export
+from spectro_render.training.stages import make_data, train_diffusion
 from spectro_render.training.vocoder import VocoderOptions, train_vocoder
 
 Loss = Literal["l1", "mse"]
 Decoder = Literal["diffusion", "autoregressive"]
 OutputFunction = Literal["deterministic", "gaussian_mixture"]
-
-HELD_OUT_SHARE = 0.02  # of the hours: rendered from files that are not trained on
 
 
 class Stage(str, Enum):
@@ -189,8 +183,10 @@ def train(
         seed=seed,
     )
     stages: dict[Stage, Callable[[], None]] = {
-        Stage.data: lambda: _make_data(midi, work, config, hours, seed, workers),
-        Stage.diffusion: lambda: _train_diffusion(work, config, options, place, start_from),
+        Stage.data: lambda: make_data(
+            midi, work, config, hours, seed=seed, workers=workers, say=partial(print, flush=True)
+        ),
+        Stage.diffusion: lambda: train_diffusion(work, config, options, place, start_from),
         Stage.vocoder: lambda: train_vocoder(
             work / "train", work / "vocoder", VocoderOptions(steps=vocoder_steps, seed=seed), place
         ),
@@ -200,36 +196,3 @@ def train(
         if stage in (name, Stage.all):
             run()
     return 0
-
-
-def _make_data(
-    midi: Path, work: Path, config: ModelConfig, hours: float, seed: int, workers: int
-) -> None:
-    vocabulary = Vocabulary(config.velocity_bins, config.programs)
-    spec = CacheSpec(midi, work / "train", vocabulary, hours, seed)
-    held_out = replace(spec, folder=work / "valid", hours=hours * HELD_OUT_SHARE, held_out=True)
-    for cache in (held_out, spec):
-        for path in build_cache(cache, workers):
-            print(f"wrote {path}", flush=True)
-
-
-def _train_diffusion(
-    work: Path,
-    config: ModelConfig,
-    options: TrainingOptions,
-    device: torch.device,
-    start_from: str | None,
-) -> None:
-    vocabulary = Vocabulary(config.velocity_bins, config.programs)
-    for cache in (work / "train", work / "valid"):
-        check_vocabulary(cache, vocabulary)
-    trainer = Trainer(config, options, work / "diffusion", device)
-    if trainer.checkpoint.exists():
-        trainer.resume()
-    elif start_from is not None:
-        trainer.start_from(load_checkpoint(start_from).model)
-    windows, held_out = (
-        Windows(work / name, config.conditioning, config.memory_steps)
-        for name in ("train", "valid")
-    )
-    trainer.train(windows, held_out)

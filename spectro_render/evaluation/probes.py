@@ -1,6 +1,6 @@
 """Probes: phrases on single instruments that test their timbre and their response to velocity.
 
-Each phrase fits into one window, so that the model has its notes alone to go by.
+Each phrase fits into one window, so that it is rendered from its notes alone, without context.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from spectro_render.midi.score import Note, Score
 from spectro_render.tokens.vocabulary import SLAKH_PROGRAMS
 from spectro_render.training.compose import score_of
 
-# The commonest of real music: bass drums, snares, hi-hats, a tom, cymbals.
+# The most common drums in real music: bass drums, snares, hi-hats, a tom, cymbals.
 DRUMS = (35, 36, 38, 40, 42, 44, 46, 45, 49, 51)
 
 MELODY = (48, 55, 60, 64, 67, 72)  # MIDI pitches, each BEAT long, before the chord
@@ -24,7 +24,7 @@ BEAT = 0.4  # seconds
 LEAD = 0.1  # seconds before the first note
 VELOCITY = 90
 
-VELOCITIES = (64, 127, 32, 96)  # not in order, so that a crescendo or a fade does not match them
+VELOCITIES = (64, 127, 32, 96)  # out of order, so that a crescendo or a fade does not match them
 NOTE_SECONDS = 0.9
 NOTE_STEP = 1.25  # seconds between onsets
 NOTE_PITCH = 60
@@ -36,7 +36,7 @@ Play = Callable[[str, Score], Samples]  # a probe's name and score -> its sound
 
 
 class Instruments(NamedTuple):
-    """How often a probe is nearest to the reference of its own instrument."""
+    """How often a probe's nearest reference is the one of its own instrument."""
 
     top1: float  # share of the probes whose own reference is the nearest
     top3: float  # share of the probes whose own reference is among the nearest three
@@ -52,7 +52,7 @@ class Velocities(NamedTuple):
 
 
 def phrase(program: int) -> Score:
-    """A melody and a chord on a program; their notes are the same for every program."""
+    """A melody and a chord on a program, with the same notes for every program."""
     starts = LEAD + BEAT * np.arange(len(MELODY) + 1)
     melody = zip(starts.tolist(), MELODY, strict=False)
     notes = [Note(s, s + 0.95 * BEAT, pitch, VELOCITY, program, False) for s, pitch in melody]
@@ -79,7 +79,7 @@ def velocity_phrase(program: int) -> Score:
 
 
 def identify(play: Play, reference: Play) -> Instruments:
-    """Find the nearest reference of each of 34 programs among programs, of 10 drums among drums."""
+    """Find the nearest reference of each probe, among those of 34 programs or of 10 drums."""
     kinds = (
         {f"program-{program}": phrase(program) for program in SLAKH_PROGRAMS},
         {f"drum-{drum}": drum_phrase(drum) for drum in DRUMS},
@@ -106,20 +106,21 @@ def identify(play: Play, reference: Play) -> Instruments:
 
 
 def timbre(samples: Samples) -> Matrix:
-    """The spectral envelope of each frame of samples (S,), whatever its level: (T, 20)."""
+    """The spectral envelope of each frame of samples (S,), without its level: (T, 20)."""
     return mel_cepstrum(np.maximum(mel_of(samples), AUDIBLE), COEFFICIENTS)
 
 
 def own_ranks(distances: Matrix) -> list[int]:
-    """How many references are nearer to each sound than its own, given all distances (n, n).
+    """Count, for each of n sounds, the references that are nearer than its own.
 
-    A row of `distances` is a sound, a column a reference; the diagonal has each sound's own.
+    `distances` (n, n) has a row for each sound and a column for each reference; a sound's own
+    reference is on the diagonal.
     """
     return [int(rank) for rank in (distances < np.diag(distances)[:, None]).sum(1)]
 
 
 def follow_velocity(play: Play, reference: Play) -> Velocities:
-    """Compare how the levels of notes rise with their velocities in both sounds."""
+    """Compare how the level of a note rises with its velocity in both sounds."""
     scores = {f"velocity-{program}": velocity_phrase(program) for program in SLAKH_PROGRAMS}
     levels, wanted = (
         np.array([_levels(sound(name, score)) for name, score in scores.items()])
@@ -143,7 +144,7 @@ def _levels(samples: Samples) -> list[float]:
 
 
 def rank_correlation(one: Matrix, other: Matrix) -> float:
-    """Spearman's rank correlation of two lists of numbers (n,); 0 where one is constant."""
+    """Spearman's rank correlation of two lists of numbers (n,); 0 if one is constant."""
     ranks = np.stack([_ranks(one), _ranks(other)])
     deviations = ranks - ranks.mean(1, keepdims=True)
     norm = np.sqrt((deviations[0] ** 2).sum() * (deviations[1] ** 2).sum())

@@ -14,11 +14,11 @@ from spectro_render.report import one_line
 
 
 class Description(NamedTuple):
-    """How a measure is explained and printed."""
+    """The meaning of a measure, and how it is printed."""
 
     meaning: str
     digits: int = 2  # after the decimal point
-    heading: str = ""  # of its column; without one it has no column, only a line for all files
+    heading: str = ""  # of its column; "" gives it no column, only a line below the table
 
 
 DESCRIPTIONS = {
@@ -54,7 +54,7 @@ DESCRIPTIONS = {
 
 
 def print_tables(files: Sequence[tuple[str, Values]], summary: Mapping[str, Any]) -> None:
-    """Print the results: with a drawn table on a terminal, as plain aligned lines elsewhere."""
+    """Print the results: as a drawn table on a terminal, else as plain aligned lines."""
     is_terminal = sys.stdout.isatty()
     console = Console(width=None if is_terminal else 1000, highlight=False)
     if files:
@@ -83,9 +83,9 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             yield name, as_text(summary["mean"][name], description.digits), description.meaning
     if found := summary.get("instruments"):
         value = as_text(found["top1"], 2)
-        yield "instruments_top1", value, "share of instruments nearest to their own reference"
+        yield "instruments_top1", value, "share of instruments whose own reference is the nearest"
         mistaken = ", ".join(f"{one} for {other}" for other, one in found["mistaken"].items())
-        meaning = f"share with their own reference among the nearest three ({mistaken})"
+        meaning = f"share whose own reference is among the nearest three ({mistaken})"
         yield "instruments_top3", as_text(found["top3"], 2), meaning
     if found := summary.get("velocity"):
         value = as_text(found["rank_correlation"], 2)
@@ -98,5 +98,5 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 
 def as_text(value: float | None, digits: int) -> str:
-    """A number with that many digits after the point; a dash for None."""
+    """A number with `digits` digits after the decimal point; a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"

@@ -1,8 +1,8 @@
-"""Scores for training: random music, and random variations of real music.
+"""Makes scores for training: random music, and random variations of real music.
 
-Real files leave gaps: a seventh of the General-MIDI programs never occurs, and many files have
-hardly any dynamics. Random phrases fill the gaps, and variations put real music on other
-instruments.
+Real MIDI files are not enough. A seventh of the General MIDI programs never occurs in them, and
+many files have hardly any dynamics. Random phrases use all programs and velocities, and variations
+put real music on other instruments.
 """
 
 from collections.abc import Callable
@@ -78,7 +78,7 @@ class Phrase:
         return notes
 
     def arpeggio(self, start: float, end: float) -> Part:
-        """The notes of one chord over two octaves, again and again."""
+        """The notes of one chord over two octaves, repeated."""
         notes, now, step = [], start, self.step / 2
         chord = self.rng.choice(CHORDS)
         bottom = self.degree(self.rng.randint(0, 4))
@@ -90,7 +90,7 @@ class Phrase:
         return notes
 
     def repeated(self, start: float, end: float) -> Part:
-        """One pitch again and again, in a crescendo or a diminuendo."""
+        """One repeated pitch, in a crescendo or a diminuendo."""
         step, pitch = self.step / 2, self.degree(self.rng.randint(0, 8))
         first, last = self.rng.randint(10, 127), self.rng.randint(10, 127)
         count = max(1, int((end - start) / step))
@@ -99,7 +99,7 @@ class Phrase:
         return [replace(note, velocity=round(first + slope * k)) for k, note in enumerate(notes)]
 
     def long_notes(self, start: float, end: float) -> Part:
-        """Groups of one to three notes of up to 9 s."""
+        """Groups of one to three notes, each up to 9 s long."""
         notes, now = [], start
         while now < end:
             length = self.rng.uniform(1.5, 9.0)
@@ -110,7 +110,7 @@ class Phrase:
         return notes
 
     def play(self, start: float, end: float) -> Part:
-        """One of the figures above, at random, from `start` to `end` in seconds."""
+        """A phrase of a random kind (melody, chords, ...), from `start` to `end` in seconds."""
         figures: list[Callable[[float, float], Part]] = [
             self.melody, self.melody, self.chords, self.arpeggio, self.repeated, self.long_notes
         ]  # fmt: skip
@@ -146,7 +146,7 @@ def score_of(notes: Part) -> Score:
 def made_up(rng: Random, seconds: float) -> Score:
     """Random music of `seconds` seconds for one to ten instruments, often with drums.
 
-    Instruments are chosen evenly from all 128 programs.
+    All 128 programs are equally likely.
     """
     beat, root = 60 / rng.uniform(50, 190), rng.randint(0, 11)
     parts = rng.choice((1, 1, 1, 2, 2, 3, 4, 5, 7, 10))

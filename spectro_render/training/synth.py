@@ -1,9 +1,9 @@
-"""Score -> the audio that the model learns from, through FluidSynth.
+"""Synthesises the sound that models learn from: scores are played by FluidSynth.
 
-FluidSynth is bound here through ctypes because rendering must be in float32: its 16-bit output
-puts a noise floor at -8 nats under a mel that reaches down to -11.5, and Python's packaged binding
-offers only that. Rendering runs at 48 kHz and is decimated: at 16 kHz directly the soundfont's
-upper bands come out wrong by 0.3 nat.
+FluidSynth is called through ctypes, as rendering must be in float32 and Python's packaged binding
+offers only 16 bits. These have a noise floor of -8 nats, where a mel reaches down to -11.5. The
+sound is rendered at 48 kHz and resampled: at 16 kHz the soundfont's upper bands would be wrong by
+0.3 nats.
 """
 
 import ctypes
@@ -35,9 +35,9 @@ SOUNDFONTS = (
 
 
 def find_soundfont() -> Path:
-    """The soundfont that $SPECTRO_RENDER_SOUNDFONT names, or Debian's MuseScore General (Lite).
+    """The soundfont named in $SPECTRO_RENDER_SOUNDFONT, or Debian's MuseScore General (Lite).
 
-    Raises SpectroRenderError where there is none.
+    Raises SpectroRenderError if there is none.
     """
     chosen = os.environ.get("SPECTRO_RENDER_SOUNDFONT")
     for path in [Path(chosen)] if chosen else map(Path, SOUNDFONTS):
@@ -51,10 +51,10 @@ def find_soundfont() -> Path:
 
 
 def score_to_midi(score: Score) -> bytes:
-    """A MIDI file of a score's notes: one tick a millisecond, one channel for each program.
+    """Write a score's notes as a MIDI file: one tick per millisecond, one channel per program.
 
-    MIDI has fifteen channels for programs; notes of further programs play on the last of them, with
-    its program.
+    MIDI has fifteen channels for programs. Notes of further programs are put on the last of these
+    channels and played with its program.
     """
     programs = sorted({note.program for note in score.notes if not note.is_drum})
     channels = {p: MELODIC_CHANNELS[min(k, 14)] for k, p in enumerate(programs)}
@@ -76,7 +76,7 @@ def score_to_midi(score: Score) -> bytes:
 def _events(
     notes: Iterable[Note], channels: dict[int, int]
 ) -> Iterable[tuple[int, int, mido.Message]]:
-    """Messages as (tick, order, message): on one tick, notes end before others start."""
+    """MIDI messages as (tick, order, message); at the same tick notes end before others start."""
     for note in notes:
         channel = DRUM_CHANNEL if note.is_drum else channels[note.program]
         key = {"channel": channel, "note": note.pitch}
@@ -86,17 +86,17 @@ def _events(
 
 
 class Synthesizer:
-    """A FluidSynth with one soundfont; a process needs only one."""
+    """A FluidSynth synthesizer with one soundfont; a process needs only one."""
 
     def __init__(self, soundfont: Path | None = None) -> None:
         """Load a soundfont, by default that of `find_soundfont`.
 
-        Raises SpectroRenderError without FluidSynth, and for a file that it cannot load.
+        Raises SpectroRenderError if FluidSynth is missing or cannot load the soundfont.
         """
         name = ctypes.util.find_library("fluidsynth")
         if name is None:
             raise SpectroRenderError(
-                "FluidSynth is not installed", "install its library: fluidsynth"
+                "FluidSynth is not installed", "install its library (Debian: fluidsynth)"
             )
         self._lib = ctypes.CDLL(name)
         for constructor in ("new_fluid_settings", "new_fluid_synth", "new_fluid_player"):
@@ -107,9 +107,7 @@ class Synthesizer:
         self._synth = ctypes.c_void_p(self._lib.new_fluid_synth(self._settings))
         path = str(soundfont or find_soundfont())
         if self._lib.fluid_synth_sfload(self._synth, path.encode(), 1) < 0:
-            raise SpectroRenderError(
-                f"FluidSynth cannot load {path}", "is it an .sf2 or .sf3 file?"
-            )
+            raise SpectroRenderError(f"FluidSynth cannot load {path}", "name an .sf2 or .sf3 file")
 
     def _set(self, key: str, value: float) -> None:
         self._lib.fluid_settings_setnum(self._settings, key.encode(), ctypes.c_double(value))
@@ -131,10 +129,5 @@ class Synthesizer:
         return np.asarray(soxr.resample(mono, SYNTH_RATE, SAMPLE_RATE, quality="HQ"), np.float32)
 
     def render_score(self, score: Score) -> np.ndarray:
-        """The notes of a score and TAIL_SECONDS after them: mono float32 at 16 kHz, (S,)."""
+        """A score and TAIL_SECONDS after its last note: mono float32 at 16 kHz, (S,)."""
         return self.render(score_to_midi(score), score.duration + TAIL_SECONDS)
-
-    def close(self) -> None:
-        """Free FluidSynth's memory; the object cannot be used any more."""
-        self._lib.delete_fluid_synth(self._synth)
-        self._lib.delete_fluid_settings(self._settings)
