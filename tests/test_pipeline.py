@@ -200,7 +200,7 @@ def test_parts_are_made_from_the_settings_of_diffusers() -> None:
         assert not hasattr(parts[folder].config, "hidden_size")
     fresh = quiet(Pipeline(**parts, scheduler=scheduler, melgan=None))
     assert mel(fresh).isfinite().all()
-    with pytest.raises(WeightsError, match="does not say d_kv"):
+    with pytest.raises(WeightsError, match="lacks the setting d_kv"):
         sr.T5FilmDecoder(d_model=64, num_heads=4)
 
 
