@@ -81,7 +81,7 @@ class NewFile:
     """
 
     file: BinaryIO
-    _unfinished: ClassVar[set[NewFile]] = set()  # all whose temporary files may exist
+    _unfinished: ClassVar[set[NewFile]] = set()  # files with a temporary name that may exist
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open the temporary file.

@@ -60,7 +60,7 @@ class WeightsNotFound(WeightsError):
 
 
 class WeightsCorrupt(WeightsError):
-    """A weights file differs from what its checksum or configuration promises."""
+    """A weights file is damaged: it does not match its checksum or its configuration."""
 
 
 class DownloadError(WeightsError):

@@ -288,7 +288,10 @@ def test_a_model_that_is_missing_ends_the_batch_with_one_line(
         (["song.mid", "--raw", "--format", "wav"], "--raw and --format exclude each other"),
         (["song.mid", "--fast", "--best"], "--fast and --best exclude each other; leave one out"),
         (["song.mid", "-o", "a.xyz"], "a.xyz: unknown audio suffix .xyz; use one of .wav, .flac"),
-        (["song.mid", "-o", "a"], "a: no suffix tells the audio format; use one of .wav"),
+        (
+            ["song.mid", "-o", "a"],
+            "a: without a suffix the audio format is unknown; use one of .wav",
+        ),
         (["song.mid", "-o", "a.wav", "--format", "mp3"], "a.wav says wav, but mp3 is asked for"),
         (["song.mid", "-o", "a.ogg", "--bit-depth", "24"], "ogg cannot hold a bit depth of 24"),
         (["song.mid", "-o", "a.flac", "--bit-depth", "float"], "flac cannot hold a bit depth of"),

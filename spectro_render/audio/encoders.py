@@ -41,7 +41,11 @@ def format_of(path: str | os.PathLike[str]) -> str:
     """The format that the suffix of `path` names. Raises OptionError if it names none."""
     suffix = Path(path).suffix.lower()
     if suffix[1:] not in FORMATS:
-        what = f"unknown audio suffix {suffix}" if suffix else "no suffix tells the audio format"
+        what = (
+            f"unknown audio suffix {suffix}"
+            if suffix
+            else "without a suffix the audio format is unknown"
+        )
         known = ", ".join(f".{name}" for name in FORMATS)
         raise OptionError(f"{os.fspath(path)}: {what}", f"use one of {known}")
     return suffix[1:]
