@@ -411,11 +411,15 @@ class RayEngine:
         assert member.call is not None
         call, member.call = member.call, None
         try:
-            result = ray.get(call)
+            result: WorkerReady | Report = ray.get(call)
             if isinstance(result, WorkerReady):
                 self._admit(member, result)
-            else:
-                self._handle_report(member, result)
+                return
+            for number, event in result.events:
+                self._handle_event(member, member.songs[number], event)
+            for number, progress in result.progress.items():
+                if number in member.songs:
+                    self.on_progress(member.songs[number].task, progress)
             return
         except ray.exceptions.RayTaskError as error:  # a model that cannot be loaded, or a bug
             failure = error.cause or error
@@ -429,13 +433,6 @@ class RayEngine:
             self._lose(member, failure)
         except SpectroRenderError as error:
             self._fatal = error
-
-    def _handle_report(self, member: _Member, report: Report) -> None:
-        for number, event in report.events:
-            self._handle_event(member, member.songs[number], event)
-        for number, progress in report.progress.items():
-            if number in member.songs:
-                self.on_progress(member.songs[number].task, progress)
 
     def _handle_event(self, member: _Member, song: _OpenTask, sent: SendableEvent) -> None:
         """Handle an event that a worker has sent. Raises RayError if the sound is lost."""
