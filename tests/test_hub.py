@@ -512,7 +512,7 @@ def test_models_of_the_hub(hub: Hub, cache: Path, capfd: pytest.CaptureFixture[s
     assert cli.run(["models", "path", REPO]) == cli.run(["models", "pull", "-q", REPO]) == 0
     assert capfd.readouterr() == (f"{path}\n{path}\n", "")
     assert cli.run(["models", "verify", REPO]) == 0
-    assert capfd.readouterr().out == f"{REPO}: the files are as they should be\n"
+    assert capfd.readouterr().out == f"{REPO}: all files match their checksums\n"
 
 
 def test_a_model_of_the_hub_is_converted(

@@ -1,4 +1,4 @@
-"""The command `spectro-render train`: from a folder of MIDI files to a model directory."""
+"""The command `spectro-render train`: trains a model on a folder of MIDI files."""
 
 from collections.abc import Callable
 from enum import Enum
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from spectro_render.cli.completion import offer_devices, offer_models
+from spectro_render.cli.completion import offer, offer_devices, offer_models
 from spectro_render.diffusion import Target
 from spectro_render.errors import OptionError
 from spectro_render.network.device import find_device
@@ -24,7 +24,7 @@ OutputFunction = Literal["deterministic", "gaussian_mixture"]
 
 
 class Stage(str, Enum):
-    """The stages of training, in order, and all of them."""
+    """The stages of training in order, and `all` for all of them."""
 
     all = "all"
     data = "data"
@@ -33,39 +33,33 @@ class Stage(str, Enum):
     export = "export"
 
 
-def _offer_presets(incomplete: str) -> list[str]:
-    return [name for name in PRESETS if name.startswith(incomplete)]
-
-
 def train(
     midi: Annotated[
-        Path, typer.Argument(metavar="MIDI_DIR", help="A folder of MIDI files to learn from.")
+        Path, typer.Argument(metavar="MIDI_DIR", help="Folder of MIDI files to train on.")
     ],
-    output: Annotated[
-        Path, typer.Argument(metavar="MODEL_DIR", help="The model directory to write.")
-    ],
+    output: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="Model directory to write.")],
     work: Annotated[
         Path,
         typer.Option(
             metavar="DIR",
-            help="A folder for data, checkpoints and logs. Training that was interrupted continues "
-            "from there.",
+            help="Folder for data, checkpoints and logs. Interrupted training continues from"
+            " there.",
         ),
     ] = Path("runs"),
-    stage: Annotated[Stage, typer.Option(help="The stage to run, or all of them.")] = Stage.all,
+    stage: Annotated[Stage, typer.Option(help="Stage to run, or all of them.")] = Stage.all,
     preset: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            autocompletion=_offer_presets,
-            help=f"The network to train: {', '.join(PRESETS)}.",
+            autocompletion=offer(PRESETS),
+            help=f"Network to train: {', '.join(PRESETS)}.",
         ),
     ] = "bundled",
     hours: Annotated[
         float, typer.Option(metavar="N", min=0.1, help="Hours of music to synthesise.")
     ] = 20.0,
     workers: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Processes that synthesise the music.")
+        int, typer.Option(metavar="N", min=1, help="Number of processes that synthesise music.")
     ] = 2,
     steps: Annotated[
         int, typer.Option(metavar="N", min=1, help="Training steps of the Transformer.")
@@ -84,26 +78,27 @@ def train(
         ),
     ] = 3e-3,
     decoder: Annotated[
-        Decoder | None, typer.Option(help="The kind of decoder.  [default: the preset's]")
+        Decoder | None, typer.Option(help="Kind of decoder.  [default: the preset's]")
     ] = None,
     target: Annotated[
         Target | None,
-        typer.Option(help="What a diffusion model predicts.  [default: the preset's]"),
+        typer.Option(help="Quantity that a diffusion model predicts.  [default: the preset's]"),
     ] = None,
     loss: Annotated[
         Loss | None,
         typer.Option(
-            help="How a diffusion model's prediction is compared with its target.  [default: l1]"
+            help="Loss function of a diffusion model: mean absolute or squared error."
+            "  [default: l1]"
         ),
     ] = None,
     output_function: Annotated[
         OutputFunction | None,
-        typer.Option(help="How an autoregressive model predicts a frame.  [default: the preset's]"),
+        typer.Option(help="Output function of an autoregressive model.  [default: the preset's]"),
     ] = None,
     components: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Normal distributions in a Gaussian mixture.  [default: the preset's]"
+            metavar="N", help="Number of Gaussians in a Gaussian mixture.  [default: the preset's]"
         ),
     ] = None,
     min_sigma: Annotated[
@@ -133,7 +128,7 @@ def train(
         typer.Option(
             metavar="MODEL",
             autocompletion=offer_models,
-            help="A model (a name or directory) whose Transformer a new run starts from.",
+            help="Model (a name or directory) whose Transformer a new run starts from.",
         ),
     ] = None,
     device: Annotated[
@@ -141,7 +136,7 @@ def train(
         typer.Option(
             metavar="NAME",
             autocompletion=offer_devices,
-            help="The device to train on: auto, cpu, cuda, cuda:N.",
+            help="Device to train on: auto, cpu, cuda or cuda:N.",
         ),
     ] = "auto",
     seed: Annotated[
@@ -154,8 +149,8 @@ def train(
     """Train a model from MIDI files.
 
     The stages are: data (synthesise music), diffusion (train the Transformer, which turns notes
-    into mel spectrograms), vocoder (train the network that turns those into sound) and export
-    (write the model directory).
+    into mel spectrograms), vocoder (train the network that turns spectrograms into sound) and
+    export (write the model directory).
 
     FluidSynth and a soundfont must be installed (Debian: fluidsynth,
     musescore-general-soundfont-small).
