@@ -44,7 +44,11 @@ class WindowCursor:
 
     def next_notes(self) -> list[WindowNote]:
         """The next window's notes. Call once per window: it updates the memory of notes."""
-        return self._memory.recall(window_notes(self.window.ids, self._vocabulary))
+        notes, *following = (
+            window_notes(window.ids, self._vocabulary)
+            for window in self.windows[self.done : self.done + 2]
+        )
+        return self._memory.recall(notes, *following)
 
     def move_on(self, log_mel: Tensor) -> None:
         """Go to the following window, as the next one has become this mel (256, 128)."""
