@@ -4,6 +4,7 @@ import ctypes.util
 import io
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -25,9 +26,17 @@ from spectro_render.network.model import SpectrogramModel
 from spectro_render.network.presets import autoregressive
 from spectro_render.tokens.vocabulary import Vocabulary, WindowNote
 from spectro_render.tokens.write import TAIL_SECONDS, tokenize
+from spectro_render.training import compose, synth
 from spectro_render.training import objective as objective_module
-from spectro_render.training import synth
-from spectro_render.training.compose import excerpt, made_up, mix, score_of, vary
+from spectro_render.training.compose import (
+    excerpt,
+    made_up,
+    meet_borders,
+    mix,
+    score_of,
+    single_notes,
+    vary,
+)
 from spectro_render.training.data import (
     PIECE_WINDOWS,
     CacheSpec,
@@ -37,6 +46,7 @@ from spectro_render.training.data import (
     check_vocabulary,
     midi_files,
     piece_tensors,
+    recalled,
 )
 from spectro_render.training.diffusion import Trainer, TrainingOptions, optimizers, rate_factor
 from spectro_render.training.export import export
@@ -115,6 +125,33 @@ class TestMusic:
         assert {n.pitch for n in varied.notes if n.is_drum} == {38}
         assert all(0 <= n.pitch <= 127 and 1 <= n.velocity <= 127 for n in varied.notes)
 
+    def test_single_notes_are_of_all_sounds(self) -> None:
+        scores = [single_notes(Random(seed), 50.0) for seed in range(40)]
+        notes = [note for score in scores for note in score.notes]
+        assert {note.program for note in notes} == set(range(128))
+        assert {note.pitch for note in notes if note.is_drum} == set(compose.ALL_DRUMS)
+        assert {note.pitch for note in notes if not note.is_drum} >= set(range(21, 121))
+        for score in scores:
+            assert 48 < score.duration < 52
+            assert all(one.end + 0.09 < other.start for one, other in pairwise(score.notes))
+
+    def test_a_note_begins_at_each_border(self) -> None:
+        beats = [Note(0.4 * k, 0.4 * k + 0.3, 60, 90, 0, False) for k in range(150)]
+        starts = [note.start for note in meet_borders(score_of(beats), Random(0)).notes]
+        assert len(starts) == 150
+        distances = [
+            min(abs(start - border * WINDOW_SECONDS) for start in starts) for border in range(1, 12)
+        ]
+        assert max(distances) <= 0.015
+        assert max(distances) > 0.005
+        steps = [b - a for a, b in pairwise(starts)]
+        assert min(steps) > 0.37
+        assert max(steps) < 0.43
+
+    def test_a_border_without_a_note_nearby_is_left_alone(self) -> None:
+        score = score_of([Note(0.5, 20.0, 60, 90, 0, False), Note(7.0, 8.0, 64, 90, 0, False)])
+        assert meet_borders(score, Random(0)) == score
+
 
 class TestSynthesiser:
     def test_midi_holds_the_notes_in_milliseconds(self) -> None:
@@ -161,6 +198,14 @@ class TestRenderedData:
         level = log_mel(torch.from_numpy(audio)).exp().sum(-1)
         assert level[:49].max() < 0.01 * level[51:99].min()
         assert 0.001 < abs(audio).max() < 0.5
+
+    def test_nothing_of_a_piece_is_left_in_the_next(self) -> None:
+        organ = score_of([Note(0.0, 9.0, 60, 127, 19, False)])
+        synthesizer = synth.Synthesizer()
+        cut_off = synthesizer.render(synth.score_to_midi(organ), 1.0)
+        assert abs(cut_off[-800:]).max() > 0.01
+        silence = synthesizer.render(synth.score_to_midi(Score((), 0.0)), 1.0)
+        assert abs(silence).max() < 1e-6
 
     def test_pieces_become_windows(self) -> None:
         score = made_up(Random(5), (PIECE_WINDOWS - 0.5) * WINDOW_SECONDS)
@@ -409,6 +454,12 @@ class TestWindows:
             assert known[-1].tolist() == plain.batch([number]).notes[0, 0].tolist()
             before = [] if number % 4 == 0 else plain.batch([number - 1]).notes[0].tolist()
             assert known[:-1, 4:].tolist() == [[row[4] - 512, row[5] - 512] for row in before]
+
+    def test_windows_know_the_notes_that_begin_just_behind_them(self) -> None:
+        notes = [WindowNote(60, 0, 20, False, False, onset, 300) for onset in (2, 3, 4, 0)]
+        tables = [note_table([[note]])[0].short() for note in notes]
+        known = recalled(tables, [True, False, False, True], 0)
+        assert [rows[:, 4].tolist() for rows in known] == [[2, 512 + 3], [3], [4], [0]]
 
 
 class TestLoop:

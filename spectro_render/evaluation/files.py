@@ -15,6 +15,7 @@ from spectro_render.evaluation.frechet import (
     reconstruction_distance,
 )
 from spectro_render.evaluation.measures import Measure, Measures
+from spectro_render.evaluation.onsets import onsets_at_borders
 from spectro_render.evaluation.sources import ModelOutput, Reference, Subject
 from spectro_render.evaluation.transcription import note_f1, played_notes
 from spectro_render.midi.read import read_midi
@@ -102,6 +103,7 @@ def compare(output: ModelOutput, true: Samples, score: Score) -> Measures:
         "drum_f1_reference": drum_f1(true_mel, score.notes),
         "seam": faults.seams(mel),
         "seam_reference": faults.seams(true_mel),
+        **onsets_at_borders(mel, true_mel, score.notes),
     }
 
 

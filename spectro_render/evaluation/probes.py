@@ -1,4 +1,4 @@
-"""Probes: phrases on single instruments that test their timbre and their response to velocity.
+"""Probes: phrases on single instruments that test their timbre, response to velocity and level.
 
 Each phrase fits into one window, so that it is rendered from its notes alone, without context.
 """
@@ -29,6 +29,15 @@ NOTE_SECONDS = 0.9
 NOTE_STEP = 1.25  # seconds between onsets
 NOTE_PITCH = 60
 
+LEVEL_PITCHES = (45, 60, 72)  # of a program: below, at and above middle C
+LEVEL_CHORD = (0, 4, 7)  # of a piano's octave: semitones above its C
+LEVEL_OCTAVES = range(24, 120, 12)  # the lowest pitch of each of the piano's octaves
+LEVEL_DRUMS = range(27, 88)  # General MIDI's and General Standard's drum notes
+LEVEL_STEP = 1.5  # seconds between onsets
+LEVEL_SECONDS = 1.0  # of a note, and of the sound whose level counts
+FAR_OFF = 6.0  # dB
+SILENCE = 1e-9  # power: -90 dBFS, so that what is silent on both sides does not differ
+
 AUDIBLE = -7.0  # log-mel: softer values are raised to it
 COEFFICIENTS = range(1, 21)  # orders of the mel cepstrum; order 0, the level, is left out
 
@@ -49,6 +58,14 @@ class Velocities(NamedTuple):
     rank_correlation: float  # Spearman's, of a program's four levels; mean over programs
     pooled: float  # Spearman's, of all levels at once, each relative to its program's mean
     slope: float  # rise of the level in dB for each dB of the reference's rise
+
+
+class Levels(NamedTuple):
+    """How far the levels of programs, drums and the piano's octaves are from the reference's."""
+
+    within: float  # dB: 95 % of them differ by no more
+    worst: float  # dB: the largest difference
+    far_off: dict[str, float]  # dB above the reference: those that differ by more than 6 dB
 
 
 def phrase(program: int) -> Score:
@@ -76,6 +93,56 @@ def velocity_phrase(program: int) -> Score:
             for start, velocity in zip(starts.tolist(), VELOCITIES, strict=True)
         ]
     )
+
+
+def level_phrases() -> dict[str, Score]:
+    """Notes one by one on every program, every drum and in every octave of the piano, by name.
+
+    Each phrase has the notes of one of them, far from the window's borders.
+    """
+    phrases: dict[str, list[tuple[int, int, bool]]] = {
+        f"program-{program}": [(pitch, program, False) for pitch in LEVEL_PITCHES]
+        for program in range(128)
+    }
+    for low in LEVEL_OCTAVES:
+        phrases[f"piano-{low}"] = [(low + step, 0, False) for step in LEVEL_CHORD]
+    phrases |= {f"drum-{drum}": [(drum, 0, True)] * len(LEVEL_CHORD) for drum in LEVEL_DRUMS}
+    return {
+        name: score_of(
+            [
+                Note(start, start + LEVEL_SECONDS, pitch, VELOCITY, program, is_drum)
+                for start, (pitch, program, is_drum) in zip(_level_starts(), notes, strict=True)
+            ]
+        )
+        for name, notes in phrases.items()
+    }
+
+
+def _level_starts() -> list[float]:
+    """The times in seconds at which the notes of a level phrase begin."""
+    return [LEAD + LEVEL_STEP * index for index in range(len(LEVEL_PITCHES))]
+
+
+def compare_levels(play: Play, reference: Play) -> Levels:
+    """Compare the level of each program, drum and octave of the piano with the reference's."""
+    differences = {}
+    for name, score in level_phrases().items():
+        own, true = (_power(sound(name, score)) for sound in (play, reference))
+        differences[name] = float(np.mean(10 * np.log10(own / true)))
+    sizes = np.abs(list(differences.values()))
+    return Levels(
+        float(np.quantile(sizes, 0.95)),
+        float(sizes.max()),
+        {name: level for name, level in differences.items() if abs(level) > FAR_OFF},
+    )
+
+
+def _power(samples: Samples) -> Matrix:
+    """The mean power of each note of a level phrase in samples (S,)."""
+    length = round(LEVEL_SECONDS * SAMPLE_RATE)
+    starts = [round(start * SAMPLE_RATE) for start in _level_starts()]
+    notes = np.stack([samples[start : start + length] for start in starts]).astype(np.float64)
+    return np.asarray((notes**2).mean(1) + SILENCE)
 
 
 def identify(play: Play, reference: Play) -> Instruments:

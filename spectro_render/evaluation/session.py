@@ -12,12 +12,12 @@ from spectro_render.errors import SpectroRenderError, reason_of
 from spectro_render.evaluation.arrays import Samples
 from spectro_render.evaluation.files import FileEvaluator
 from spectro_render.evaluation.measures import Measures, Values, pool, values_of
-from spectro_render.evaluation.probes import Play, follow_velocity, identify
+from spectro_render.evaluation.probes import Play, compare_levels, follow_velocity, identify
 from spectro_render.midi.score import Score
 from spectro_render.report import Reporter, complain
 
 FILE_PARTS = ("files", "vocoder", "frechet")  # parts that are measured on the user's MIDI files
-PROBE_PARTS = ("instruments", "velocity")  # parts that are measured on phrases made for them
+PROBE_PARTS = ("instruments", "velocity", "levels")  # on phrases and notes made for them
 PARTS = (*FILE_PARTS, *PROBE_PARTS)
 
 
@@ -58,10 +58,12 @@ class Session:
     def measure_probes(self, part: str) -> None:
         """Measure one of PROBE_PARTS. Raises SpectroRenderError without a reference."""
         self.reporter.say(part)
-        measure: Callable[[Play, Play], Any] = (
-            identify if part == "instruments" else follow_velocity
-        )
-        found = measure(partial(self._play, "model"), partial(self._play, "reference"))
+        measures: dict[str, Callable[[Play, Play], Any]] = {
+            "instruments": identify,
+            "velocity": follow_velocity,
+            "levels": compare_levels,
+        }
+        found = measures[part](partial(self._play, "model"), partial(self._play, "reference"))
         self.probes[part] = found._asdict()
 
     def _play(self, side: str, name: str, score: Score) -> Samples:

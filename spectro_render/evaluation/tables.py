@@ -43,6 +43,12 @@ DESCRIPTIONS = {
         "spectral flux at window borders over elsewhere, in the reference"
     ),
     "seam_ratio": Description("seam over seam_reference", heading="seam"),
+    "onset_level_border": Description(
+        "level of onsets in the 60 ms after a window border above the reference's, dB", 1, "border"
+    ),
+    "onset_level_elsewhere": Description("level of the other onsets above the reference's, dB", 1),
+    "onset_recall_border": Description("share of the onsets behind borders that are found"),
+    "onset_recall_elsewhere": Description("share of the other onsets that are found"),
     "times_real_time": Description("seconds of sound per second of work", 1, "speed"),
     "reconstruction": Description("distance from the reference in the embedding", heading="recon"),
     "vocoder_note_f1": Description("note F1 of the reference's mels through the vocoder"),
@@ -92,6 +98,11 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         meaning = "rank correlation of levels with the reference's, mean over programs"
         yield "velocity", value, meaning
         yield "velocity_slope", as_text(found["slope"], 2), "dB louder for each dB of the reference"
+    if found := summary.get("levels"):
+        meaning = "95 % of programs, drums and piano octaves are within this of their level, dB"
+        yield "levels_95", as_text(found["within"], 1), meaning
+        far_off = ", ".join(f"{name} {level:+.0f}" for name, level in found["far_off"].items())
+        yield "levels_worst", as_text(found["worst"], 1), f"the farthest off, dB ({far_off})"
     if found := summary.get("frechet"):
         meaning = f"distance from the references in the {found['embedding']} embedding"
         yield "frechet_distance", as_text(found["distance"], 2), meaning

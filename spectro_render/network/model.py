@@ -44,6 +44,7 @@ class EncodedNotes:
     lengths: tuple[int, ...] = ()  # how many of the L tokens are real
     frames: Tensor | None = None  # (B, T, D), frame-aligned notes
     draft: Tensor | None = None  # (B, 1 + T, M), beginning one frame early
+    settled: Tensor | None = None  # (B, 1, M), the share of that frame that `Tail` may compare
 
 
 def _mask(lengths: Sequence[int], rows: Tensor) -> Tensor | None:
@@ -195,10 +196,13 @@ class FrameEncoder(nn.Module):
         self.notes = NoteFrames(config.width, config.velocity_bins, config.note_width)
         self.encoder = Encoder(config, config.note_layers, WINDOW_FRAMES)
 
-    def forward(self, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Notes (B, N, 6) -> encoded frames (B, T, D), draft (B, 1 + T, M) of `NoteFrames`."""
-        features, draft = self.notes(table)
-        return self.encoder(features), draft
+    def forward(self, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Notes (B, N, 6) -> encoded frames (B, T, D), draft (B, 1 + T, M), share (B, 1, M).
+
+        Draft and share are what `NoteFrames` returns.
+        """
+        features, draft, share = self.notes(table)
+        return self.encoder(features), draft, share
 
 
 class ContextEncoder(nn.Module):
@@ -306,9 +310,10 @@ class MelModel(nn.Module, ABC):
             masks.append(
                 None if has_context is None else has_context[:, None].expand(context.shape[:2])
             )
-            if self.context.tail is not None and frames is not None and notes.draft is not None:
+            if self.context.tail is not None and frames is not None:
+                assert notes.draft is not None and notes.settled is not None
                 here = 1 if has_context is None else has_context[:, None, None]
-                features, correction = self.context.tail(context, notes.draft)
+                features, correction = self.context.tail(context, notes.draft, notes.settled)
                 frames, draft = frames + features * here, draft + correction * here
         keys_values = tuple(self.decoder.remember(torch.cat(parts, 1))) if parts else ()
         return Memory(keys_values, _joined_mask(masks, parts), frames, draft)

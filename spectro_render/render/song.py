@@ -44,7 +44,11 @@ class WindowCursor:
 
     def next_notes(self) -> list[WindowNote]:
         """The next window's notes. Call it once per window, as it updates the note memory."""
-        return self._memory.recall(window_notes(self.window.ids, self._vocabulary))
+        notes, *following = (
+            window_notes(window.ids, self._vocabulary)
+            for window in self.windows[self.done : self.done + 2]
+        )
+        return self._memory.recall(notes, *following)
 
     def move_on(self, log_mel: Tensor) -> None:
         """Go to the next window, as the current one is rendered: its log-mel (256, 128)."""

@@ -40,7 +40,14 @@ from spectro_render.network.frames import NOTE_FIELDS, PAD_NOTE, NoteMemory, not
 from spectro_render.tokens.read import window_notes
 from spectro_render.tokens.vocabulary import PAD, TokenWindow, Vocabulary
 from spectro_render.tokens.write import tokenize
-from spectro_render.training.compose import excerpt, made_up, mix, vary
+from spectro_render.training.compose import (
+    excerpt,
+    made_up,
+    meet_borders,
+    mix,
+    single_notes,
+    vary,
+)
 from spectro_render.training.synth import Synthesizer
 
 Conditioning = Literal["cross_attention", "frame_aligned"]
@@ -49,6 +56,8 @@ _NOTES = {"cross_attention": ("ids", "id_counts"), "frame_aligned": ("notes", "c
 PIECE_WINDOWS = 12  # 61 s
 PIECES_PER_SHARD = 16
 REAL_SHARE = 0.5  # share of the pieces that are from MIDI files; the others are made up
+SINGLE_SHARE = 0.2  # share of the made-up pieces that are single notes
+BORDER_SHARE = 0.5  # share of the pieces in which notes begin at the window borders
 AS_WRITTEN_SHARE = 0.3  # share of the real pieces that are left as written; others are varied
 MIXED_SHARE = 0.15  # share of the real pieces that are mixed with a made-up piece
 HELD_OUT = 20  # about one file in 20 is never trained on
@@ -168,8 +177,17 @@ def _write_shard(index: int) -> Path:
 
 
 def _piece(spec: CacheSpec, number: int) -> Score:
-    """Piece `number` of a cache: real music as written, real music varied, or made-up music."""
+    """Piece `number` of a cache: real music as written, real music varied, or made-up music.
+
+    In some of the pieces to learn from, notes begin at the window borders.
+    """
     rng = Random(f"{spec.seed}/{number}")
+    score = _music(spec, rng)
+    return score if spec.held_out or rng.random() >= BORDER_SHARE else meet_borders(score, rng)
+
+
+def _music(spec: CacheSpec, rng: Random) -> Score:
+    """A random piece for a cache."""
     seconds = (PIECE_WINDOWS - 0.5) * WINDOW_SECONDS
     files = midi_files(spec.midi, held_out=spec.held_out)
     for _ in range(ATTEMPTS):
@@ -188,7 +206,7 @@ def _piece(spec: CacheSpec, number: int) -> Score:
         raise SpectroRenderError(
             f"no music in {len(files)} held-out files of {spec.midi}", "give more MIDI files"
         )
-    return made_up(rng, seconds)
+    return single_notes(rng, seconds) if rng.random() < SINGLE_SHARE else made_up(rng, seconds)
 
 
 @cache
@@ -250,12 +268,12 @@ def recalled(tables: Sequence[Tensor], first: Sequence[bool], steps: int) -> Seq
 
     `first` is True for the first window of a piece; `steps` is ModelConfig's `memory_steps`.
     """
-    if not steps:
-        return tables
+    notes = [table_notes(rows) for rows in tables]
+    following = [[] if is_first else own for own, is_first in zip(notes, first, strict=True)]
     known, memory = [], NoteMemory(steps)
-    for rows, is_first in zip(tables, first, strict=True):
+    for own, after, is_first in zip(notes, [*following[1:], []], first, strict=True):
         memory = NoteMemory(steps) if is_first else memory
-        known.append(note_table([memory.recall(table_notes(rows))])[0].short())
+        known.append(note_table([memory.recall(own, after)])[0].short())
     return known
 
 
@@ -296,7 +314,9 @@ class Windows:
                 first = [True, *(piece[1:] != piece[:-1]).tolist()]
                 rows = shard.get_tensor(notes).split(shard.get_tensor(counts).tolist())
                 self._mel += shard.get_tensor("mel").unbind()
-                self._notes += recalled(rows, first, self.memory_steps)
+                if self.conditioning == "frame_aligned":
+                    rows = recalled(rows, first, self.memory_steps)
+                self._notes += rows
             self._first += first
             self._shards.add(path)
 

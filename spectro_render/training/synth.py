@@ -27,6 +27,7 @@ SYNTH_RATE = 48_000  # Hz
 GAIN = 0.2  # FluidSynth's own default; no real file passes log-mel 4.0 at this level
 MELODIC_CHANNELS = [channel for channel in range(16) if channel != DRUM_CHANNEL]
 BLOCK = 4800  # samples fetched at a time: 0.1 s
+DRAINED = 1e-7  # samples that are no larger than this are silence
 
 SOUNDFONTS = (
     "/usr/share/sounds/sf3/MuseScore_General_Lite.sf3",  # Debian musescore-general-soundfont-small
@@ -121,12 +122,25 @@ class Synthesizer:
         blocks = -(-round(seconds * SYNTH_RATE) // BLOCK)
         stereo = np.zeros((2, blocks * BLOCK), np.float32)
         for start in range(0, stereo.shape[1], BLOCK):
-            left, right = (ctypes.c_void_p(stereo[side, start:].ctypes.data) for side in range(2))
-            self._lib.fluid_synth_write_float(self._synth, BLOCK, left, 0, 1, right, 0, 1)
+            self._write(stereo[:, start : start + BLOCK])
         self._lib.fluid_player_stop(player)
         self._lib.delete_fluid_player(player)
+        self._drain()
         mono = stereo.mean(0)[: round(seconds * SYNTH_RATE)]
         return np.asarray(soxr.resample(mono, SYNTH_RATE, SAMPLE_RATE, quality="HQ"), np.float32)
+
+    def _drain(self) -> None:
+        """Render until nothing sounds: a reset leaves voices and reverb to the next rendering."""
+        self._lib.fluid_synth_all_sounds_off(self._synth, -1)
+        block = np.full((2, BLOCK), np.inf, np.float32)
+        while np.abs(block).max() > DRAINED:
+            self._write(block)
+
+    def _write(self, block: np.ndarray) -> None:
+        """Fill a stereo block (2, S), whose rows are contiguous, with the synth's next samples."""
+        left, right = (ctypes.c_void_p(side.ctypes.data) for side in block)
+        samples = block.shape[1]
+        self._lib.fluid_synth_write_float(self._synth, samples, left, 0, 1, right, 0, 1)
 
     def render_score(self, score: Score) -> np.ndarray:
         """A score and TAIL_SECONDS after its last note: mono float32 at 16 kHz, (S,)."""
