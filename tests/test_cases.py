@@ -48,6 +48,24 @@ def test_channels_of_two_ports_are_two_instruments() -> None:
     assert sum(note.is_drum for note in score.notes) == 2
 
 
+# --- drums
+
+
+@pytest.mark.parametrize(
+    "name", ["10a_drums_by_gs_sysex", "10b_drums_by_xg_bank", "10c_drums_by_gm2_bank"]
+)
+def test_drums_on_another_channel_are_no_piano(name: str) -> None:
+    assert [note.is_drum for note in read(name).notes] == [True] * 16
+
+
+def test_timpani_of_the_orchestra_kit_are_no_toms_and_cymbals() -> None:
+    score = read("11_orchestra_kit_timpani")
+    assert {(note.program, note.is_drum) for note in score.notes} == {(47, False)}
+    assert [note.pitch for note in score.notes] == [41, 46, 48, 53, 42, 44, 49, 51]
+    standard = read("11b_same_keys_standard_kit")
+    assert all(note.is_drum for note in standard.notes)
+
+
 # --- ends of notes
 
 
@@ -65,7 +83,6 @@ def test_a_pedal_that_is_changed_at_once_goes_on_holding(name: str, pitches: tup
 
 def test_the_sostenuto_pedal_holds_the_bass_note_alone() -> None:
     assert ends(read("24_sostenuto"), 36, 72, 76) == [4.0, 1.25, 1.75]
-    assert read("24_sostenuto").ignored == ()
 
 
 def test_reset_all_controllers_lifts_the_pedal() -> None:

@@ -110,7 +110,7 @@ def test_what_is_not_in_the_vocabulary_is_named() -> None:
     pressure_and_sysex = b"\0\xd0\x40\0\xf0\x02\x7e\xf7"
     assert read_midi(smf(bends + controllers + pressure_and_sysex + C4)).ignored == (
         "pitch bend (3 events)",
-        "bank select (2 events)",
+        "bank select (1 event)",
         "controller 77 (1 event)",
         "channel pressure (1 event)",
         "system exclusive (1 event)",

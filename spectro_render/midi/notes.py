@@ -6,7 +6,7 @@ events set (program, pedals, volume) belongs to the channel, whichever track the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -14,6 +14,7 @@ from spectro_render.midi.loudness import Levels
 from spectro_render.midi.smf import (
     ALL_NOTES_OFF,
     ALL_SOUND_OFF,
+    BANK,
     CONTROL,
     EXPRESSION,
     MODES,
@@ -23,14 +24,20 @@ from spectro_render.midi.smf import (
     RESET_CONTROLLERS,
     SOSTENUTO,
     SUSTAIN,
+    SYSTEM,
     TICK,
     VOLUME,
     Event,
     Smf,
 )
+from spectro_render.midi.system import GM2, GS, RESET, XG, SystemMessage
 from spectro_render.midi.tempo import MAX_SECONDS, Clock
 
-DRUM_CHANNEL = 9  # the tenth
+DRUM_CHANNEL = 9  # the tenth, unless the file says otherwise
+STANDARD_KIT, ORCHESTRA_KIT = 0, 48  # programs
+# The keys of the orchestra kit that are timpani, tuned to their pitch (GS, GM2, SC-55 manual); they
+# are played by the instrument of that name.
+TIMPANI_KEYS, TIMPANI = range(41, 54), 47
 
 _NO_END = "note never switched off, closed at the next of its pitch or the track's end"
 _IS_DOWN = 64  # the least value at which a pedal is down
@@ -59,7 +66,9 @@ class _Channel:
     """The state of one channel of one port."""
 
     number: int
+    is_drum: bool
     program: int = 0
+    bank: int | None = None  # if it was selected after the last program change
     is_sustained: bool = False  # by the pedal
     is_sostenuto: bool = False
     levels: Levels = field(default_factory=Levels)
@@ -81,7 +90,7 @@ class Performance:
 def play(smf: Smf, clock: Clock) -> Performance:
     """Play a file; `smf.repairs` grows by what had to be mended."""
     player = _Player()
-    player.play(_merged(smf, clock.last_tick(MAX_SECONDS)))
+    player.play(_merged(smf, clock.last_tick(MAX_SECONDS)), smf.messages)
     player.stop(smf)
     notes = [note for note in player.notes if note.end is not None and note.end > note.start]
     levels = {number: channel.levels for number, channel in player.channels.items()}
@@ -107,25 +116,30 @@ class _Player:
     def __init__(self) -> None:
         self.notes: list[PlayedNote] = []
         self.channels: dict[int, _Channel] = {}
+        self._modes: dict[int, str] = {}  # by port: whose rules hold
         self._last_tick = 0  # of pitched notes and pedals
 
-    def play(self, events: Iterable[Event]) -> None:
+    def play(self, events: Iterable[Event], messages: Sequence[SystemMessage]) -> None:
         channels = self.channels
         for tick, track, kind, number, first, second in events:
             channel = channels.get(number)
             if channel is None:
-                channel = channels[number] = _Channel(number)
+                channel = channels[number] = _Channel(number, number % 16 == DRUM_CHANNEL)
             if kind == NOTE_ON and second:
                 self._start(channel, tick, track, first, second)
             elif kind in (NOTE_ON, NOTE_OFF):
                 self._release_key(channel, tick, track, first)
             elif kind == PROGRAM:
-                channel.program = first
+                self._set_program(channel, first)
             elif kind == CONTROL:
                 self._control(channel, tick, first, second)
+            elif kind == SYSTEM:
+                self._obey(number // 16, tick, messages[first])
 
     def _start(self, channel: _Channel, tick: int, track: int, pitch: int, velocity: int) -> None:
-        is_drum = channel.number % 16 == DRUM_CHANNEL
+        is_drum, program = channel.is_drum, channel.program
+        if is_drum and program == ORCHESTRA_KIT and pitch in TIMPANI_KEYS:
+            is_drum, program = False, TIMPANI
         again = channel.held.pop(pitch, []) if channel.held else []
         down = channel.down.setdefault(pitch, [])
         if channel.is_sustained and not is_drum:
@@ -134,13 +148,52 @@ class _Player:
             note.end = tick if note.end is None else note.end
         follows_an_end = channel.stray_ends.get(pitch) == (tick, track)
         note = PlayedNote(
-            *(tick, None, pitch, velocity, channel.program, is_drum),
+            *(tick, None, pitch, velocity, program, is_drum),
             *(channel.number, track, follows_an_end),
         )
         self.notes.append(note)
         down.append(note)
         if not is_drum:
             self._last_tick = tick
+
+    def _set_program(self, channel: _Channel, program: int) -> None:
+        """Choose the instrument, or the drum kit; a bank decides which of the two.
+
+        GM2 has drums in bank 120 and instruments in 121 (RP-024, 3.3), XG drums in 127 and 126 and
+        instruments in the others. In GS banks are variations of an instrument. Where a file does
+        not say whose rules it follows, 120, 126 and 127 are drums, as no others use them so.
+        """
+        channel.program = program
+        bank, channel.bank = channel.bank, None
+        mode = self._modes.get(channel.number // 16)
+        if bank is None or mode == GS or (mode == GM2 and bank not in (120, 121)):
+            return
+        is_tenth = channel.number % 16 == DRUM_CHANNEL
+        if mode == GM2:
+            channel.is_drum = bank == 120
+        elif mode == XG:
+            channel.is_drum = bank in (126, 127) or (is_tenth and bank == 0)
+        else:
+            channel.is_drum = bank in (120, 126, 127) or is_tenth
+
+    def _obey(self, port: int, tick: int, message: SystemMessage) -> None:
+        if message.kind == RESET:
+            self._modes[port] = message.mode
+            for number in range(16 * port, 16 * port + 16):
+                if number in self.channels:
+                    self._reset(self.channels[number], tick)
+            return
+        self._modes.setdefault(port, message.mode)
+        number = 16 * port + message.channel
+        channel = self.channels.setdefault(number, _Channel(number, False))
+        channel.is_drum = bool(message.value)
+
+    def _reset(self, channel: _Channel, tick: int) -> None:
+        """Silence a channel and set it to what it was at the beginning."""
+        for controller, value in ((ALL_SOUND_OFF, 0), (RESET_CONTROLLERS, 0), (VOLUME, 100)):
+            self._control(channel, tick, controller, value)
+        channel.is_drum = channel.number % 16 == DRUM_CHANNEL
+        channel.program, channel.bank = 0, None
 
     def _release_key(self, channel: _Channel, tick: int, track: int, pitch: int) -> None:
         """A note-off ends all notes of its pitch, but those that have just been struck.
@@ -176,7 +229,9 @@ class _Player:
             note.end = max(tick, note.start + 1)
 
     def _control(self, channel: _Channel, tick: int, controller: int, value: int) -> None:
-        if controller in (VOLUME, EXPRESSION):
+        if controller == BANK:
+            channel.bank = value
+        elif controller in (VOLUME, EXPRESSION):
             channel.levels.set(tick, controller, value)
         elif controller == SUSTAIN:
             self._last_tick = tick

@@ -18,6 +18,19 @@ from spectro_render.midi.score import Note, Score, Track
 from spectro_render.midi.smf import MAX_BYTES, Smf, parse_smf
 from spectro_render.midi.tempo import Clock, tempo_map
 
+# Programs of drum channels; all others are variants of the standard kit (GS, and GM2 but for 25,
+# its analog kit).
+DRUM_KITS = {
+    8: "Room",
+    16: "Power",
+    24: "Electronic",
+    25: "TR-808",
+    32: "Jazz",
+    40: "Brush",
+    48: "Orchestra",
+    56: "SFX",
+}
+
 MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
 
 
@@ -35,7 +48,7 @@ def read_midi(source: str | os.PathLike[str] | bytes | BinaryIO) -> Score:
     return Score(
         notes=tuple(notes),
         duration=max(note.end for note in notes),
-        ignored=_ignored(smf.ignored),
+        ignored=(*_ignored(smf.ignored), *_kits(performance)),
         repairs=_repairs(smf.repairs),
         tracks=tuple(_tracks(performance, smf)),
     )
@@ -102,6 +115,15 @@ def _tracks(performance: Performance, smf: Smf) -> Iterator[Track]:
         counts.items(), key=lambda item: item[0][0]
     ):
         yield Track(smf.tracks[track].name, program, is_drum, n_notes)
+
+
+def _kits(performance: Performance) -> Iterator[str]:
+    """Names the drum kits that are played as the standard one."""
+    counts = Counter(note.program for note in performance.notes if note.is_drum)
+    for program, count in sorted(counts.items()):
+        if kit := DRUM_KITS.get(program):
+            notes = "note" if count == 1 else "notes"
+            yield f"{kit} drum kit, played as the standard one ({count} {notes})"
 
 
 def _ignored(counts: Counter[str]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
 from spectro_render.errors import MidiError
+from spectro_render.midi.system import SystemMessage, system_message
 
 MAX_BYTES = 16 * 2**20  # the largest files that are played at all have a few MB
 MAX_EVENTS = 1_000_000  # of those that are kept; bounds the memory that the notes need
@@ -24,11 +25,12 @@ _MAX_TRACKS = 65_535  # more than a header can say
 _MAX_NAME = 200  # characters
 
 NOTE_OFF, NOTE_ON, CONTROL, PROGRAM = 0x80, 0x90, 0xB0, 0xC0  # status bytes of channel 1
-VOLUME, EXPRESSION, SUSTAIN, SOSTENUTO = 7, 11, 64, 66  # the controllers that are used
+SYSTEM = 0xF0  # system exclusive
+BANK, VOLUME, EXPRESSION, SUSTAIN, SOSTENUTO = 0, 7, 11, 64, 66  # the controllers that are used
 ALL_SOUND_OFF, RESET_CONTROLLERS, ALL_NOTES_OFF = 120, 121, 123
 MODES = range(124, 128)  # omni, mono and poly: each is all-notes-off as well (MIDI 1.0, table III)
 _USED_CONTROLLERS = {
-    *(VOLUME, EXPRESSION, SUSTAIN, SOSTENUTO),
+    *(BANK, VOLUME, EXPRESSION, SUSTAIN, SOSTENUTO),
     *(ALL_SOUND_OFF, RESET_CONTROLLERS, ALL_NOTES_OFF, *MODES),
 }
 
@@ -54,7 +56,6 @@ _SMPTE_RATES = {  # code -> so many frames in so many us; 29 is 30 drop-frame, 2
 _NOT_MIDI_HINT = "give a Standard MIDI File (.mid)"
 
 _CONTROLLER_NAMES = {
-    0: "bank select",
     1: "modulation",
     2: "breath",
     5: "portamento time",
@@ -79,7 +80,8 @@ _CONTROLLER_NAMES = {
 # A channel message: a plain tuple, as there are many. The fields are the tick from the start of the
 # track; the number of the track in the file; the status byte of channel 1; 16 * port + channel,
 # from 0, as channels of different ports are different channels; and two data bytes, 0..127: pitch
-# and velocity, controller and value, or program and 0.
+# and velocity, controller and value, or program and 0. A system exclusive message is for all
+# channels of its port; its first value is its place in `Smf.messages`.
 Event: TypeAlias = tuple[int, int, int, int, int, int]
 TICK = itemgetter(0)
 
@@ -100,6 +102,7 @@ class Smf:
 
     division: int  # ticks per quarter note
     tracks: list[SmfTrack]
+    messages: list[SystemMessage]  # the system exclusive ones that are used
     ignored: Counter[str]  # phrase -> how many events
     repairs: Counter[str]  # phrase -> how often
 
@@ -114,17 +117,21 @@ def parse_smf(data: bytes) -> Smf:
     data = _gunzip(data) if data.startswith(_GZIP_MAGIC) else data
     start, n_tracks, division = _read_header(data, repairs)
     tracks: list[SmfTrack] = []
+    messages: list[SystemMessage] = []
     room = MAX_EVENTS
     for chunk in islice(_track_chunks(data, start), _MAX_TRACKS):
         if not chunk.has_true_length:
             repairs["wrong track length"] += 1
-        tracks.append(_TrackReader(len(tracks), chunk, room, ignored, repairs).read())
+        reader = _TrackReader(len(tracks), chunk, room, messages, ignored, repairs)
+        tracks.append(reader.read())
         room -= len(tracks[-1].events) + len(tracks[-1].tempos)
     if not tracks:
         raise MidiError("the MIDI file has no track", "export it again")
     if n_tracks is not None and n_tracks != len(tracks):
         repairs[f"the header promises {n_tracks} tracks, {len(tracks)} found"] += 1
-    return _with_division(division, tracks, ignored, repairs)
+    smf = Smf(_DEFAULT_DIVISION, tracks, messages, ignored, repairs)
+    _set_division(smf, division)
+    return smf
 
 
 def _gunzip(data: bytes) -> bytes:
@@ -197,6 +204,7 @@ class _TrackReader:
         number: int,
         chunk: _Chunk,
         room: int,
+        messages: list[SystemMessage],
         ignored: Counter[str],
         repairs: Counter[str],
     ) -> None:
@@ -204,6 +212,8 @@ class _TrackReader:
         self._data = chunk.data
         self._stop_at_end_of_track = not chunk.has_true_length
         self._room = room  # for so many events
+        self._messages = messages
+        self._exclusive = b""  # what has been read of a message that comes in several events
         self._ignored = ignored
         self._repairs = repairs
         self._position = 0
@@ -324,11 +334,25 @@ class _TrackReader:
 
     def _read_sysex(self, status: int) -> None:
         data = self._take(self._read_number())
-        self._ignored["system exclusive"] += 1
+        self._add_exclusive(data if status == _SYSEX else self._exclusive + data)
         if status == _SYSEX and data[-1:] != b"\xf7" and not self._is_at_event(self._position):
             if self._is_at_event(self._position - 1):
                 self._position -= 1  # the length counts an end byte that is missing
                 self._repairs["system exclusive message without an end"] += 1
+
+    def _add_exclusive(self, data: bytes) -> None:
+        is_whole = data[-1:] == b"\xf7"
+        message = system_message(data[:-1] if is_whole else data)
+        self._exclusive = b"" if is_whole or message else data
+        if message is not None:
+            place = len(self._messages)
+            self._make_room()
+            self._messages.append(message)
+            self._track.events.append(
+                (self._track.end, self._number, SYSTEM, self._first_channel, place, 0)
+            )
+        elif is_whole:
+            self._ignored["system exclusive"] += 1
 
     def _is_at_event(self, position: int) -> bool:
         return _EVENT_START.match(self._data, position) is not None
@@ -382,18 +406,16 @@ def _decode(name: bytes) -> str:
         return name.decode("latin-1")
 
 
-def _with_division(
-    division: int, tracks: list[SmfTrack], ignored: Counter[str], repairs: Counter[str]
-) -> Smf:
+def _set_division(smf: Smf, division: int) -> None:
     """Ticks per quarter note; SMPTE time becomes quarter notes of about a second each."""
-    if division > 0:
-        return Smf(division, tracks, ignored, repairs)
     code, ticks_per_frame = -(division >> 8), division & 0xFF
-    if code not in _SMPTE_RATES or ticks_per_frame == 0:
-        repairs[f"impossible division {division}: {_DEFAULT_DIVISION} assumed"] += 1
-        return Smf(_DEFAULT_DIVISION, tracks, ignored, repairs)
-    frames, microseconds = _SMPTE_RATES[code]
-    for track in tracks:
-        track.tempos = []  # SMPTE time has no tempo
-    tracks[0].tempos = [(0, microseconds)]
-    return Smf(frames * ticks_per_frame, tracks, ignored, repairs)
+    if division > 0:
+        smf.division = division
+    elif code not in _SMPTE_RATES or ticks_per_frame == 0:
+        smf.repairs[f"impossible division {division}: {_DEFAULT_DIVISION} assumed"] += 1
+    else:
+        frames, microseconds = _SMPTE_RATES[code]
+        for track in smf.tracks:
+            track.tempos = []  # SMPTE time has no tempo
+        smf.tracks[0].tempos = [(0, microseconds)]
+        smf.division = frames * ticks_per_frame
