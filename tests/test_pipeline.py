@@ -82,7 +82,8 @@ def mel(pipe: Pipeline, windows: Sequence[Sequence[int]] = SHORT, **options: Any
 # --- MIDI -> ids ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(GOLDEN_TOKENS)[:3])
+# diffusers does not hear the all-notes-off in AmazingGrace, see test_tokens.
+@pytest.mark.parametrize("name", [name for name in GOLDEN_TOKENS if "Grace" not in name][:3])
 def test_ids_are_those_of_diffusers(name: str) -> None:
     windows = sr.MidiProcessor()(TOKENS / name)
     assert isinstance(windows, list) and isinstance(windows[0], list)

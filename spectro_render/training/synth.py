@@ -19,7 +19,7 @@ import soxr
 
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import SpectroRenderError
-from spectro_render.midi.repair import DRUM_CHANNEL
+from spectro_render.midi.notes import DRUM_CHANNEL
 from spectro_render.midi.score import Note, Score
 from spectro_render.tokens.write import TAIL_SECONDS
 
