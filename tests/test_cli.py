@@ -583,7 +583,7 @@ def test_models_without_checksums(
     )
     monkeypatch.setattr(registry, "MODEL_FOLDERS", (here,))
     assert cli.run(["models", "verify"]) == 1
-    assert capfd.readouterr().err == f"spectro-render: no model in {here}; name a directory\n"
+    assert capfd.readouterr().err == f"spectro-render: no model in {here}; name the directory of a model\n"
 
 
 def test_models(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
