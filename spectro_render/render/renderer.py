@@ -75,7 +75,7 @@ class Renderer:
 
         `device` is 'auto' (a CUDA device if there is one), 'cpu', 'cuda', 'cuda:N' or 'mps'.
         `dtype` is the number format of the network's matrix products: 'float32', 'bfloat16',
-        'float16' or 'auto' (bfloat16 if a measurement shows that it is faster).
+        'float16' or 'auto' (bfloat16 for wide networks, if the device computes in it).
 
         Raises WeightsError if the model cannot be found or loaded, DeviceError if the device or the
         number format cannot be used.
