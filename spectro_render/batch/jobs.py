@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -161,7 +161,10 @@ def plan_jobs(
     found = [job for name in inputs for job in _jobs_of(name, output, format, batch)]
     found += [job for name in listed for job in _listed_jobs(Path(name), output, format)]
     distinct = _distinct(list(dict.fromkeys(found)))
-    _check_no_input_replaced(distinct)
+    sources = {_identity(job.source) for job in distinct if job.source} - {None}
+    for job in distinct:
+        if job.target and _identity(job.target) in sources:
+            raise OptionError(f"the output {job.target} is an input, too", "choose another output")
     return distinct
 
 
@@ -241,7 +244,14 @@ def _listed_jobs(source: Path, output: str | None, format: str) -> Iterator[Job]
 def _folder_jobs(folder: Path, output: str | None, format: str) -> Iterator[Job]:
     """A job for each MIDI file in a folder, and for each folder in it that cannot be read."""
     errors: list[OSError] = []
-    found = list(_midi_files(folder, errors.append))
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder, onerror=errors.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(parent, name)
+            for name in sorted(files)
+            if not name.startswith(".") and name.lower().endswith(MIDI_SUFFIXES)
+        ]
     for source in found:
         below = source.relative_to(folder) if output else source
         yield Job(source, Path(output or "", below).with_suffix(f".{format}"))
@@ -277,19 +287,14 @@ def _is_folder(output: str) -> bool:
     return output.endswith(("/", os.sep)) or os.path.isdir(output)
 
 
-def _midi_files(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
-    """All MIDI files below `folder`, sorted; `on_error` is called for folders it cannot read."""
-    for parent, folders, files in os.walk(folder, onerror=on_error):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(MIDI_SUFFIXES):
-                yield Path(parent, name)
-
-
 def _distinct(jobs: list[Job]) -> list[Job]:
     """Rename outputs that several jobs share. Raises OptionError if that is not enough."""
     shared = _shared_targets(jobs)
-    longer = [_keep_suffix(job) if job.target in shared else job for job in jobs]
+    longer = []
+    for job in jobs:
+        if job.source and job.target and job.target in shared:
+            job = replace(job, target=job.target.with_name(job.source.name + job.target.suffix))
+        longer.append(job)
     for target in _shared_targets(longer):
         sources = " and ".join(job.name for job in longer if job.target == target)
         raise OptionError(
@@ -301,20 +306,6 @@ def _distinct(jobs: list[Job]) -> list[Job]:
 def _shared_targets(jobs: list[Job]) -> set[Path]:
     counts = Counter(job.target for job in jobs if job.target)
     return {target for target, count in counts.items() if count > 1}
-
-
-def _keep_suffix(job: Job) -> Job:
-    """`a.wav` made from `a.mid` becomes `a.mid.wav`."""
-    if job.source is None or job.target is None:
-        return job
-    return replace(job, target=job.target.with_name(job.source.name + job.target.suffix))
-
-
-def _check_no_input_replaced(jobs: list[Job]) -> None:
-    inputs = {_identity(job.source) for job in jobs if job.source} - {None}
-    for job in jobs:
-        if job.target and _identity(job.target) in inputs:
-            raise OptionError(f"the output {job.target} is an input, too", "choose another output")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
