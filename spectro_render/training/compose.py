@@ -21,11 +21,12 @@ COMMON_DRUMS = (35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 
 ALL_DRUMS = tuple(range(27, 88))
 BASS_FAMILY = range(32, 40)
 
-# Sounds that the third weights play more than 6 dB too loud or too soft: drawn more often.
-FAR_OFF_PROGRAMS = (31, 83, 92, 123, 127)
-FAR_OFF_DRUMS = (34, 67, 68, 72, 78)
-FAR_OFF_PIANO = range(98, 121)  # pitches
-FAR_OFF_SHARE = 0.1  # of programs and drums: drawn from these
+# Sounds that the third weights play more than 6 dB too loud or too soft (`evaluate --parts levels`):
+# drawn more often.
+FAR_OFF_PROGRAMS = (9, 11, 12, 13, 31, 34, 83, 92, 105, 113, 115, 117, 118, 120, 123, 127)
+FAR_OFF_DRUMS = (34, 67, 68, 71, 72, 78, 80, 81, 82)
+FAR_OFF_PIANO = range(96, 121)  # pitches
+FAR_OFF_SHARE = 0.2  # of programs and drums: drawn from these
 
 BORDER_REACH = 0.015  # seconds: how far from a border `meet_borders` lets a note begin
 BORDER_PULL = 0.4  # seconds: the farthest that it moves a note to a border
