@@ -66,6 +66,19 @@ def test_timpani_of_the_orchestra_kit_are_no_toms_and_cymbals() -> None:
     assert all(note.is_drum for note in standard.notes)
 
 
+# --- pitch
+
+
+def test_a_part_that_is_tuned_a_fourth_down_is_in_the_key_of_the_others() -> None:
+    score = read("13_coarse_tuning")
+    assert {note.pitch for note in score.notes} == {67}
+    assert score.ignored == ()
+
+
+def test_a_melody_by_the_pitch_wheel_is_named_as_not_played() -> None:
+    assert read("14_melody_by_pitch_wheel").ignored == ("pitch bend (1 note)",)
+
+
 # --- ends of notes
 
 

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from spectro_render.errors import MidiError
 from spectro_render.midi.notes import Performance, play
+from spectro_render.midi.pitch import AT_REST, in_range
 from spectro_render.midi.score import Note, Score, Track
 from spectro_render.midi.smf import MAX_BYTES, Smf, parse_smf
 from spectro_render.midi.tempo import Clock, tempo_map
@@ -44,11 +45,16 @@ def read_midi(source: str | os.PathLike[str] | bytes | BinaryIO) -> Score:
     performance = play(smf, clock)
     if not performance.notes:
         raise MidiError(*_why_no_notes(smf))
-    notes = sorted(_notes(performance, clock), key=lambda note: note.start)
+    unplayed: Counter[str] = Counter()
+    notes = sorted(_notes(performance, clock, unplayed), key=lambda note: note.start)
     return Score(
         notes=tuple(notes),
         duration=max(note.end for note in notes),
-        ignored=(*_ignored(smf.ignored), *_kits(performance)),
+        ignored=(
+            *_ignored(unplayed, "note"),
+            *_ignored(smf.ignored, "event"),
+            *_kits(performance),
+        ),
         repairs=_repairs(smf.repairs),
         tracks=tuple(_tracks(performance, smf)),
     )
@@ -98,12 +104,23 @@ def _why_no_notes(smf: Smf) -> tuple[str, str]:
     return "the MIDI file has no notes", "choose one that has"
 
 
-def _notes(performance: Performance, clock: Clock) -> Iterator[Note]:
+def _notes(performance: Performance, clock: Clock, unplayed: Counter[str]) -> Iterator[Note]:
+    """The notes in seconds, at the pitch and as loud as they sound.
+
+    Bends that can be heard, and are not said by a note's pitch, are counted in `unplayed`.
+    """
     starts = clock.seconds(note.start for note in performance.notes)
     ends = clock.seconds(note.end or 0 for note in performance.notes)
     for note, start, end in zip(performance.notes, starts, ends, strict=True):
         velocity = performance.levels[note.channel].heard(note.velocity, note.start)
-        yield Note(start, end, note.pitch, velocity, note.program, note.is_drum)
+        pitch, wheel = note.pitch, performance.pitches[note.channel]
+        if wheel.moves and not note.is_drum:
+            rest = clock.last_tick(start + AT_REST)
+            semitones, is_all = wheel.played(note.start, rest, note.end or 0)
+            pitch = in_range(pitch + semitones)
+            if not is_all:
+                unplayed["pitch bend"] += 1
+        yield Note(start, end, pitch, velocity, note.program, note.is_drum)
 
 
 def _tracks(performance: Performance, smf: Smf) -> Iterator[Track]:
@@ -126,9 +143,9 @@ def _kits(performance: Performance) -> Iterator[str]:
             yield f"{kit} drum kit, played as the standard one ({count} {notes})"
 
 
-def _ignored(counts: Counter[str]) -> tuple[str, ...]:
+def _ignored(counts: Counter[str], unit: str) -> tuple[str, ...]:
     return tuple(
-        f"{phrase} ({count} event{'s' if count > 1 else ''})"
+        f"{phrase} ({count} {unit}{'s' if count > 1 else ''})"
         for phrase, count in counts.most_common()
     )
 
