@@ -41,6 +41,7 @@ from spectro_render.midi.system import (
     XG,
     SystemMessage,
 )
+from spectro_render.midi.system import VOLUME as MASTER_VOLUME
 from spectro_render.midi.tempo import MAX_SECONDS, Clock
 
 DRUM_CHANNEL = 9  # the tenth, unless the file says otherwise
@@ -214,12 +215,17 @@ class _Player:
             for channel in channels:
                 channel.pitch.master = sum(tunings.values())
                 channel.pitch.update(tick)
+        elif message.kind == MASTER_VOLUME:
+            for channel in channels:
+                channel.levels.master = message.value
+                channel.levels.update(tick)
         else:
             self._modes.setdefault(port, message.mode)
             channels[message.channel].is_drum = bool(message.value)
 
     def _reset(self, channel: _Channel, tick: int) -> None:
         """Silence a channel and set it to what it was at the beginning."""
+        channel.levels.master = 1.0
         for controller, value in ((ALL_SOUND_OFF, 0), (RESET_CONTROLLERS, 0), (VOLUME, 100)):
             self._control(channel, tick, controller, value)
         channel.is_drum = channel.number % 16 == DRUM_CHANNEL

@@ -12,6 +12,7 @@ from typing import NamedTuple
 GM, GM2, GS, XG = "GM", "GM2", "GS", "XG"
 RESET, PART_MODE = "reset", "part mode"
 FINE_TUNING, COARSE_TUNING = "fine tuning", "coarse tuning"  # of the whole device
+VOLUME = "volume"  # of the whole device
 
 # Roland counts the parts from 0 by the drums: part 0 is channel 10, parts 1..9 channels 1..9.
 _GS_CHANNELS = (9, *range(9), *range(10, 16))
@@ -23,7 +24,8 @@ class SystemMessage(NamedTuple):
     kind: str
     mode: str = ""  # of a reset: whose rules hold from here on
     channel: int = 0  # 0..15, of a part mode
-    value: float = 0.0  # of a part mode: 1 for drums, 0 for an instrument; of tunings: semitones
+    # Of a part mode 1 for drums, 0 for an instrument; of tunings semitones; of a volume 0 to 1.
+    value: float = 0.0
 
 
 def system_message(data: bytes) -> SystemMessage | None:
@@ -41,7 +43,12 @@ def system_message(data: bytes) -> SystemMessage | None:
 
 
 def _device_message(kind: int, low: int, high: int) -> SystemMessage | None:
-    """A universal message for the whole device, with the two halves of its value (CA-025)."""
+    """A universal message for the whole device, with the two halves of its value.
+
+    Tunings are in CA-025.
+    """
+    if kind == 1:
+        return SystemMessage(VOLUME, value=(high << 7 | low) / 16383)
     if kind == 3:
         return SystemMessage(FINE_TUNING, value=((high << 7 | low) - 8192) / 8192)
     if kind == 4:
@@ -64,6 +71,8 @@ def _gs_message(address: bytes, values: bytes) -> SystemMessage | None:
         return SystemMessage(RESET, mode=GS)
     if address == b"\x40\x00\x00":
         return _tenths_of_cents(values)
+    if address == b"\x40\x00\x04":  # master volume
+        return SystemMessage(VOLUME, value=values[0] / 127)
     if address == b"\x40\x00\x05":  # master key shift
         return SystemMessage(COARSE_TUNING, value=values[0] - 64)
     if address[0] == 0x40 and address[1] & 0xF0 == 0x10 and address[2] == 0x15:
@@ -77,6 +86,8 @@ def _xg_message(address: bytes, values: bytes) -> SystemMessage | None:
         return SystemMessage(RESET, mode=XG)
     if address == b"\x00\x00\x00":
         return _tenths_of_cents(values)
+    if address == b"\x00\x00\x04":  # master volume
+        return SystemMessage(VOLUME, value=values[0] / 127)
     if address == b"\x00\x00\x06":  # transpose
         return SystemMessage(COARSE_TUNING, value=values[0] - 64)
     if address[0] == 0x08 and address[1] < 16 and address[2] == 0x07:
