@@ -3,12 +3,15 @@
 The files in `data/cases` were written for these tests, after public bug reports.
 """
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spectro_render.midi.read import read_midi
 from spectro_render.midi.score import Note, Score
+from spectro_render.render.renderer import Renderer
 
 CASES = Path(__file__).parent / "data" / "cases"
 
@@ -64,6 +67,78 @@ def test_timpani_of_the_orchestra_kit_are_no_toms_and_cymbals() -> None:
     assert [note.pitch for note in score.notes] == [41, 46, 48, 53, 42, 44, 49, 51]
     standard = read("11b_same_keys_standard_kit")
     assert all(note.is_drum for note in standard.notes)
+
+
+# --- pitch
+
+
+def test_a_part_that_is_tuned_a_fourth_down_is_in_the_key_of_the_others() -> None:
+    score = read("13_coarse_tuning")
+    assert {note.pitch for note in score.notes} == {67}
+    assert score.ignored == ()
+
+
+def test_a_melody_by_the_pitch_wheel_is_named_as_not_played() -> None:
+    assert read("14_melody_by_pitch_wheel").ignored == ("pitch bend (1 note)",)
+
+
+# --- loudness
+
+
+@pytest.fixture(scope="module")
+def renderer() -> Renderer:
+    return Renderer.load("default", device="cpu")
+
+
+def decibels(renderer: Renderer, name: str, *spans: tuple[float, float]) -> list[float]:
+    """The level of a rendered case between times in seconds, in dBFS, without further gain."""
+    audio = renderer.render(CASES / f"{name}.mid", steps=1)
+    return [
+        10 * math.log10(float(np.square(part).mean()) + 1e-12)
+        for begin, end in spans
+        for part in [audio.samples[0, int(begin * 16_000) : int(end * 16_000)].astype(float)]
+    ]
+
+
+@pytest.mark.parametrize("name", ["06_swell_from_nothing", "06b_volume_swell"])
+def test_a_note_that_swells_from_silence_is_heard(renderer: Renderer, name: str) -> None:
+    start = 0.5 if name.startswith("06b") else 0.0
+    early, middle, late = decibels(
+        renderer,
+        name,
+        (start + 0.1, start + 0.4),
+        (start + 0.8, start + 1.2),
+        (start + 3.0, start + 4.0),
+    )
+    assert late >= -45
+    assert early < middle - 6 < late - 12
+    assert read(name).ignored == ()
+
+
+def test_a_held_chord_fades_out(renderer: Renderer) -> None:
+    before, after = decibels(renderer, "07_fade_out_held_chord", (0, 1), (3.5, 4))
+    assert after - before <= -20
+    assert read("07_fade_out_held_chord").ignored == ()
+
+
+def test_accents_stand_out_as_much_at_full_volume() -> None:
+    full, usual = read("08_accents_at_full_volume"), read("08b_accents_at_volume_100")
+    assert [note.velocity for note in full.notes] == [note.velocity for note in usual.notes]
+    assert full.gain == pytest.approx(40 * math.log10(127 / 100))
+    assert usual.gain == 0
+
+
+def test_a_muted_channel_is_silent(renderer: Renderer) -> None:
+    (level,) = decibels(renderer, "09_muted_channel", (0, 2))
+    assert level <= -70
+
+
+def test_master_volume_fades_a_melody_out() -> None:
+    score = read("28_master_volume_fade")
+    gains = [factor for _, factor in score.fades]
+    assert gains == sorted(gains, reverse=True)
+    assert (gains[0], gains[-1]) == (1.0, pytest.approx(0, abs=0.001))
+    assert {note.velocity for note in score.notes} == {89}  # 90, and 0x7f of a volume of 14 bits
 
 
 # --- ends of notes

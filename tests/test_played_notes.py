@@ -143,3 +143,92 @@ def test_kits_that_are_played_as_the_standard_one_are_named() -> None:
         "Orchestra drum kit, played as the standard one (1 note)",
     )
     assert [note.program for note in score.notes if not note.is_drum] == [47]
+
+
+# --- pitch
+
+
+def control(*values: int, channel: int = 0, step: int = 0) -> bytes:
+    """Control changes: controller, value, controller, value ..."""
+    pairs = zip(values[::2], values[1::2], strict=True)
+    events = [bytes([0, 0xB0 | channel, first, second]) for first, second in pairs]
+    return bytes([step]) + b"".join(events)[1:]
+
+
+def wheel(semitones: float, reach: float = 2.0, step: int = 0) -> bytes:
+    value = min(max(round(8192 + semitones / reach * 8192), 0), 16383)
+    return bytes([step, 0xE0, value & 0x7F, value >> 7])
+
+
+def note(pitch: int = 60, length: int = 100) -> bytes:
+    return bytes([0, 0x90, pitch, 90, length, 0x80, pitch, 0])
+
+
+NULL = control(101, 127, 100, 127)
+OCTAVE = control(101, 0, 100, 0, 6, 12)
+
+
+@pytest.mark.parametrize(
+    ("setting", "pitch", "is_named"),
+    [
+        (control(101, 0, 100, 2, 6, 62), 58, False),  # coarse tuning
+        (control(100, 2, 101, 0, 38, 0, 6, 76), 72, False),
+        (control(101, 0, 100, 2, 96, 0, 96, 0, 97, 0), 61, False),  # increments and a decrement
+        (control(101, 0, 100, 2) + NULL + control(6, 62), 60, False),
+        (control(101, 0, 100, 2, 99, 1, 98, 2, 6, 62), 60, True),  # of another parameter
+        (control(99, 1, 98, 2, 101, 0, 100, 2, 6, 62), 58, False),
+        (control(101, 0, 100, 1, 6, 127, 38, 127), 61, False),  # fine tuning by a semitone
+        (control(101, 0, 100, 1, 6, 74), 60, False),  # by 16 cents
+        (control(101, 0, 100, 1, 6, 96), 60, True),  # by 50 cents
+        (control(101, 0, 100, 1, 6, 32) + wheel(0.5), 60, False),  # they cancel
+        (wheel(2), 62, False),
+        (wheel(0.5), 60, True),
+        (wheel(1) + wheel(0), 60, False),  # a bend that only resets
+        (OCTAVE + wheel(7, 12), 67, False),
+        (control(101, 0, 100, 0, 6, 2, 38, 50) + wheel(2.5, 2.5), 60, True),
+        (control(101, 0, 100, 0) + control(96, 0) * 98 + wheel(2.98, 2.98), 63, False),
+        (OCTAVE + wheel(7, 12) + control(121, 0), 60, False),
+        (control(101, 0, 100, 2, 6, 62) + control(121, 0), 58, False),  # keeps the tuning
+        (control(101, 0, 100, 2, 6, 62) + exclusive(GM_ON), 60, False),
+        (control(101, 0, 100, 2, 6, 62, channel=1), 60, False),
+        (exclusive("7f 7f 04 04 00 43 f7"), 63, False),  # master tuning
+        (exclusive("7f 7f 04 03 00 00 f7"), 59, False),
+        (exclusive("7f 7f 04 04 00 43 f7") + exclusive("7f 7f 04 03 7f 7f f7"), 64, False),
+        (exclusive("41 10 42 12 40 00 05 3e 7d f7"), 58, False),
+        (exclusive("43 10 4c 00 00 06 46 f7"), 66, False),
+        (exclusive("41 10 42 12 40 00 00 00 07 0e 08 23 f7"), 61, False),
+        (exclusive("7f 7f 04 04 00 43 f7") + exclusive(XG_ON), 60, False),
+    ],
+)
+def test_a_note_has_the_pitch_that_its_channel_is_tuned_and_bent_to(
+    setting: bytes, pitch: int, is_named: bool
+) -> None:
+    score = read_midi(smf(setting + note()))
+    assert [note.pitch for note in score.notes] == [pitch]
+    assert bool(score.ignored) is is_named
+    assert [n.pitch for n in read_midi(smf(setting, note())).notes] == [pitch]
+    drum = setting.replace(b"\xb0", b"\xb9").replace(b"\xe0", b"\xe9") + hit(9)
+    assert [note.pitch for note in read_midi(smf(drum)).notes] == [50]
+
+
+def test_a_bend_that_moves_as_a_note_starts_is_an_ornament() -> None:
+    begin, end = b"\0\x90\x3c\x5a", b"\x60\x80\x3c\0"
+    scooped = wheel(-2) + begin + wheel(-1, step=4) + wheel(0, step=4) + end
+    score = read_midi(smf(scooped, division=DIVISION))
+    assert [note.pitch for note in score.notes] == [60]
+    assert score.ignored == ("pitch bend (1 note)",)
+    released = wheel(2) + begin + wheel(0, step=60) + end
+    score = read_midi(smf(released, division=DIVISION))
+    assert [note.pitch for note in score.notes] == [62]
+    assert score.ignored == ("pitch bend (1 note)",)
+    after = wheel(2) + begin + end + wheel(0) + wheel(1) + wheel(0) + note(62)
+    score = read_midi(smf(after))
+    assert [note.pitch for note in score.notes] == [62, 62]
+    assert score.ignored == ()
+
+
+def test_pitches_beyond_the_keyboard_come_back_by_octaves() -> None:
+    tuned = control(101, 0, 100, 2, 6, 88)
+    assert [note.pitch for note in read_midi(smf(tuned + note(120))).notes] == [120]
+    tuned = control(101, 0, 100, 2, 6, 59)
+    assert [note.pitch for note in read_midi(smf(tuned + note(2))).notes] == [9]

@@ -1,7 +1,7 @@
 """Compares a model's sound of MIDI files with reference sounds."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +49,8 @@ class FileEvaluator:
 
         Raises SpectroRenderError if the file or its reference cannot be read.
         """
-        score = section(read_midi(path), 0.0, self.limit)
+        # The reference is played from the notes alone.
+        score = replace(section(read_midi(path), 0.0, self.limit), gain=0.0, fades=())
         seconds = sounding_seconds(score, self.limit)
         true = self.reference.sound(name, score, seconds)
         measures: Measures = {}

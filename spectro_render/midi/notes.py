@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from spectro_render.midi.loudness import Levels
+from spectro_render.midi.pitch import PITCH_CONTROLLERS, Pitch
 from spectro_render.midi.smf import (
     ALL_NOTES_OFF,
     ALL_SOUND_OFF,
@@ -20,6 +21,7 @@ from spectro_render.midi.smf import (
     MODES,
     NOTE_OFF,
     NOTE_ON,
+    PITCH_BEND,
     PROGRAM,
     RESET_CONTROLLERS,
     SOSTENUTO,
@@ -30,7 +32,16 @@ from spectro_render.midi.smf import (
     Event,
     Smf,
 )
-from spectro_render.midi.system import GM2, GS, RESET, XG, SystemMessage
+from spectro_render.midi.system import (
+    COARSE_TUNING,
+    FINE_TUNING,
+    GM2,
+    GS,
+    RESET,
+    XG,
+    SystemMessage,
+)
+from spectro_render.midi.system import VOLUME as MASTER_VOLUME
 from spectro_render.midi.tempo import MAX_SECONDS, Clock
 
 DRUM_CHANNEL = 9  # the tenth, unless the file says otherwise
@@ -72,6 +83,7 @@ class _Channel:
     is_sustained: bool = False  # by the pedal
     is_sostenuto: bool = False
     levels: Levels = field(default_factory=Levels)
+    pitch: Pitch = field(default_factory=Pitch)
     # By pitch. Notes whose keys are down may have ended, where their pitch was struck again.
     down: dict[int, list[PlayedNote]] = field(default_factory=dict)
     held: dict[int, list[PlayedNote]] = field(default_factory=dict)  # by pedals alone
@@ -85,6 +97,7 @@ class Performance:
 
     notes: list[PlayedNote]  # in the order of their starts; all have ended
     levels: dict[int, Levels]  # by channel
+    pitches: dict[int, Pitch]  # likewise
 
 
 def play(smf: Smf, clock: Clock) -> Performance:
@@ -94,7 +107,10 @@ def play(smf: Smf, clock: Clock) -> Performance:
     player.stop(smf)
     notes = [note for note in player.notes if note.end is not None and note.end > note.start]
     levels = {number: channel.levels for number, channel in player.channels.items()}
-    return Performance(notes, levels)
+    pitches = {number: channel.pitch for number, channel in player.channels.items()}
+    if player.other_parameters:
+        smf.ignored["sound parameter"] += player.other_parameters
+    return Performance(notes, levels, pitches)
 
 
 def _merged(smf: Smf, limit: int) -> list[Event]:
@@ -116,15 +132,15 @@ class _Player:
     def __init__(self) -> None:
         self.notes: list[PlayedNote] = []
         self.channels: dict[int, _Channel] = {}
+        self.other_parameters = 0  # how often one was set that is not played
         self._modes: dict[int, str] = {}  # by port: whose rules hold
+        self._tunings: dict[int, dict[str, float]] = {}  # by port and kind, in semitones
         self._last_tick = 0  # of pitched notes and pedals
 
     def play(self, events: Iterable[Event], messages: Sequence[SystemMessage]) -> None:
         channels = self.channels
         for tick, track, kind, number, first, second in events:
-            channel = channels.get(number)
-            if channel is None:
-                channel = channels[number] = _Channel(number, number % 16 == DRUM_CHANNEL)
+            channel = channels.get(number) or self._channel(number)
             if kind == NOTE_ON and second:
                 self._start(channel, tick, track, first, second)
             elif kind in (NOTE_ON, NOTE_OFF):
@@ -133,8 +149,18 @@ class _Player:
                 self._set_program(channel, first)
             elif kind == CONTROL:
                 self._control(channel, tick, first, second)
+            elif kind == PITCH_BEND:
+                channel.pitch.bend(tick, second << 7 | first)
             elif kind == SYSTEM:
                 self._obey(number // 16, tick, messages[first])
+
+    def _channel(self, number: int) -> _Channel:
+        """A channel, new if need be."""
+        channel = self.channels.get(number)
+        if channel is None:
+            channel = _Channel(number, number % 16 == DRUM_CHANNEL)
+            self.channels[number] = channel
+        return channel
 
     def _start(self, channel: _Channel, tick: int, track: int, pitch: int, velocity: int) -> None:
         is_drum, program = channel.is_drum, channel.program
@@ -177,23 +203,34 @@ class _Player:
             channel.is_drum = bank in (120, 126, 127) or is_tenth
 
     def _obey(self, port: int, tick: int, message: SystemMessage) -> None:
+        channels = [self._channel(number) for number in range(16 * port, 16 * port + 16)]
         if message.kind == RESET:
             self._modes[port] = message.mode
-            for number in range(16 * port, 16 * port + 16):
-                if number in self.channels:
-                    self._reset(self.channels[number], tick)
-            return
-        self._modes.setdefault(port, message.mode)
-        number = 16 * port + message.channel
-        channel = self.channels.setdefault(number, _Channel(number, False))
-        channel.is_drum = bool(message.value)
+            self._tunings.pop(port, None)
+            for channel in channels:
+                self._reset(channel, tick)
+        elif message.kind in (FINE_TUNING, COARSE_TUNING):
+            tunings = self._tunings.setdefault(port, {})
+            tunings[message.kind] = message.value
+            for channel in channels:
+                channel.pitch.master = sum(tunings.values())
+                channel.pitch.update(tick)
+        elif message.kind == MASTER_VOLUME:
+            for channel in channels:
+                channel.levels.master = message.value
+                channel.levels.update(tick)
+        else:
+            self._modes.setdefault(port, message.mode)
+            channels[message.channel].is_drum = bool(message.value)
 
     def _reset(self, channel: _Channel, tick: int) -> None:
         """Silence a channel and set it to what it was at the beginning."""
+        channel.levels.master = 1.0
         for controller, value in ((ALL_SOUND_OFF, 0), (RESET_CONTROLLERS, 0), (VOLUME, 100)):
             self._control(channel, tick, controller, value)
         channel.is_drum = channel.number % 16 == DRUM_CHANNEL
         channel.program, channel.bank = 0, None
+        channel.pitch.reset(tick)
 
     def _release_key(self, channel: _Channel, tick: int, track: int, pitch: int) -> None:
         """A note-off ends all notes of its pitch, but those that have just been struck.
@@ -233,6 +270,8 @@ class _Player:
             channel.bank = value
         elif controller in (VOLUME, EXPRESSION):
             channel.levels.set(tick, controller, value)
+        elif controller in PITCH_CONTROLLERS:
+            self.other_parameters += not channel.pitch.control(tick, controller, value)
         elif controller == SUSTAIN:
             self._last_tick = tick
             channel.is_sustained = value >= _IS_DOWN
@@ -242,6 +281,7 @@ class _Player:
             self._set_sostenuto(channel, tick, value >= _IS_DOWN)
         elif controller == RESET_CONTROLLERS:  # MIDI recommended practice RP-015
             channel.levels.set(tick, EXPRESSION, 127)
+            channel.pitch.reset_controllers(tick)
             channel.is_sustained = False
             self._set_sostenuto(channel, tick, False)
         elif controller == ALL_SOUND_OFF:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from spectro_render.errors import MidiError
+from spectro_render.midi.loudness import Loudness, Span, measure
 from spectro_render.midi.notes import Performance, play
+from spectro_render.midi.pitch import AT_REST, in_range
 from spectro_render.midi.score import Note, Score, Track
 from spectro_render.midi.smf import MAX_BYTES, Smf, parse_smf
 from spectro_render.midi.tempo import Clock, tempo_map
@@ -44,13 +46,23 @@ def read_midi(source: str | os.PathLike[str] | bytes | BinaryIO) -> Score:
     performance = play(smf, clock)
     if not performance.notes:
         raise MidiError(*_why_no_notes(smf))
-    notes = sorted(_notes(performance, clock), key=lambda note: note.start)
+    spans = _spans(performance, clock)
+    levels = performance.levels
+    times = {number: list(clock.seconds(own.ticks)) for number, own in levels.items()}
+    loudness = measure(spans, levels, times)
+    notes = sorted(_notes(performance, spans, loudness, clock), key=lambda note: note.start)
     return Score(
         notes=tuple(notes),
-        duration=max(note.end for note in notes),
-        ignored=(*_ignored(smf.ignored), *_kits(performance)),
+        duration=max(clock.seconds(note.end or 0 for note in performance.notes)),
+        ignored=(
+            *_ignored(loudness.unplayed, "note"),
+            *_ignored(smf.ignored, "event"),
+            *_kits(performance),
+        ),
         repairs=_repairs(smf.repairs),
         tracks=tuple(_tracks(performance, smf)),
+        gain=loudness.gain,
+        fades=loudness.fades,
     )
 
 
@@ -98,12 +110,34 @@ def _why_no_notes(smf: Smf) -> tuple[str, str]:
     return "the MIDI file has no notes", "choose one that has"
 
 
-def _notes(performance: Performance, clock: Clock) -> Iterator[Note]:
-    starts = clock.seconds(note.start for note in performance.notes)
-    ends = clock.seconds(note.end or 0 for note in performance.notes)
-    for note, start, end in zip(performance.notes, starts, ends, strict=True):
-        velocity = performance.levels[note.channel].heard(note.velocity, note.start)
-        yield Note(start, end, note.pitch, velocity, note.program, note.is_drum)
+def _spans(performance: Performance, clock: Clock) -> list[Span]:
+    """When each note sounds: it ends where its channel falls silent for the rest of it."""
+    notes, levels = performance.notes, performance.levels
+    last = [levels[note.channel].last_heard(note.start, note.end or 0) for note in notes]
+    starts, ends = clock.seconds(note.start for note in notes), clock.seconds(last)
+    return [
+        Span(note.channel, note.velocity, note.is_drum, note.start, end, start_seconds, end_seconds)
+        for note, end, start_seconds, end_seconds in zip(notes, last, starts, ends, strict=True)
+    ]
+
+
+def _notes(
+    performance: Performance, spans: Iterable[Span], loudness: Loudness, clock: Clock
+) -> Iterator[Note]:
+    """The notes in seconds, at the pitch and as loud as they sound.
+
+    Bends that can be heard, and are not said by a note's pitch, are counted as unplayed.
+    """
+    for note, span, velocity in zip(performance.notes, spans, loudness.velocities, strict=True):
+        pitch, wheel = note.pitch, performance.pitches[note.channel]
+        if wheel.moves and not note.is_drum:
+            rest = clock.last_tick(span.start_seconds + AT_REST)
+            semitones, is_all = wheel.played(note.start, rest, span.end)
+            pitch = in_range(pitch + semitones)
+            if not is_all:
+                loudness.unplayed["pitch bend"] += 1
+        start, end = span.start_seconds, span.end_seconds
+        yield Note(start, end, pitch, velocity, note.program, note.is_drum)
 
 
 def _tracks(performance: Performance, smf: Smf) -> Iterator[Track]:
@@ -126,9 +160,9 @@ def _kits(performance: Performance) -> Iterator[str]:
             yield f"{kit} drum kit, played as the standard one ({count} {notes})"
 
 
-def _ignored(counts: Counter[str]) -> tuple[str, ...]:
+def _ignored(counts: Counter[str], unit: str) -> tuple[str, ...]:
     return tuple(
-        f"{phrase} ({count} event{'s' if count > 1 else ''})"
+        f"{phrase} ({count} {unit}{'s' if count > 1 else ''})"
         for phrase, count in counts.most_common()
     )
 

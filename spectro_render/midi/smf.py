@@ -17,6 +17,7 @@ from operator import itemgetter
 from typing import NamedTuple, TypeAlias
 
 from spectro_render.errors import MidiError
+from spectro_render.midi.pitch import PITCH_CONTROLLERS
 from spectro_render.midi.system import SystemMessage, system_message
 
 MAX_BYTES = 16 * 2**20  # the largest files that are played at all have a few MB
@@ -30,13 +31,15 @@ BANK, VOLUME, EXPRESSION, SUSTAIN, SOSTENUTO = 0, 7, 11, 64, 66  # the controlle
 ALL_SOUND_OFF, RESET_CONTROLLERS, ALL_NOTES_OFF = 120, 121, 123
 MODES = range(124, 128)  # omni, mono and poly: each is all-notes-off as well (MIDI 1.0, table III)
 _USED_CONTROLLERS = {
-    *(BANK, VOLUME, EXPRESSION, SUSTAIN, SOSTENUTO),
+    *(BANK, VOLUME, EXPRESSION, SUSTAIN, SOSTENUTO, *PITCH_CONTROLLERS),
     *(ALL_SOUND_OFF, RESET_CONTROLLERS, ALL_NOTES_OFF, *MODES),
 }
 
-_KEY_PRESSURE, _CHANNEL_PRESSURE, _PITCH_BEND = 0xA0, 0xD0, 0xE0
+PITCH_BEND = 0xE0
+_KEY_PRESSURE, _CHANNEL_PRESSURE = 0xA0, 0xD0
 _SYSEX, _SYSEX_CONTINUED, _META = 0xF0, 0xF7, 0xFF
 _TRACK_NAME, _PORT, _END_OF_TRACK, _TEMPO = 0x03, 0x21, 0x2F, 0x51
+_LONGEST_USED = 16  # bytes of a system exclusive message
 _SYSTEM_DATA_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1}  # the other system messages, even undefined, 0
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -59,21 +62,29 @@ _CONTROLLER_NAMES = {
     1: "modulation",
     2: "breath",
     5: "portamento time",
-    6: "data entry",
     10: "pan",
     32: "bank select",
-    38: "data entry",
     65: "portamento",
     67: "soft pedal",
     71: "resonance",
     74: "brightness",
     91: "reverb",
     93: "chorus",
-    98: "parameter number",
-    99: "parameter number",
-    100: "parameter number",
-    101: "parameter number",
-    122: "local control",
+}
+
+# By controller: the values that change nothing, as they are those from the beginning.
+_UNHEARD = {
+    1: (0,),
+    2: (0,),
+    5: range(128),  # portamento has to be on
+    8: (64,),
+    10: (64,),
+    65: range(64),
+    67: range(64),
+    **dict.fromkeys(range(70, 80), (64,)),
+    84: range(128),
+    **dict.fromkeys(range(92, 96), (0,)),
+    122: range(128),  # local control: of a keyboard
 }
 
 
@@ -343,7 +354,7 @@ class _TrackReader:
     def _add_exclusive(self, data: bytes) -> None:
         is_whole = data[-1:] == b"\xf7"
         message = system_message(data[:-1] if is_whole else data)
-        self._exclusive = b"" if is_whole or message else data
+        self._exclusive = b"" if is_whole or message or len(data) > _LONGEST_USED else data
         if message is not None:
             place = len(self._messages)
             self._make_room()
@@ -372,9 +383,10 @@ class _TrackReader:
         if max(data) > 127:
             self._repairs["data byte above 127 clipped"] += 1
             data = bytes(min(byte, 127) for byte in data)
-        if phrase := _unused(kind, data[0]):
+        phrase = _unused(kind, *data)
+        if phrase:
             self._ignored[phrase] += 1
-        else:
+        elif phrase is None:
             self._make_room()
             second = data[1] if size == 2 else 0
             channel = self._first_channel + (status & 0x0F)
@@ -386,17 +398,22 @@ class _TrackReader:
             raise MidiError(f"more than {MAX_EVENTS:,} MIDI events", "split the file")
 
 
-def _unused(kind: int, first: int) -> str | None:
-    """The name of an event that the renderer does not use; None for an event that it uses."""
+def _unused(kind: int, first: int, second: int = 0) -> str | None:
+    """The name of an event that the renderer does not use; None for an event that it uses.
+
+    An empty name is that of an event which nobody hears.
+    """
     if kind == CONTROL:
         if first in _USED_CONTROLLERS:
             return None
+        if second in _UNHEARD.get(first, ()):
+            return ""
         return _CONTROLLER_NAMES.get(first, f"controller {first}")
-    return {
-        _KEY_PRESSURE: "key pressure",
-        _CHANNEL_PRESSURE: "channel pressure",
-        _PITCH_BEND: "pitch bend",
-    }.get(kind)
+    if kind == _KEY_PRESSURE:
+        return "key pressure" if second else ""
+    if kind == _CHANNEL_PRESSURE:
+        return "channel pressure" if first else ""
+    return None
 
 
 def _decode(name: bytes) -> str:

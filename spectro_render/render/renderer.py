@@ -160,7 +160,9 @@ class Renderer:
         windows = self.windows(score, options)
         seconds = min(sounding_seconds(score, options.duration), len(windows) * WINDOW_SECONDS)
         samples = round(seconds * SAMPLE_RATE)
-        sound = SongSound(self.checkpoint.vocoder, self.gain(options), samples, live=live)
+        # Without velocities, no note is softer for the loudest one's sake.
+        gain = self.gain(options) + (score.gain if self.vocabulary.velocity_bins > 1 else 0.0)
+        sound = SongSound(self.checkpoint.vocoder, gain, samples, live=live, fades=score.fades)
         return Song(self._cursor(windows), sampling, sound)
 
     def advance(self, songs: Sequence[Song], on_progress: OnProgress | None = None) -> list[Audio]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from spectro_render.audio.limiter import Limiter
+from spectro_render.constants import SAMPLE_RATE
 from spectro_render.network.frames import NoteMemory
 from spectro_render.options import Sampling
 from spectro_render.tokens.read import window_notes
@@ -57,10 +58,23 @@ class WindowCursor:
 
 
 class SongSound:
-    """Turns the mels of a song into samples, by a vocoder and a limiter, cut to length."""
+    """Turns the mels of a song into samples: vocoder, fades, limiter, cut to length."""
 
-    def __init__(self, vocoder: Vocoder, gain: float, samples: int, *, live: bool) -> None:
-        """`gain` is in dB, `samples` is the song's length, `live` is as in StreamingVocoder."""
+    def __init__(
+        self,
+        vocoder: Vocoder,
+        gain: float,
+        samples: int,
+        *,
+        live: bool,
+        fades: Sequence[tuple[float, float]] = (),
+    ) -> None:
+        """`gain` is in dB, `samples` is the song's length, `live` is as in StreamingVocoder.
+
+        `fades` is as in Score.
+        """
+        self._fades = np.array(fades, np.float64).reshape(-1, 2)
+        self._faded = 0  # samples
         self._vocoder = StreamingVocoder(vocoder, live=live)
         self._limiter = Limiter(gain)
         self._remaining = samples
@@ -69,14 +83,23 @@ class SongSound:
         """Add frames (T, 128), on the vocoder's device, and return the samples (S,) now final."""
         with torch.inference_mode():
             samples = self._vocoder.push(log_mel)
-        return self._cut(self._limiter.push(samples.cpu().numpy()))
+        return self._cut(self._limiter.push(self._fade(samples)))
 
     def finish(self) -> Samples:
         """The remaining samples (S,), after the last frames."""
         with torch.inference_mode():
             samples = self._vocoder.flush()
-        last = self._limiter.push(samples.cpu().numpy()), self._limiter.flush()
+        last = self._limiter.push(self._fade(samples)), self._limiter.flush()
         return self._cut(np.concatenate(last))
+
+    def _fade(self, samples: Tensor) -> Samples:
+        """The next samples (S,), as loud as the song is there."""
+        sound: Samples = samples.cpu().numpy()
+        if len(self._fades):
+            seconds = (self._faded + np.arange(len(sound))) / SAMPLE_RATE
+            sound = sound * np.interp(seconds, *self._fades.T).astype(np.float32)
+        self._faded += len(sound)
+        return sound
 
     def _cut(self, samples: Samples) -> Samples:
         part = samples[: self._remaining]
