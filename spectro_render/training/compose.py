@@ -21,8 +21,8 @@ COMMON_DRUMS = (35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 
 ALL_DRUMS = tuple(range(27, 88))
 BASS_FAMILY = range(32, 40)
 
-# Sounds that the third weights play more than 6 dB too loud or too soft (`evaluate --parts levels`):
-# drawn more often.
+# Sounds that the third weights play more than 6 dB too loud or too soft (see `evaluate --parts
+# levels`). They are drawn more often.
 FAR_OFF_PROGRAMS = (9, 11, 12, 13, 31, 34, 83, 92, 105, 113, 115, 117, 118, 120, 123, 127)
 FAR_OFF_DRUMS = (34, 67, 68, 71, 72, 78, 80, 81, 82)
 FAR_OFF_PIANO = range(96, 121)  # pitches
