@@ -4,12 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := build/demo.wav
-# Which Pythons, and where to have PyTorch's builds for CPUs from (the address less its last part, cpu).
+# The Pythons for test-oldest and test-newest, and the address of PyTorch's wheels without "/cpu".
 OLDEST_PYTHON ?= python3.10
 NEWEST_PYTHON ?= python3.13
 TORCH_INDEX ?=
 TESTS ?=
-# What packages warn of, and sockets that their old releases leave open, is no fault of ours.
+# Warnings about other packages, and about sockets that their old releases do not close.
 OTHER_VERSIONS := $(addprefix -W ignore::,DeprecationWarning FutureWarning ResourceWarning \
 	pytest.PytestUnraisableExceptionWarning)
 FROM_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)/cpu)
@@ -18,7 +18,7 @@ BENCHMARKS = $(notdir $(basename $(wildcard tests/benchmarks/bench_*.py)))
 .PHONY: help setup demo check test test-all test-oldest test-newest build bench picture clean
 .DEFAULT_GOAL := help
 
-help:  ## Say what there is
+help:  ## List all targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-11s %s\n", $$1, $$2 }'
 
 setup: $(STAMP)  ## Make .venv and install everything into it
@@ -28,11 +28,11 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP)  ## Render the example MIDI, and say where, how long and how fast
+demo: $(STAMP)  ## Render the example song to build/demo.wav
 	@mkdir -p $(dir $(DEMO))
-	$(BIN)/spectro-render spectro_render/assets/demo.mid -o $(DEMO)
+	$(BIN)/spectro-render docs/demo.mid -o $(DEMO)
 
-check: $(STAMP)  ## Lint, formatting and types
+check: $(STAMP)  ## Lint, check the formatting and the types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -40,7 +40,7 @@ check: $(STAMP)  ## Lint, formatting and types
 test: $(STAMP)  ## Run the tests
 	$(BIN)/pytest -q
 
-test-all: $(STAMP)  ## Run the slow tests too
+test-all: $(STAMP)  ## Run all tests, also the slow ones
 	$(BIN)/pytest -q -m ''
 
 test-oldest: .venv-oldest/.installed  ## Run the tests on the oldest Python and the oldest packages allowed
@@ -65,14 +65,14 @@ test-newest: .venv-newest/.installed  ## Run the tests on the newest Python and 
 build: $(STAMP)  ## Make the wheel and the source archive in dist/
 	$(BIN)/python -m hatchling build
 
-bench: $(STAMP)  ## Measure
+bench: $(STAMP)  ## Measure speed and memory
 	@for name in $(BENCHMARKS); do \
 		echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name || exit 1; \
 	done
 
-picture: $(STAMP)  ## Render the example MIDI and draw docs/images/demo.png
+picture: $(STAMP)  ## Render the example song and draw docs/images/demo.png
 	$(BIN)/python docs/draw_demo.py
 
-clean:  ## Remove caches and build products (.venv and its like stay)
+clean:  ## Remove caches and build products (environments stay)
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find spectro_render tests -name __pycache__ -prune -exec rm -rf {} +

@@ -14,7 +14,7 @@ from spectro_render.constants import FRAME_RATE, N_MELS
 from spectro_render.mel import hz_to_mel
 
 ROOT = Path(__file__).parent.parent
-SONG = ROOT / "spectro_render" / "assets" / "demo.mid"
+SONG = ROOT / "docs" / "demo.mid"
 PICTURE = ROOT / "docs" / "images" / "demo.png"
 
 RANGE = (-8.0, 4.0)  # natural log-mel: what is fainter is black, what is louder is white

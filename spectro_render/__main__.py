@@ -1,4 +1,4 @@
-"""python -m spectro_render"""
+"""Runs the command line: `python -m spectro_render`."""
 
 from spectro_render.cli.app import main
 

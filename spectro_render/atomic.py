@@ -41,9 +41,10 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Yield a directory to fill, which gets the name `path` at the end and is gone on failure.
+    """Yield a directory to fill; when the block ends, it gets the name `path`.
 
-    Raises OutputError where something of that name exists, or where the system refuses to write.
+    If the block fails, the directory is removed. Raises OutputError where something of that name
+    exists, or where the system refuses to write.
     """
     if os.path.lexists(path):
         raise OutputError(f"{path} is there already", "choose another name, or remove it first")
@@ -57,7 +58,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 def work_directory(parent: Path, name: str) -> Iterator[Path]:
     """Yield a new directory in `parent`, which is removed with its content when the block ends.
 
-    Raises OutputError, which calls what is being written `name`, for any OSError in the block.
+    Raises OutputError for any OSError in the block; its message calls the output `name`.
     """
     work = parent / f"{_PREFIX}{secrets.token_hex(6)}{_SUFFIX}"
     try:
@@ -76,14 +77,18 @@ class NewFile:
     So no two programs write one file at once, and what a killed program left is overwritten.
 
     A signal may raise an exception between any two steps, even before the caller has this object
-    and could discard it. What is neither committed nor discarded is removed when the program ends.
+    and could discard it. So files neither committed nor discarded are removed when Python exits.
     """
 
     file: BinaryIO
-    _unfinished: ClassVar[set[NewFile]] = set()  # whose temporary files may exist
+    _unfinished: ClassVar[set[NewFile]] = set()  # files with a temporary name that may exist
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open the temporary file. Raises OutputBusy if `path` is being written, OutputError."""
+        """Open the temporary file.
+
+        Raises OutputBusy where another program is writing `path`, OutputError where the system
+        refuses to write.
+        """
         # A link stays: what it points at is replaced.
         self._path = Path(os.path.realpath(path))
         number = hashlib.sha256(os.fsencode(self._path.name)).hexdigest()[:16]
@@ -111,7 +116,7 @@ class NewFile:
             if _is_named(self.file, self.temporary):
                 self.file.truncate()
                 return
-            self.file.close()  # whoever had the lock has renamed or removed it
+            self.file.close()  # the program that had the lock has renamed or removed it
 
     def commit(self) -> None:
         """Give the complete file its final name. Raises OSError."""
@@ -119,11 +124,11 @@ class NewFile:
         if sys.platform == "win32":  # where an open file keeps its name
             self.file.close()
         os.replace(self.temporary, self._path)
-        self.file.close()  # and so ends the lock
+        self.file.close()  # which releases the lock
         self._unfinished.discard(self)
 
     def discard(self) -> None:
-        """Remove the temporary file, at whatever step it is: unopened, open, locked, committed."""
+        """Remove the temporary file, whether it is not open yet, open, locked or committed."""
         # There may be none yet, and a full disk refuses the buffered bytes once more.
         with suppress(AttributeError, OSError):
             self.file.close()
@@ -162,7 +167,7 @@ def _remove_if_left(path: Path) -> None:
 
 
 def _lock(file: BinaryIO) -> bool:
-    """Lock an open file; False where another program has. Where locks are unknown, all may."""
+    """Lock an open file: False if another program has locked it; True where no locks exist."""
     if sys.platform == "win32":
         return True
     import fcntl

@@ -78,7 +78,7 @@ def learning_target(x0: Tensor, noise: Tensor, time: Tensor, target: Target) -> 
 class Level:
     """A noise level that a sampler visits on its way from noise to mel."""
 
-    time: float  # the diffusion time that the network is told
+    time: float  # the diffusion time that the network gets as input
     alpha: float
     sigma: float
 
@@ -95,7 +95,7 @@ def clean_mel(
     sigma: Tensor | float,
     target: Target,
 ) -> Tensor:
-    """x0 in [-1, 1] from what the network predicted, whichever its target is; all (B, T, M).
+    """Compute x0, clipped to [-1, 1], from a prediction of `target`; all are (B, T, M).
 
     `alpha` and `sigma` of the noisy mels are numbers, or tensors (B, 1, 1).
     """
@@ -133,7 +133,7 @@ class DiscreteSchedule:
     def levels(self, steps: int) -> list[Level]:
         """N + 1 levels: training steps a fixed stride apart, counted from 0 ('leading'), then x0.
 
-        As in diffusers, the network is told the time t/1000 although the noise is that of
+        As in diffusers, the network gets the time t/1000 although the noise level is that of
         (t+1)/1000.
         """
         stride = self.train_steps // steps
@@ -197,9 +197,9 @@ Step = Callable[[Tensor, Tensor, Level, Level], Tensor]  # x, x0 at one level ->
 
 
 def ancestral(draw: Callable[[], Tensor], *, large: bool) -> Step:
-    """DDPM (Ho et al., arXiv 2006.11239), in the SNR form of Kingma et al., arXiv 2107.00630.
+    """The DDPM step (Ho et al., arXiv 2006.11239), in the form of Kingma et al., arXiv 2107.00630.
 
-    The variance is that of the forward step (`large`) or that of its posterior.
+    Its variance is that of the forward process if `large`, else that of the posterior.
     """
 
     def step(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
@@ -212,13 +212,13 @@ def ancestral(draw: Callable[[], Tensor], *, large: bool) -> Step:
 
 
 def ddim(x: Tensor, x0: Tensor, now: Level, then: Level) -> Tensor:
-    """DDIM (Song et al., arXiv 2010.02502): x0 with the noise that x implies, at the next level."""
+    """The DDIM step (Song et al., arXiv 2010.02502): x0 and the noise in x, at the next level."""
     epsilon = (x - now.alpha * x0) / now.sigma
     return then.alpha * x0 + then.sigma * epsilon
 
 
 def multistep() -> Step:
-    """DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, algorithm 2).
+    """Make the step of DPM-Solver++(2M) (Lu et al., arXiv 2211.01095, algorithm 2) for one mel.
 
     It is DDIM with a better x0: the line through the last two predictions gives the x0 of half a
     step ahead (in half log-SNR).
@@ -251,12 +251,12 @@ def sample(
 ) -> Tensor:
     """Denoise `noise` (B, T, M) into a mel x0 in [-1, 1], (B, T, M) float32.
 
-    `predict` gives what `target` names; `draw` gives the ancestral samplers fresh noise (B, T, M)
-    in every step but the last; `schedule` is that of the sampler 'diffusers'; `on_step` is called
-    with 1..steps. Raises OptionError as `check_sampling` does.
+    `predict` predicts `target`. `draw` gives ancestral samplers fresh noise (B, T, M) in every step
+    but the last. `schedule` is for the sampler 'diffusers' only. `on_step` is called with 1..steps.
+    Raises OptionError as `check_sampling` does.
     """
     levels = sampling_levels(sampler, steps, schedule or DiscreteSchedule())
-    advance = _rule(sampler, draw)
+    advance = _make_step(sampler, draw)
     # The sampler computes in float64, but in float32 on Apple's GPUs, which lack it.
     x = noise.to(torch.float32 if noise.device.type == "mps" else torch.float64)
     for number, (now, then) in enumerate(pairwise(levels), start=1):
@@ -270,18 +270,18 @@ def sample(
 def check_sampling(sampler: str, steps: int, schedule: DiscreteSchedule) -> None:
     """Raise OptionError unless this sampler exists and can take this many steps.
 
-    `schedule` is that of the sampler 'diffusers', which can have no more steps than training had.
+    `schedule` is for the sampler 'diffusers', which can take no more steps than training had.
     """
     if sampler not in SAMPLERS:
-        raise OptionError(f"unknown sampler {sampler!r}", f"one of {', '.join(SAMPLERS)}")
+        raise OptionError(f"unknown sampler {sampler!r}", f"use one of {', '.join(SAMPLERS)}")
     if steps < 1:
-        raise OptionError(f"{steps} steps make no sound", "ask for at least 1")
+        raise OptionError(f"{steps} steps are too few", "ask for at least 1")
     if sampler == "diffusers" and steps > schedule.train_steps:
         most = schedule.train_steps
         raise OptionError(f"{steps} steps are more than the model's own {most}", "ask for fewer")
 
 
-@lru_cache(maxsize=8)  # every window asks for the same ones
+@lru_cache(maxsize=8)  # every window needs the same levels
 def sampling_levels(sampler: str, steps: int, schedule: DiscreteSchedule) -> tuple[Level, ...]:
     """The N + 1 levels that a sampler visits, from noise to mel. Raises as `check_sampling`."""
     check_sampling(sampler, steps, schedule)
@@ -290,7 +290,7 @@ def sampling_levels(sampler: str, steps: int, schedule: DiscreteSchedule) -> tup
     return tuple(continuous_levels(steps, FEW_STEPS_POWER if sampler == "dpm++" else 1.0))
 
 
-def _rule(sampler: str, draw: Callable[[], Tensor]) -> Step:
+def _make_step(sampler: str, draw: Callable[[], Tensor]) -> Step:
     if sampler == "ddim":
         return ddim
     if sampler == "dpm++":

@@ -1,4 +1,4 @@
-"""What can go wrong.
+"""The errors that a user can act on, by kind.
 
 SpectroRenderError          message, and a hint: what to do next
 ├── MidiError               unreadable, no notes, too long
@@ -8,7 +8,7 @@ SpectroRenderError          message, and a hint: what to do next
 │   ├── WeightsCorrupt      expected and found
 │   └── DownloadError       why a model cannot be fetched
 ├── DeviceError             a device or number format that this machine lacks
-├── EngineError             machines that were to render and cannot
+├── EngineError             machines that should render and cannot
 ├── OptionError             options that contradict each other or this model
 └── OutputError             not writable, disk full, unknown format
 """
@@ -32,7 +32,7 @@ _HINTS = {
 
 
 class SpectroRenderError(Exception):
-    """Something the user can act on; `hint` says how."""
+    """An error that the user can act on; `hint` tells how."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
@@ -56,11 +56,11 @@ class WeightsError(SpectroRenderError):
 
 
 class WeightsNotFound(WeightsError):
-    """No model directory where one was looked for."""
+    """There is no model in any of the places that were searched."""
 
 
 class WeightsCorrupt(WeightsError):
-    """A weights file differs from what its checksum or configuration promises."""
+    """A weights file is damaged: it does not match its checksum or its configuration."""
 
 
 class DownloadError(WeightsError):
@@ -68,15 +68,15 @@ class DownloadError(WeightsError):
 
 
 class DeviceError(SpectroRenderError):
-    """A device or number format that this machine lacks."""
+    """This machine lacks a device or a number format."""
 
 
 class EngineError(SpectroRenderError):
-    """The machines that were to render cannot, or are not to be had."""
+    """The machines that should render cannot, or cannot be reached."""
 
 
 class OptionError(SpectroRenderError):
-    """Options that contradict each other or the model."""
+    """Options contradict each other or the model."""
 
 
 class OutputError(SpectroRenderError):
@@ -88,14 +88,14 @@ class OutputBusy(OutputError):
 
 
 def reason_of(error: OSError) -> str:
-    """What the operating system says about an error, in lower case: 'no such file or directory'."""
+    """The operating system's text for an error, in lower case: 'no such file or directory'."""
     return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
 def output_error(name: str, error: OSError | RuntimeError) -> OutputError | BrokenPipeError:
-    """The error to raise where writing the output `name` failed, with what to do about it.
+    """Make the error to raise where writing the output `name` failed, with a hint.
 
-    A reader that closed its end of a pipe stays the BrokenPipeError that it is.
+    A BrokenPipeError, where the reader of a pipe is gone, is returned as it is.
     """
     if isinstance(error, BrokenPipeError):
         return error

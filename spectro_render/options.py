@@ -1,4 +1,4 @@
-"""Records of what a user chose, and of how far it is, that every part passes on. No torch."""
+"""Records of the user's choices and of progress, which all parts share; imports no torch."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class RenderOptions:
     seed: int = 0
     gain: float | None = None  # dB
     start: float = 0.0  # seconds of the score to skip
-    duration: float | None = None  # seconds to render; None: to the end and until it has rung out
+    duration: float | None = None  # seconds to render; None: to the end of the sound
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a song is: a share, 0 to 1, of window 1..windows is done."""
+    """The progress of a song: `share`, 0 to 1, of window number `window` (1..windows) is done."""
 
     window: int
     windows: int
@@ -33,7 +33,7 @@ class Progress:
 
     @property
     def done(self) -> float:
-        """Windows that are done, the share of the one under way included."""
+        """The number of windows done, with the share of the current one."""
         return self.window - 1 + self.share
 
 
@@ -42,7 +42,7 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the sound is written."""
+    """How sound is encoded in a file or stream."""
 
     format: str
     bit_depth: str | None = None  # None: the format's own
@@ -53,7 +53,7 @@ class Encoding:
 class Sampling:
     """How the mels of a song are drawn, with every choice made.
 
-    An autoregressive model heeds the seed alone.
+    An autoregressive model uses the seed alone.
     """
 
     sampler: str  # one of diffusion.SAMPLERS
@@ -64,9 +64,9 @@ class Sampling:
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """Which model renders, and on what; names as the user gave them."""
+    """The model and the device that render, by the names that the user gave."""
 
     name: str = "default"  # of a model or a directory, or OWNER/REPO of the Hugging Face Hub
     vocoder: str | None = None  # a kind, another model or an ONNX file; None: the model's best
     device: str = "auto"
-    dtype: str = "auto"  # number format of the network's products
+    dtype: str = "auto"  # number format of the network's matrix products

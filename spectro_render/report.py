@@ -36,15 +36,15 @@ class Reporter:
         self._quiet = quiet
         self._json_stream = json_stream
         self._bars = SongBars()
-        self.is_cut_off = False  # records got lost
+        self.is_cut_off = False  # whether records could not be written
 
     def say(self, text: str) -> None:
-        """Print a line on standard error, which `--quiet` leaves out."""
+        """Print a line on standard error, unless `--quiet` is set."""
         if not self._quiet:
             complain(text)
 
     def record(self, fields: dict[str, Any]) -> None:
-        """Print one JSON object on a line of its own, where JSON is wanted."""
+        """Print one JSON object on a line of its own, if there is a stream for records."""
         if self._json_stream is None:
             return
         try:
@@ -59,7 +59,7 @@ class Reporter:
 
     @contextmanager
     def songs(self, number: int) -> Iterator[SongBars]:
-        """Show bars on a terminal: one of all songs, one of each that is rendered now."""
+        """Show bars on a terminal: one for all songs, and one for each song being rendered."""
         if self._quiet or not sys.stderr.isatty():
             yield SongBars()
             return
@@ -76,7 +76,7 @@ class Reporter:
     ) -> None:
         """Print the line that sums up a run and, on a terminal, a table with some failures.
 
-        results: how many songs each status has; failures: names and reasons.
+        `results` has the number of songs for each status; `failures` are names and reasons.
         """
         if len(results) > 1 and not self._quiet and sys.stderr.isatty():
             from rich.console import Console
@@ -86,9 +86,9 @@ class Reporter:
 
     @contextmanager
     def download(self, name: str, done: int, size: int) -> Iterator[Callable[[int], None]]:
-        """Show a bar of a download of `size` bytes, `done` of which are there already.
+        """Show a bar for a download of `size` bytes, of which `done` are there already.
 
-        Gives a function to be called with the number of bytes that are there.
+        Yields a function to be called with the number of bytes that are there.
         """
         if self._quiet or not sys.stderr.isatty():
             yield lambda _: None
@@ -99,13 +99,13 @@ class Reporter:
 
 
 class SongBars:
-    """Progress bars where there is no terminal to show them: nothing is printed."""
+    """The interface of progress bars; this class shows nothing, for runs without a terminal."""
 
     def show(self, song: object, name: str, progress: Progress) -> None:
-        """Show how far a song is; may be called from any thread."""
+        """Show the progress of a song; may be called from any thread."""
 
     def hide(self, song: object, seconds: float = 0.0) -> None:
-        """Remove the bar of a song that is over, and count its seconds of sound."""
+        """Remove the bar of a song that has ended, and count its seconds of sound."""
 
     @contextmanager
     def moved_away(self, for_stream: TextIO) -> Iterator[None]:
@@ -114,13 +114,13 @@ class SongBars:
 
 
 class _VisibleBars(SongBars):
-    """Progress bars on a terminal, the one of all songs at the top."""
+    """Progress bars on a terminal, with one for all songs at the top."""
 
     def __init__(self, bars: rich_progress.Progress, songs: int) -> None:
         self._bars = bars
         self._songs, self._over = songs, 0
         self._begun = time.monotonic()
-        self._seconds = 0.0  # of sound, in songs that are over
+        self._seconds = 0.0  # of sound, in songs that have ended
         self._rows: dict[object, _Row] = {}
         self._lock = threading.Lock()
         self._whole = None
@@ -176,10 +176,10 @@ class _VisibleBars(SongBars):
 
 @dataclass
 class _Row:
-    """The bar of a song that is rendered now."""
+    """The bar of a song that is being rendered."""
 
     windows: int
-    number: rich_progress.TaskID | None = None  # of its bar; None: there are enough
+    number: rich_progress.TaskID | None = None  # of its bar; None: MOST_BARS are shown already
     done: float = 0.0
     begun: float = field(default_factory=time.monotonic)
 
@@ -189,7 +189,7 @@ def _speed(seconds: float, begun: float) -> str:
 
 
 def complain(text: str) -> None:
-    """Print a line on standard error, whatever `--quiet` says; where that is closed, nothing."""
+    """Print a line on standard error, even with `--quiet`; does nothing where that is closed."""
     try:
         print(f"{PROGRAM}: {one_line(text)}", file=sys.stderr, flush=True)
     except OSError:
@@ -258,5 +258,5 @@ def _make_bar(state: str, end: str) -> rich_progress.Progress:
         TextColumn(end),
         console=Console(stderr=True),
         redirect_stdout=False,  # it may carry sound
-        transient=True,  # the line that says what was made takes its place
+        transient=True,  # the line that reports the result takes its place
     )

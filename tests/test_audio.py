@@ -185,7 +185,7 @@ def test_the_suffix_says_the_format() -> None:
     assert format_of("a/b.FLAC") == "flac"
     with pytest.raises(OptionError, match=r"unknown audio suffix \.xyz; use one of \.wav, \.flac"):
         format_of("song.xyz")
-    with pytest.raises(OptionError, match="no suffix tells the audio format"):
+    with pytest.raises(OptionError, match="without a suffix the audio format is unknown"):
         format_of("song")
 
 

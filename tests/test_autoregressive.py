@@ -238,7 +238,7 @@ def test_a_draft_moves_the_means(function: OutputFunction) -> None:
     ("components", "lowest", "highest"), [(0, 0.1, 1.0), (2, 0.0, 1.0), (2, 0.5, 0.1)]
 )
 def test_impossible_mixtures(components: int, lowest: float, highest: float) -> None:
-    with pytest.raises(ValueError, match="no mixture has"):
+    with pytest.raises(ValueError, match="a mixture cannot have"):
         toy_config(
             decoder="autoregressive",
             output_function="gaussian_mixture",
@@ -249,7 +249,7 @@ def test_impossible_mixtures(components: int, lowest: float, highest: float) -> 
 
 
 def test_an_impossible_dither() -> None:
-    with pytest.raises(ValueError, match="less than none"):
+    with pytest.raises(ValueError, match="must not be negative"):
         toy_config(decoder="autoregressive", dither=-1.0)
 
 
@@ -332,7 +332,7 @@ def test_options_of_diffusion_are_refused(
 ) -> None:
     path = song(seconds=1.0)  # type: ignore[operator]
     (name,) = choice
-    with pytest.raises(OptionError, match=f"{name} means nothing to frames"):
+    with pytest.raises(OptionError, match=f"frames is autoregressive and has no option {name}"):
         Renderer.load(directory, device="cpu").render(path, **choice)
 
 
@@ -341,7 +341,7 @@ def test_on_the_command_line(
 ) -> None:
     path = song(seconds=1.0)  # type: ignore[operator]
     assert run([str(path), "--model", str(directory), "--steps", "5"]) != 0
-    assert "steps means nothing to frames, which draws" in capsys.readouterr().err
+    assert "frames is autoregressive and has no option steps" in capsys.readouterr().err
     assert not path.with_suffix(".wav").exists()
     assert run([str(path), "--model", str(directory)]) == 0
     assert path.with_suffix(".wav").exists()

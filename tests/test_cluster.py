@@ -252,7 +252,7 @@ def test_a_song_that_kills_its_worker_is_given_up_and_the_others_are_not(
     made, said = finish(command(program=program(library / "poison.py", POISON)), code=1)
     status = {Path(record["input"]).stem: record["status"] for record in made}
     assert status == {**dict.fromkeys("01245", "rendered"), "3": "failed"}
-    assert "in/3.mid: 3 workers were lost with it, the last with nothing else; " in said
+    assert "in/3.mid: 3 workers were lost while rendering it; " in said
     assert sorted(contents("out")) == [f"{k}.wav" for k in (0, 1, 2, 4, 5)]
 
 
@@ -359,10 +359,14 @@ NO_PATIENCE = "cluster.WAITING_SECONDS = 1.0; cluster.CORES = 64"
     ("changes", "options", "words"),
     [
         (NO_MODEL, (), ": no model here; fetch it\n"),
-        (OTHER_MODEL, (), " than this machine; install the same everywhere"),
-        (OTHER_VERSION, (), "of spectro-render, not 0.0.0; install the same everywhere\n"),
-        (NO_ENGINE, (), "no worker gets ready: "),
-        (NO_PATIENCE, ("--ray-cores", "64"), "no machine of the cluster has 64 cores; add one"),
+        (OTHER_MODEL, (), " differs from the one here; install the same model everywhere"),
+        (OTHER_VERSION, (), "of spectro-render, not 0.0.0; install the same version everywhere\n"),
+        (NO_ENGINE, (), "no worker can be started: "),
+        (
+            NO_PATIENCE,
+            ("--ray-cores", "64"),
+            "no machine of the cluster has 64 cores; add such a machine",
+        ),
     ],
     ids=["no model", "other model", "other version", "no engine", "no machine"],
 )

@@ -183,7 +183,7 @@ def test_its_steps_give_a_program_that_renders(steps: list[Step], tmp_path: Path
     image = Image(tmp_path, arguments)
     for step in steps:
         image.do(step)
-    shutil.copy(REPOSITORY / "spectro_render/assets/demo.mid", tmp_path / "work/song.mid")
+    shutil.copy(REPOSITORY / "docs/demo.mid", tmp_path / "work/song.mid")
     (program,) = json.loads(of(steps, "ENTRYPOINT")[0])
     image.run(f"{program} song.mid --fast --duration 1 -q")
     assert soundfile.info(tmp_path / "work/song.wav").samplerate == 16_000

@@ -28,7 +28,8 @@ from tests.support.songs import MakeSong
 for package in ("mir_eval", "onnxruntime"):
     pytest.importorskip(package, reason="needs the extra 'evaluate'")
 
-from spectro_render.evaluation import distances, faults, probes, transcription
+from spectro_render.evaluation import distances, faults, onsets, probes, transcription
+from spectro_render.evaluation.arrays import Matrix
 from spectro_render.evaluation.drums import drum_f1
 from spectro_render.evaluation.files import compare, compare_copy
 from spectro_render.evaluation.frechet import (
@@ -278,6 +279,52 @@ class TestFaults:
         assert faults.seams(np.zeros((100, 128))).value is None
 
 
+class TestOnsets:
+    """Noise bursts at chosen times, in a mel of two windows."""
+
+    TIMES = (1.0, 3.0, 5.12, 7.0)  # seconds; the third is on the border
+
+    def mel(self, *levels: float) -> Matrix:
+        """A mel in which the burst at each of TIMES reaches a level in nats."""
+        mel = np.full((2 * WINDOW_FRAMES, 128), -6.0)
+        for time, level in zip(self.TIMES, levels, strict=True):
+            first = round(time * 50)
+            mel[first : first + 20, 40:90] = level
+        return mel
+
+    def values(self, *levels: float) -> dict[str, float | None]:
+        notes = [Note(time, time + 0.2, 60, 90, 0, False) for time in self.TIMES]
+        true = self.mel(0.0, 0.0, 0.0, 0.0)
+        return values_of(onsets.onsets_at_borders(self.mel(*levels), true, notes))
+
+    def test_the_same_onsets(self) -> None:
+        assert self.values(0.0, 0.0, 0.0, 0.0) == {
+            "onset_level_border": 0,
+            "onset_recall_border": 1,
+            "onset_level_elsewhere": 0,
+            "onset_recall_elsewhere": 1,
+        }
+
+    def test_an_onset_lost_at_a_border(self) -> None:
+        found = self.values(0.0, 0.0, -4.0, 0.0)
+        assert found["onset_level_border"] == pytest.approx(-4 * 8.686, abs=0.01)
+        assert found["onset_recall_border"] == 0
+        assert found["onset_level_elsewhere"] == 0
+
+    def test_an_onset_lost_elsewhere(self) -> None:
+        found = self.values(0.0, -4.0, -1.0, 0.0)
+        assert found["onset_level_border"] == pytest.approx(-8.686, abs=0.01)
+        assert found["onset_recall_border"] == 1
+        assert found["onset_level_elsewhere"] == pytest.approx(-4 * 8.686 / 3, abs=0.01)
+        assert found["onset_recall_elsewhere"] == pytest.approx(2 / 3)
+
+    def test_what_does_not_rise_in_the_reference_is_not_measured(self) -> None:
+        steady, notes = self.mel(0, 0, 0, 0), [Note(5.3, 5.5, 60, 90, 0, False)]
+        assert not any(
+            measure.whole for measure in onsets.onsets_at_borders(steady, steady, notes).values()
+        )
+
+
 class TestDistances:
     def test_a_gain_is_a_difference_in_level_alone(self) -> None:
         samples = sines(440.0, 1000.0)
@@ -356,6 +403,20 @@ class TestProbes:
 
         assert probes.follow_velocity(reversed_play, self.play).rank_correlation == -1
 
+    def test_levels_of_all_sounds(self) -> None:
+        names = probes.level_phrases()
+        assert len(names) == 128 + 61 + 8
+        for score in names.values():
+            assert max(note.end for note in score.notes) < 5.12
+
+        def uneven(name: str, score: Score) -> Samples:
+            return self.play(name, score) * {"program-31": 0.1, "drum-34": 2.0}.get(name, 1.0)
+
+        found = probes.compare_levels(uneven, self.play)
+        assert found.within == 0
+        assert found.worst == pytest.approx(20, abs=0.1)
+        assert found.far_off == pytest.approx({"program-31": -20, "drum-34": 6.02}, abs=0.1)
+
     def test_rank_correlation(self) -> None:
         rising = np.array([1.0, 2.0, 3.0, 4.0])
         assert probes.rank_correlation(rising, rising**3) == pytest.approx(1)
@@ -412,7 +473,7 @@ class TestFrechet:
         path.write_text("no graph")
         with pytest.raises(SpectroRenderError, match="not a usable ONNX file"):
             load_embedding(path)
-        with pytest.raises(SpectroRenderError, match="takes something else"):
+        with pytest.raises(SpectroRenderError, match="does not take sound"):
             load_embedding(self.graph(path, ["n", 3, 224, 224]))
 
     def graph(self, path: Path, shape: list[str | int], columns: int = 96 * 64) -> Path:
@@ -580,9 +641,12 @@ class TestCommand:
     ) -> None:
         monkeypatch.setattr(probes, "SLAKH_PROGRAMS", SLAKH_PROGRAMS[:4])
         monkeypatch.setattr(probes, "DRUMS", probes.DRUMS[:2])
+        phrases = dict(list(probes.level_phrases().items())[:3])
+        monkeypatch.setattr(probes, "level_phrases", lambda: phrases)
         arguments = ["evaluate", str(folder / "songs"), "--model", str(tiny_model), "--json", "-q"]
-        assert run([*arguments, "--parts", "instruments,velocity", "--steps", "1"]) == 0
+        assert run([*arguments, "--parts", "instruments,velocity,levels", "--steps", "1"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert found["files"] == 0
         assert 0 <= found["instruments"]["top1"] <= found["instruments"]["top3"] <= 1
         assert -1 <= found["velocity"]["rank_correlation"] <= 1
+        assert found["levels"]["far_off"].keys() <= phrases.keys()

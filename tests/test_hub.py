@@ -218,7 +218,7 @@ def test_only_what_is_new_is_fetched_again(hub: Hub) -> None:
     assert hub.asked_for() == [INDEX]
     assert find_model(REPO) == new != old
     assert find_model(f"{REPO}@{first}") == old
-    assert pull(REPO, revision=hub.commit) == new
+    assert pull(f"{REPO}@{hub.commit}") == new
 
 
 def test_the_vocoder_alone(hub: Hub) -> None:
@@ -317,14 +317,14 @@ def test_what_the_hub_does_not_give(
 def test_something_else_answers(hub: Hub, answer: bytes) -> None:
     hub.answer = answer
     kind = WeightsError if b"a/b" in answer else DownloadError
-    said = "has no model_index.json" if b"a/b" in answer else "what answers there is not a Hub"
+    said = "has no model_index.json" if b"a/b" in answer else "is not a Hugging Face Hub"
     assert said in refusal(kind)
 
 
 def test_checksums_that_lead_elsewhere(hub: Hub, cache: Path) -> None:
     sibling = {"rfilename": INDEX, "size": 9, "blobId": "../../../stolen"}
     hub.answer = json.dumps({"id": REPO, "sha": hub.commit, "siblings": [sibling]}).encode()
-    assert "what answers there is not a Hub" in refusal(DownloadError)
+    assert "the server there is not a Hugging Face Hub" in refusal(DownloadError)
     assert files(cache) == []
 
 
@@ -512,7 +512,7 @@ def test_models_of_the_hub(hub: Hub, cache: Path, capfd: pytest.CaptureFixture[s
     assert cli.run(["models", "path", REPO]) == cli.run(["models", "pull", "-q", REPO]) == 0
     assert capfd.readouterr() == (f"{path}\n{path}\n", "")
     assert cli.run(["models", "verify", REPO]) == 0
-    assert capfd.readouterr().out == f"{REPO}: the files are as they should be\n"
+    assert capfd.readouterr().out == f"{REPO}: all files match their checksums\n"
 
 
 def test_a_model_of_the_hub_is_converted(

@@ -10,6 +10,7 @@ import pytest
 
 import spectro_render
 from tests.support.processes import DEVNULL, PIPE, run_program
+from tests.support.songs import DEMO
 
 HEAVY = {
     "huggingface_hub",
@@ -66,21 +67,9 @@ def test_nothing_heavy_is_loaded(code: str) -> None:
     assert modules_after(code) & HEAVY == set()
 
 
-def test_reading_midi_loads_no_plotting() -> None:
-    demo = Path(spectro_render.__file__).parent / "assets" / "demo.mid"
-    loaded = modules_after(f"from spectro_render import read_midi; read_midi({str(demo)!r})")
-    assert "pretty_midi" in loaded
-    assert loaded & {"IPython", "bokeh", "librosa", "matplotlib", "pandas", "scipy"} == set()
-
-
-def test_note_seq_is_whole_for_others() -> None:
-    code = "from spectro_render.midi.read import _note_seq_modules; _note_seq_modules()"
-    after = "import warnings; warnings.simplefilter('ignore'); import note_seq"
-    assert modules_after(f"{code}; {after}; note_seq.midi_io") >= {"note_seq", "note_seq.midi_io"}
-    assert modules_after(
-        f"{after}; {code}; import sys; assert sys.modules['note_seq'] is note_seq"
-        "; assert sys.modules['note_seq.midi_io'] is note_seq.midi_io"
-    )
+def test_reading_midi_loads_nothing_heavy() -> None:
+    loaded = modules_after(f"from spectro_render import read_midi; read_midi({str(DEMO)!r})")
+    assert loaded & HEAVY == set()
 
 
 def test_no_garbage_is_collected_while_the_model_loads() -> None:

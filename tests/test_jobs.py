@@ -104,7 +104,7 @@ class TestPatterns:
 
     def test_one_that_no_file_is_like(self) -> None:
         (job,) = plan_jobs(["*.mid"], "out", "wav")
-        assert job.problem == "no MIDI file has a name like that"
+        assert job.problem == "no MIDI file matches this pattern"
 
 
 class TestNames:

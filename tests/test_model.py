@@ -265,6 +265,25 @@ def test_remembered_notes_go_on_sounding_as_they_would_have() -> None:
     assert torch.allclose(here.sum(0), there.sum(0), atol=1e-5)
 
 
+def test_a_windows_last_frame_shows_the_notes_that_begin_just_behind_it() -> None:
+    """That frame and the frame before the next window's first are one and the same."""
+    for step in range(8):
+        memory = NoteMemory(200)
+        following = [note(step, 40, 50), DRUM._replace(onset=step, offset=step + 1)]
+        here = envelopes(note_table([memory.recall([], following)]))[0, -1]
+        there = envelopes(note_table([memory.recall(following)]))[0, 0]
+        assert torch.allclose(here.sum(0), there.sum(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [0, 200])
+def test_notes_that_are_not_due_yet_are_not_remembered(steps: int) -> None:
+    memory = NoteMemory(steps)
+    following = [tied(100, 62), note(3, 40), note(4, 40, 61)]
+    assert memory.recall([note(300, 512, 62)], following) == [note(300, 512, 62), note(515, 552)]
+    remembered = [note(-212, 100, 62) if steps else tied(100, 62), *following[1:]]
+    assert memory.recall(following) == remembered
+
+
 def test_tables_and_notes() -> None:
     notes = [PIANO, DRUM, note(-30, 10, is_tied=False), tied(5)]
     assert table_notes(note_table([notes, [PIANO] * 9])[0]) == notes
@@ -282,6 +301,8 @@ def test_envelopes_are_never_negative() -> None:
 
 
 # --- where windows join -------------------------------------------------------------------------
+
+ALL_SETTLED = torch.ones(1, 1, N_MELS)
 
 
 def corrected(framed: SpectrogramModel, *notes: WindowNote, above: float) -> tuple[Tensor, Tensor]:
@@ -310,7 +331,7 @@ def test_a_new_loud_note_ends_the_correction() -> None:
     draft = torch.full((1, 1 + WINDOW_FRAMES, N_MELS), -0.9)
     draft[:, 6:] = 0.5  # from the window's frame 5 on
     context = torch.full((1, WINDOW_FRAMES, N_MELS), -0.5)
-    features, correction = Tail(8, 4)(context, draft)
+    features, correction = Tail(8, 4)(context, draft, ALL_SETTLED)
     assert features.shape == (1, WINDOW_FRAMES, 8)
     assert correction[0, :5, 0].tolist() == pytest.approx(
         [0.4 * math.exp(-t / 3) for t in range(5)]
@@ -319,11 +340,34 @@ def test_a_new_loud_note_ends_the_correction() -> None:
 
 
 @torch.no_grad()
+def test_what_begins_at_the_border_is_not_taken_for_too_little_before_it() -> None:
+    draft = torch.full((1, 1 + WINDOW_FRAMES, N_MELS), 0.5)  # from the frame before the window on
+    context = torch.full((1, WINDOW_FRAMES, N_MELS), -0.9)
+    settled = torch.ones(1, 1, N_MELS)
+    settled[..., 64:] = 0.001
+    correction = Tail(8, 4)(context, draft, settled)[1]
+    assert float(correction[0, 0, :64].max()) == pytest.approx(-1.4)
+    assert float(correction[..., 64:].abs().max()) < 0.01
+
+
+def test_notes_are_settled_that_began_two_frames_before_the_window(
+    framed: SpectrogramModel,
+) -> None:
+    assert isinstance(framed.notes, FrameEncoder)
+    for known, share in ((note(-4, 100), 1.0), (tied(100), 1.0), (note(-3, 100), 0.0)):
+        settled = framed.notes.notes(note_table([[known]]))[2]
+        assert settled.shape == (1, 1, N_MELS)
+        assert float(settled.mean()) == pytest.approx(share, abs=0.05)
+    silence = framed.notes.notes(note_table([[]]))[2]
+    assert silence.unique().tolist() == [1]
+
+
+@torch.no_grad()
 def test_what_ended_at_the_border_does_not_swell_what_begins_there() -> None:
     draft = torch.full((1, 1 + WINDOW_FRAMES, N_MELS), -0.2)
     draft[:, 0] = -1.0  # all that sounded before has ended, and is in no note of this window
     context = torch.full((1, WINDOW_FRAMES, N_MELS), -0.2)
-    correction = Tail(8, 4)(context, draft)[1]
+    correction = Tail(8, 4)(context, draft, ALL_SETTLED)[1]
     twice_the_power = math.log(2) / 2 / NATS
     assert float(correction.max()) == pytest.approx(twice_the_power, rel=0.01)
     assert float(correction[0, 20:].max()) < 0.001
@@ -334,7 +378,7 @@ def test_a_correction_is_never_more_than_the_gap() -> None:
     draft = torch.full((1, 1 + WINDOW_FRAMES, N_MELS), -0.2)
     draft[:, 3:] = -0.9  # what sounded at the border ends soon after it
     context = torch.full((1, WINDOW_FRAMES, N_MELS), -0.1)
-    correction = Tail(8, 4)(context, draft)[1]
+    correction = Tail(8, 4)(context, draft, ALL_SETTLED)[1]
     assert correction[0, :9, 0].tolist() == pytest.approx(
         [0.1 * math.exp(-t / 3) for t in range(9)]
     )
@@ -347,7 +391,7 @@ def test_the_last_frames_of_the_context_reach_the_first_ones() -> None:
     draft = torch.zeros(1, 1 + WINDOW_FRAMES, N_MELS)
     context = torch.zeros(2, WINDOW_FRAMES, N_MELS)
     context[0, -5], context[1, -4] = 1, 1  # beyond the tail's reach, and just within
-    features = tail(context, draft.expand(2, -1, -1))[0]
+    features = tail(context, draft.expand(2, -1, -1), ALL_SETTLED)[0]
     assert not features[0].any()
     assert bool((features[1, 1:].norm(dim=1) < features[1, :-1].norm(dim=1)).all())
 

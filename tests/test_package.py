@@ -15,6 +15,7 @@ from spectro_render import __version__
 from tests.support.lower_bounds import PROJECT, lower_bounds, requirements_of
 from tests.support.packages import lend_packages
 from tests.support.processes import run_program
+from tests.support.songs import DEMO
 
 pytest.importorskip("hatchling")
 
@@ -70,10 +71,12 @@ def test_the_wheel_holds_the_package_the_weights_and_nothing_else(archives: Path
     weights = {
         f"spectro_render/_weights/default/{name}" for name in files_below(ROOT / "weights/default")
     }
-    licences = {f"{INFO}/licenses/{name}" for name in ("LICENSE", "spectro_render/assets/NOTICE")}
+    licences = {
+        f"{INFO}/licenses/{name}" for name in ("LICENSE", "spectro_render/evaluation/NOTICE")
+    }
     about = {f"{INFO}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt")}
     assert names == package | weights | licences | about
-    assert {"spectro_render/py.typed", "spectro_render/assets/demo.mid"} <= package
+    assert {"spectro_render/py.typed", "spectro_render/evaluation/basic_pitch.onnx"} <= package
     assert any(name.endswith(".safetensors") for name in weights)
 
 
@@ -163,7 +166,6 @@ def test_the_wheel_renders_in_an_environment_of_its_own(archives: Path, tmp_path
     name, state, _, where = run(program, "models", "list").splitlines()[0].split("\t")
     assert (name, state) == ("default", "bundled")
     assert where == str(site / "spectro_render/_weights/default")
-    demo = site / "spectro_render/assets/demo.mid"
-    run(program, demo, "-o", "demo.wav", "--fast", "--duration", "1", "-q")
+    run(program, DEMO, "-o", "demo.wav", "--fast", "--duration", "1", "-q")
     assert soundfile.info(folder / "demo.wav").samplerate == 16_000
-    assert "demo.mid" in run(program, "info", demo)
+    assert "demo.mid" in run(program, "info", DEMO)

@@ -82,7 +82,8 @@ def mel(pipe: Pipeline, windows: Sequence[Sequence[int]] = SHORT, **options: Any
 # --- MIDI -> ids ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(GOLDEN_TOKENS)[:3])
+# diffusers does not hear the all-notes-off in AmazingGrace, see test_tokens.
+@pytest.mark.parametrize("name", [name for name in GOLDEN_TOKENS if "Grace" not in name][:3])
 def test_ids_are_those_of_diffusers(name: str) -> None:
     windows = sr.MidiProcessor()(TOKENS / name)
     assert isinstance(windows, list) and isinstance(windows[0], list)
@@ -200,7 +201,7 @@ def test_parts_are_made_from_the_settings_of_diffusers() -> None:
         assert not hasattr(parts[folder].config, "hidden_size")
     fresh = quiet(Pipeline(**parts, scheduler=scheduler, melgan=None))
     assert mel(fresh).isfinite().all()
-    with pytest.raises(WeightsError, match="does not say d_kv"):
+    with pytest.raises(WeightsError, match="lacks the setting d_kv"):
         sr.T5FilmDecoder(d_model=64, num_heads=4)
 
 

@@ -13,8 +13,6 @@ from spectro_render.errors import DeviceError
 from spectro_render.mel import from_model
 from spectro_render.network import device
 from spectro_render.network.device import (
-    MARGIN,
-    bfloat16_gain,
     check_dtype,
     choose_dtype,
     has_native_bfloat16,
@@ -22,6 +20,7 @@ from spectro_render.network.device import (
 )
 from spectro_render.network.frames import note_table
 from spectro_render.network.model import MelModel, SpectrogramModel
+from spectro_render.network.presets import PRESETS
 from spectro_render.options import Sampling
 from spectro_render.tokens.vocabulary import WindowNote
 from tests.support.golden import tokens
@@ -41,51 +40,41 @@ def default() -> MelModel:
 
 
 @pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Make the machine one that computes in bfloat16, so many times faster, or does not."""
+def native(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Make the machine one that computes in bfloat16, or one that does not."""
 
-    def pretend(*, native: bool, gain: float | None = None) -> None:
-        def measured(*_: object) -> float:
-            assert gain is not None, "nothing is measured here"
-            return gain
-
-        monkeypatch.setattr(device, "has_native_bfloat16", lambda _: native)
-        monkeypatch.setattr(device, "bfloat16_gain", measured)
+    def pretend(answer: bool) -> None:
+        monkeypatch.setattr(device, "has_native_bfloat16", lambda _: answer)
 
     return pretend
 
 
-def test_a_name_is_what_it_says(machine: Callable[..., None]) -> None:
-    machine(native=False, gain=0.1)
+def test_a_name_is_what_it_says(native: Callable[[bool], None]) -> None:
+    native(False)
     for name in ("float32", "bfloat16", "float16"):
         assert choose_dtype(name, toy_config(), CPU) is getattr(torch, name)
 
 
-def test_auto_is_bfloat16_only_where_it_is_native_and_faster(
-    machine: Callable[..., None],
+@pytest.mark.parametrize("preset", PRESETS)
+def test_auto_is_bfloat16_for_wide_networks_where_it_is_native(
+    native: Callable[[bool], None], preset: str
 ) -> None:
-    machine(native=True, gain=MARGIN)
-    assert choose_dtype("auto", toy_config(), CPU) is torch.bfloat16
-    machine(native=True, gain=MARGIN - 0.01)
-    assert choose_dtype("auto", toy_config(), CPU) is torch.float32
-
-
-def test_nothing_is_measured_where_it_is_emulated(machine: Callable[..., None]) -> None:
-    machine(native=False, gain=None)
-    assert choose_dtype("auto", toy_config(), CPU) is torch.float32
+    native(True)
+    wide = torch.float32 if preset.startswith("bundled") else torch.bfloat16
+    assert choose_dtype("auto", PRESETS[preset], CPU) is wide
+    native(False)
+    assert choose_dtype("auto", PRESETS[preset], CPU) is torch.float32
 
 
 def test_unknown_format() -> None:
     check_dtype("auto")
-    with pytest.raises(DeviceError, match="unknown number format 'int3'; one of auto, float32"):
+    with pytest.raises(DeviceError, match="unknown number format 'int3'; use one of auto, float32"):
         choose_dtype("int3", toy_config(), CPU)
 
 
 def test_this_machine() -> None:
-    """The product that is timed is one that there is, and an emulated one is never chosen."""
-    assert 0 < bfloat16_gain(toy_config(), CPU) < 100
-    if not has_native_bfloat16():
-        assert choose_dtype("auto", toy_config(), CPU) is torch.float32
+    wide = choose_dtype("auto", PRESETS["base"], CPU)
+    assert (wide is torch.bfloat16) == has_native_bfloat16()
     assert not has_native_bfloat16(torch.device("mps"))
 
 

@@ -130,8 +130,8 @@ class TestChoices:
     @pytest.mark.parametrize(
         ("preset", "choices", "message"),
         [
-            ("huge", {}, "unknown preset 'huge'; one of bundled, "),
-            ("small-autoregressive", {"decoder": "diffusion"}, "is autoregressive"),
+            ("huge", {}, "unknown preset 'huge'; use one of bundled, "),
+            ("small-autoregressive", {"decoder": "diffusion"}, "has the decoder 'autoregressive'"),
             ("small-autoregressive", {"target": "x0"}, "--target is for diffusion models only"),
             ("small-autoregressive", {"loss": "l1"}, "--loss is for diffusion models only"),
             ("small", {"output_function": "deterministic"}, "is for autoregressive models only"),
@@ -145,7 +145,7 @@ class TestChoices:
             (
                 "small-autoregressive",
                 {"output_function": "gaussian_mixture", "max_sigma": 0.01},
-                "no mixture has 8 components",
+                "a mixture cannot have 8 components",
             ),
         ],
     )

@@ -4,6 +4,7 @@ import ctypes.util
 import io
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -25,9 +26,17 @@ from spectro_render.network.model import SpectrogramModel
 from spectro_render.network.presets import autoregressive
 from spectro_render.tokens.vocabulary import Vocabulary, WindowNote
 from spectro_render.tokens.write import TAIL_SECONDS, tokenize
+from spectro_render.training import compose, synth
 from spectro_render.training import objective as objective_module
-from spectro_render.training import synth
-from spectro_render.training.compose import excerpt, made_up, mix, score_of, vary
+from spectro_render.training.compose import (
+    excerpt,
+    made_up,
+    meet_borders,
+    mix,
+    score_of,
+    single_notes,
+    vary,
+)
 from spectro_render.training.data import (
     PIECE_WINDOWS,
     CacheSpec,
@@ -37,6 +46,7 @@ from spectro_render.training.data import (
     check_vocabulary,
     midi_files,
     piece_tensors,
+    recalled,
 )
 from spectro_render.training.diffusion import Trainer, TrainingOptions, optimizers, rate_factor
 from spectro_render.training.export import export
@@ -115,6 +125,33 @@ class TestMusic:
         assert {n.pitch for n in varied.notes if n.is_drum} == {38}
         assert all(0 <= n.pitch <= 127 and 1 <= n.velocity <= 127 for n in varied.notes)
 
+    def test_single_notes_are_of_all_sounds(self) -> None:
+        scores = [single_notes(Random(seed), 50.0) for seed in range(40)]
+        notes = [note for score in scores for note in score.notes]
+        assert {note.program for note in notes} == set(range(128))
+        assert {note.pitch for note in notes if note.is_drum} == set(compose.ALL_DRUMS)
+        assert {note.pitch for note in notes if not note.is_drum} >= set(range(21, 121))
+        for score in scores:
+            assert 48 < score.duration < 52
+            assert all(one.end + 0.09 < other.start for one, other in pairwise(score.notes))
+
+    def test_a_note_begins_at_each_border(self) -> None:
+        beats = [Note(0.4 * k, 0.4 * k + 0.3, 60, 90, 0, False) for k in range(150)]
+        starts = [note.start for note in meet_borders(score_of(beats), Random(0)).notes]
+        assert len(starts) == 150
+        distances = [
+            min(abs(start - border * WINDOW_SECONDS) for start in starts) for border in range(1, 12)
+        ]
+        assert max(distances) <= 0.015
+        assert max(distances) > 0.005
+        steps = [b - a for a, b in pairwise(starts)]
+        assert min(steps) > 0.37
+        assert max(steps) < 0.43
+
+    def test_a_border_without_a_note_nearby_is_left_alone(self) -> None:
+        score = score_of([Note(0.5, 20.0, 60, 90, 0, False), Note(7.0, 8.0, 64, 90, 0, False)])
+        assert meet_borders(score, Random(0)) == score
+
 
 class TestSynthesiser:
     def test_midi_holds_the_notes_in_milliseconds(self) -> None:
@@ -162,6 +199,14 @@ class TestRenderedData:
         assert level[:49].max() < 0.01 * level[51:99].min()
         assert 0.001 < abs(audio).max() < 0.5
 
+    def test_nothing_of_a_piece_is_left_in_the_next(self) -> None:
+        organ = score_of([Note(0.0, 9.0, 60, 127, 19, False)])
+        synthesizer = synth.Synthesizer()
+        cut_off = synthesizer.render(synth.score_to_midi(organ), 1.0)
+        assert abs(cut_off[-800:]).max() > 0.01
+        silence = synthesizer.render(synth.score_to_midi(Score((), 0.0)), 1.0)
+        assert abs(silence).max() < 1e-6
+
     def test_pieces_become_windows(self) -> None:
         score = made_up(Random(5), (PIECE_WINDOWS - 0.5) * WINDOW_SECONDS)
         tensors = piece_tensors(score, Vocabulary(32, "full"), synth.Synthesizer())
@@ -204,22 +249,22 @@ class TestData:
         spec = CacheSpec(tmp_path, tmp_path / "cache", Vocabulary(), hours=1.0)
         _claim(spec)
         _claim(replace(spec, hours=2.0))
-        with pytest.raises(OptionError, match="holds data made otherwise"):
+        with pytest.raises(OptionError, match="holds data of other MIDI files"):
             _claim(replace(spec, seed=1))
-        with pytest.raises(OptionError, match="holds data made otherwise"):
+        with pytest.raises(OptionError, match="holds data of other MIDI files"):
             _claim(replace(spec, vocabulary=Vocabulary(32, "full")))
 
     def test_a_cache_in_another_vocabulary_is_not_learned_from(self, tmp_path: Path) -> None:
         check_vocabulary(tmp_path, Vocabulary())  # early caches do not say
         _claim(CacheSpec(tmp_path, tmp_path, Vocabulary(32, "full"), hours=1.0))
         check_vocabulary(tmp_path, Vocabulary(32, "full"))
-        with pytest.raises(OptionError, match="made with velocity_bins 32, this preset has 1"):
+        with pytest.raises(OptionError, match="with velocity_bins 32, but this preset needs 1"):
             check_vocabulary(tmp_path, Vocabulary(1, "full"))
-        with pytest.raises(OptionError, match="made with programs full, this preset has slakh34"):
+        with pytest.raises(OptionError, match="with programs full, but this preset needs slakh34"):
             check_vocabulary(tmp_path, Vocabulary(32))
 
     def test_early_shards_have_no_ids(self, cache: Path) -> None:
-        with pytest.raises(OptionError, match="early form, without note ids; choose another"):
+        with pytest.raises(OptionError, match="early version and has no token ids; choose another"):
             Windows(cache, "cross_attention")
 
     def test_windows_follow_their_piece(self, cache: Path) -> None:
@@ -410,6 +455,12 @@ class TestWindows:
             before = [] if number % 4 == 0 else plain.batch([number - 1]).notes[0].tolist()
             assert known[:-1, 4:].tolist() == [[row[4] - 512, row[5] - 512] for row in before]
 
+    def test_windows_know_the_notes_that_begin_just_behind_them(self) -> None:
+        notes = [WindowNote(60, 0, 20, False, False, onset, 300) for onset in (2, 3, 4, 0)]
+        tables = [note_table([[note]])[0].short() for note in notes]
+        known = recalled(tables, [True, False, False, True], 0)
+        assert [rows[:, 4].tolist() for rows in known] == [[2, 512 + 3], [3], [4], [0]]
+
 
 class TestLoop:
     def options(self, steps: int) -> TrainingOptions:
@@ -461,15 +512,15 @@ class TestLoop:
     def test_refuses_a_checkpoint_of_another_network(self, cache: Path, tmp_path: Path) -> None:
         Trainer(TINY, self.options(1), tmp_path, CPU).save()
         other = Trainer(replace(TINY, mlp_width=8), self.options(1), tmp_path, CPU)
-        with pytest.raises(OptionError, match="is of another network"):
+        with pytest.raises(OptionError, match="belongs to another network"):
             other.resume()
 
     def test_too_little_data_is_said(self, cache: Path, tmp_path: Path) -> None:
         empty = Windows(tmp_path / "nothing")
         trainer = Trainer(TINY, self.options(1), tmp_path, CPU)
-        with pytest.raises(SpectroRenderError, match="0 windows to learn from and 8 to check on"):
+        with pytest.raises(SpectroRenderError, match="0 windows to train on and 8 held-out ones"):
             trainer.train(empty, Windows(cache))
-        with pytest.raises(SpectroRenderError, match="8 windows to learn from and 0 to check on"):
+        with pytest.raises(SpectroRenderError, match="8 windows to train on and 0 held-out ones"):
             trainer.train(Windows(cache), empty)
 
     def test_starts_from_other_weights(self, tmp_path: Path) -> None:
@@ -479,7 +530,7 @@ class TestLoop:
         assert torch.equal(
             trainer.average.weights["decoder.input.weight"], other.decoder.input.weight
         )
-        with pytest.raises(OptionError, match="another shape"):
+        with pytest.raises(OptionError, match="belong to another network"):
             trainer.start_from(SpectrogramModel(replace(TINY, mlp_width=8)))
 
     def test_rate_rises_holds_and_falls_to_nothing(self) -> None:
@@ -510,7 +561,9 @@ class TestExport:
             assert torch.allclose(weight, trainer.average.weights[name], atol=1e-2), name
 
     def test_says_what_is_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(SpectroRenderError, match=r"checkpoint\.pt; train the diffusion stage"):
+        with pytest.raises(
+            SpectroRenderError, match=r"checkpoint\.pt is missing; run the diffusion stage"
+        ):
             export(tmp_path, tmp_path / "model")
 
 
@@ -519,6 +572,6 @@ class TestCommand:
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert run(["train", str(tmp_path), str(tmp_path / "m"), "--preset", "huge"]) == 2
-        assert "unknown preset 'huge'; one of bundled" in capsys.readouterr().err
+        assert "unknown preset 'huge'; use one of bundled" in capsys.readouterr().err
         assert run(["train", str(tmp_path / "none"), str(tmp_path / "m")]) == 2
         assert "is not a folder" in capsys.readouterr().err

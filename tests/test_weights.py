@@ -392,7 +392,7 @@ def test_impossible_schedules(published: Path, key: str, value: object) -> None:
 )
 def test_impossible_defaults(published: Path, defaults: object) -> None:
     change_json(published / INDEX, defaults=defaults)
-    assert "defaults are" in refusal(published)
+    assert "impossible defaults" in refusal(published)
 
 
 def test_damaged_vocoder(own: Path) -> None:

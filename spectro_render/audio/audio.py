@@ -1,6 +1,6 @@
 """Sound in memory, and a writer that encodes sound block by block.
 
-So a song of any length is written with the memory of one block.
+The writer needs the memory of one block, however long the song is.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class AudioWriter:
     the same folder, which is removed if an exception ends the `with` block. A path that is not a
     regular file (a pipe, `/dev/null`) is written to directly. Every block is flushed.
 
-    `sample_rate` is that of the sound in Hz, and `out_rate` that of the file; None is the same.
+    `sample_rate` is that of the sound in Hz, `out_rate` that of the file; None means the same rate.
     Raises OptionError for what the format cannot hold, OutputError where the sound cannot be
     written, and BrokenPipeError where the reader of a pipe is gone.
     """
@@ -86,7 +86,13 @@ class AudioWriter:
         check_format(format, bit_depth, rate)
         depth = bit_depth or next(iter(BIT_DEPTHS[format]), "")
         self._channels = channels
-        self._resampler = _make_resampler(sample_rate, rate, channels)
+        self._resampler: Any = None
+        if rate != sample_rate:
+            import soxr
+
+            self._resampler = soxr.ResampleStream(
+                sample_rate, rate, channels, dtype="float32", quality="VHQ"
+            )
         self._destination = open_destination(target)
         with self._destination.reporting():
             self._encoder = make_encoder(self._destination, format, depth, rate, channels)
@@ -135,12 +141,3 @@ class AudioWriter:
         with self._destination.reporting():
             self._encoder.write(np.clip(frames, -1.0, 1.0))
             self._destination.flush()
-
-
-def _make_resampler(rate: int, out_rate: int, channels: int) -> Any:
-    """Make a streaming resampler of soxr; None where the rates, in Hz, are equal."""
-    if rate == out_rate:
-        return None
-    import soxr
-
-    return soxr.ResampleStream(rate, out_rate, channels, dtype="float32", quality="VHQ")

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 class Destination(io.RawIOBase):
-    """An output stream that remembers its first failed write, which libsndfile would swallow.
+    """An output stream that keeps its first write error, which libsndfile would ignore.
 
-    Where the file cannot seek, an encoder that goes back to complete its header only seems to
-    succeed: what it writes there is dropped.
+    In a file that cannot seek, an encoder may go back to complete its header, but what it writes
+    there is dropped.
     """
 
     _discarded = True  # until `__init__` has a file
@@ -35,7 +35,7 @@ class Destination(io.RawIOBase):
         self._failure: OSError | None = None
         self._discarded = False
         self._can_seek = _can_rewrite(file) if can_seek is None else can_seek
-        # Bytes written and the position that the encoder believes in, where the file cannot seek.
+        # Bytes written, and the position that the encoder assumes, where the file cannot seek.
         self._end = self._position = 0
 
     def seekable(self) -> bool:
@@ -55,7 +55,7 @@ class Destination(io.RawIOBase):
         return self._position
 
     def write(self, data: Any) -> int:
-        """Write all of `data`. A failure is only remembered, and raised by `reporting`."""
+        """Write all of `data`. An error is kept, and raised when a block of `reporting` ends."""
         block = bytes(data)
         if self._failure is None and not self._discarded:
             try:
@@ -74,10 +74,10 @@ class Destination(io.RawIOBase):
 
     @contextmanager
     def reporting(self) -> Iterator[None]:
-        """Discard the output if the block fails, and raise OutputError for a failure to write.
+        """Discard the output if the block fails; raise write errors as OutputError.
 
-        That is one of this stream or of an encoder. A BrokenPipeError, where the reader of a pipe
-        is gone, is raised as it is.
+        Write errors are those of this stream and of encoders. A BrokenPipeError, where the reader
+        of a pipe is gone, is raised as it is.
         """
         try:
             yield
@@ -91,18 +91,18 @@ class Destination(io.RawIOBase):
             raise
 
     def commit(self) -> None:
-        """Finish the output, of which all is written. Raises OutputError, BrokenPipeError."""
+        """Finish the output when all is written. Raises OutputError or BrokenPipeError."""
         with self.reporting():
             self.flush()
 
     def discard(self) -> None:
-        """Leave nothing that looks like a result, as it is not complete."""
+        """Abandon the output, which is incomplete, so that nothing looks like a result."""
         self._discarded = True
         self._can_seek = False
 
 
 class _NewFile(Destination):
-    """A file that gets its name when it is committed, and is gone if it is discarded."""
+    """A new file, which gets its name when it is committed, and is removed if discarded."""
 
     def __init__(self, path: Path) -> None:
         self._new = NewFile(path)
@@ -138,7 +138,7 @@ class _Device(Destination):
 
 
 def open_destination(target: str | os.PathLike[str] | BinaryIO | Destination) -> Destination:
-    """Make a destination of a path or of an open binary stream; one that is ready is returned.
+    """Make a destination of a path or an open binary stream; a Destination is returned as it is.
 
     Raises OutputBusy where another program is writing the file, OutputError where it cannot be
     written.
@@ -167,7 +167,7 @@ def _mode(path: Path) -> int | None:
 
 
 def _can_rewrite(file: BinaryIO) -> bool:
-    """Whether bytes of `file` can be overwritten; a terminal only claims that they can."""
+    """Whether bytes of `file` can be overwritten, which a terminal wrongly claims."""
     try:
         file.tell()
         return file.seekable() and not _appends(file)
@@ -183,5 +183,5 @@ def _appends(file: BinaryIO) -> bool:
 
     try:
         return bool(fcntl.fcntl(file.fileno(), fcntl.F_GETFL) & os.O_APPEND)
-    except OSError:  # lives in memory
+    except OSError:  # a file in memory
         return False

@@ -31,17 +31,21 @@ MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
 _SUBTYPES = {"ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}  # libsndfile's names
 # The size of the samples, in bytes, in a WAV header that cannot be completed at the end. SoX takes
 # exactly this number to mean that samples go on until the stream ends, and FFmpeg and libsndfile
-# stop at its end as well; of 0xFFFFFFFF the first two warn as of a broken file. A program that
-# takes the number literally stops after 18 hours at 16 kHz.
+# stop at its end as well. With 0xFFFFFFFF the first two warn that the file is broken. A program
+# that takes the number literally stops after 18 hours at 16 kHz.
 _UNKNOWN_LENGTH = 0x7FFFF000
 _MAX_LENGTH = 0xFFFFFFFF  # the most that 32 bits express; longer sound goes on to the file's end
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
-    """The format for the suffix of `path`. Raises OptionError for an unknown suffix or none."""
+    """The format that the suffix of `path` names. Raises OptionError if it names none."""
     suffix = Path(path).suffix.lower()
     if suffix[1:] not in FORMATS:
-        what = f"unknown audio suffix {suffix}" if suffix else "no suffix tells the audio format"
+        what = (
+            f"unknown audio suffix {suffix}"
+            if suffix
+            else "without a suffix the audio format is unknown"
+        )
         known = ", ".join(f".{name}" for name in FORMATS)
         raise OptionError(f"{os.fspath(path)}: {what}", f"use one of {known}")
     return suffix[1:]
@@ -104,7 +108,7 @@ class _PcmEncoder:
 
 
 class _WavEncoder(_PcmEncoder):
-    """Writes a RIFF header and samples; if the output can seek, sizes are filled in at the end."""
+    """Writes a RIFF header and samples; if the output can seek, completes sizes at the end."""
 
     def __init__(self, destination: Destination, depth: str, rate: int, channels: int) -> None:
         super().__init__(destination, depth)
@@ -168,7 +172,7 @@ def _pcm_bytes(frames: Frames, depth: str) -> bytes:
 
 
 def _wav_header(depth: str, rate: int, channels: int, *, data_size: int | None) -> bytes:
-    """Make the bytes before the samples (IBM and Microsoft, Multimedia Programming, 1991).
+    """Make the header of a WAV file (IBM and Microsoft, Multimedia Programming, 1991).
 
     `rate` is in Hz, `data_size` in bytes; it is None if it is not known yet.
     """
@@ -176,7 +180,7 @@ def _wav_header(depth: str, rate: int, channels: int, *, data_size: int | None) 
     frame = width * channels
     kind = 3 if depth == "float" else 1
     layout = struct.pack("<HHIIHH", kind, channels, rate, rate * frame, frame, 8 * width)
-    if depth == "float":  # formats other than PCM tell the size of an extension: none here
+    if depth == "float":  # formats other than PCM state the size of an extension: none here
         layout += struct.pack("<H", 0)
     chunks = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + b"data"
     size = _UNKNOWN_LENGTH if data_size is None else min(data_size, _MAX_LENGTH)

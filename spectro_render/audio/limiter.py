@@ -20,17 +20,18 @@ class Limiter:
 
     The factor at a sample is the least that any neighbour within LOOK_AHEAD needs, smoothed by a
     Hann window of the same reach. It depends on 2 x LOOK_AHEAD samples to either side and nothing
-    else, so sound that comes in blocks is treated as if it came in one. `push` gives back what is
-    already certain and `flush` the rest: together as many samples as went in.
+    else, so sound in blocks is limited as if it were one block. `push` returns the samples that no
+    later block can change, and `flush` the rest: together as many as were pushed.
     """
 
     def __init__(self, gain: float, ceiling: float = CEILING) -> None:
+        """`gain` in dB; `ceiling` as a share of full scale."""
         self._factor = 10 ** (gain / 20)
         self._ceiling = ceiling
-        self._pending: Samples | None = None  # the neighbours, then what is not given back yet
+        self._pending: Samples | None = None  # the neighbours, then what is not returned yet
 
     def push(self, samples: Samples) -> Samples:
-        """Take (channels, S) or (S,) and give back as much of the sound as is ready."""
+        """Add samples (channels, S) or (S,); returns as much of the limited sound as is ready."""
         import numpy as np
 
         if self._pending is None:  # silence lies before the beginning
@@ -44,7 +45,7 @@ class Limiter:
         return ready
 
     def flush(self) -> Samples:
-        """The rest of the sound; the limiter is then as new."""
+        """Return the rest of the limited sound, and start anew."""
         import numpy as np
 
         if self._pending is None:
@@ -55,7 +56,7 @@ class Limiter:
         return self._limit(padded)
 
     def _limit(self, samples: Samples) -> Samples:
-        """(..., S) -> (..., S - 4 LOOK_AHEAD): what has all its neighbours."""
+        """Limit what has all its neighbours: (..., S) -> (..., S - 4 LOOK_AHEAD)."""
         import numpy as np
 
         middle = samples[..., 2 * LOOK_AHEAD : -2 * LOOK_AHEAD]

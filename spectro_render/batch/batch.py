@@ -1,6 +1,6 @@
-"""Renders the jobs of one command, and reports and remembers what became of each.
+"""Renders the jobs of one command, and reports and records the result of each.
 
-The failure of one song does not stop the others.
+If one song fails, the others are rendered all the same.
 """
 
 from __future__ import annotations
@@ -28,18 +28,17 @@ from spectro_render.errors import (
     WeightsError,
     reason_of,
 )
-from spectro_render.options import Progress
 from spectro_render.report import Reporter, SongBars, complain, count, times_real_time
 
-MOST_SHOWN = 10  # failures, at the end
-_FATAL = (WeightsError, DeviceError, EngineError)  # no other song would fare better
+MOST_SHOWN = 10  # failures that are listed at the end
+_FATAL = (WeightsError, DeviceError, EngineError)  # every other song would fail, too
 
 
 class Batch:
     """Renders the jobs of one command.
 
-    For each song `begin` gives the engine a task, `hear` takes the engine's events, and `record`
-    keeps the result; `run` does this for all.
+    For each job, `begin` gives the engine a task, `handle` handles the engine's events, and
+    `record` records the result. `run` does this for all jobs.
     """
 
     def __init__(
@@ -54,11 +53,13 @@ class Batch:
         keeps_going: bool = False,
         folder: Path | None = None,
     ) -> None:
-        """`fingerprint` tells which model renders, and may take its time.
+        """Prepare a run; nothing is read or written yet.
 
-        stream: where the sound of a job without a file goes; force: render again what is complete;
-        keeps_going: after a bug in this program, too; folder: where all outputs are, if they have a
-        folder in common, which then remembers how they were made.
+        fingerprint: returns a hash of the model's files, and may be slow.
+        stream: where the sound of a job without a file goes.
+        force: whether outputs that exist already are rendered again.
+        keeps_going: whether other songs are rendered after a bug in this program.
+        folder: the folder of all outputs, if there is one; it keeps a record of the results.
         """
         self.settings, self.engine, self.reporter = settings, engine, reporter
         self.stream, self.force, self.keeps_going = stream, force, keeps_going
@@ -67,22 +68,24 @@ class Batch:
             self._history = History(folder, settings.origin, fingerprint)
         self._active: dict[Task, Begun | None] = {}
         self._bars = SongBars()
-        self._counts: Counter[str] = Counter()  # of each status
-        self._failures: list[tuple[str, str]] = []  # the first ones: name and reason
+        self._counts: Counter[str] = Counter()  # number of jobs by status
+        self._failures: list[tuple[str, str]] = []  # name and reason of the first ones
         self._seconds = 0.0  # of sound so far
         self._shown: Exception | None = None  # the bug that was last printed
 
     def run(self, jobs: Sequence[Job]) -> int:
-        """Render all jobs; the number of failures."""
+        """Render all jobs, and return the number of failures."""
         waiting = deque(jobs)
         started = time.monotonic()
         try:
             with self.reporter.songs(len(jobs)) as self._bars:
-                self.engine.on_progress = self._show_progress
+                self.engine.on_progress = lambda task, progress: self._bars.show(
+                    task.job, task.job.name, progress
+                )
                 self._fill(waiting)
                 while self._active:
                     for task, event in self.engine.advance():
-                        self.hear(task, event)
+                        self.handle(task, event)
                     self._fill(waiting)
             if len(jobs) > 1:
                 text = self._summary(time.monotonic() - started)
@@ -110,12 +113,12 @@ class Batch:
             waiting.popleft()
 
     def begin(self, job: Job) -> None:
-        """Give the engine a job, unless its output is there already."""
+        """Give the engine a job, unless its output exists already."""
         was_complete = job.is_complete
         is_kept = was_complete and not (job.is_explicit or self.force)
         data = self._outdated(job) if is_kept else job.read()
         if data is None:
-            self._skip(job, f"{job.target} is there already; --force renders again")
+            self._skip(job, f"{job.target} exists already; --force renders it again")
             return
         folders = job.missing_folders
         try:
@@ -130,21 +133,21 @@ class Batch:
             self.engine.begin(task)
         except BaseException:
             discard(output)
-            for folder in folders:  # made for this song alone, unless another has a file there
+            for folder in folders:  # made for this song; kept if another song has a file there
                 with suppress(OSError):
                     folder.rmdir()
             raise
         self._active[task] = None
 
     def _outdated(self, job: Job) -> bytes | None:
-        """The input, if the output was made from another one or in another way, else None."""
+        """The input of an output that is outdated; None if the output is to be kept."""
         if self._history is None or job.target is None or not self._history.knows(job.target):
             return None
         data = job.read()
         return data if self._history.is_outdated(job.target, checksum(data)) else None
 
     def _take_output(self, job: Job, was_complete: bool) -> Destination:
-        """Open a job's output; raises OutputBusy if another run has written it meanwhile."""
+        """Open a job's output. Raises OutputBusy if another run has written it in the meantime."""
         target = job.prepare_target() or self.stream
         assert target is not None
         output = open_destination(target)
@@ -153,11 +156,8 @@ class Batch:
             raise OutputBusy(f"{job.target}: another run has written it")
         return output
 
-    def _show_progress(self, task: Task, progress: Progress) -> None:
-        self._bars.show(task.job, task.job.name, progress)
-
-    def hear(self, task: Task, event: Event) -> None:
-        """Do what an event asks for."""
+    def handle(self, task: Task, event: Event) -> None:
+        """Report and record an event of a task. Raises fatal errors."""
         if isinstance(event, Begun):
             self._active[task] = event
             self._report_losses(task.job, event)
@@ -172,9 +172,9 @@ class Batch:
             self._finish(task, begun, event)
 
     def _raise_fatal(self, error: Exception) -> None:
-        """Raise what no other song would survive, and bugs of this program where one ends it.
+        """Raise an error that ends the run: a fatal one, or a bug in this program.
 
-        Where the others go on, a bug is printed with its trace.
+        With `keeps_going` a bug is printed with its trace, and the run goes on.
         """
         if isinstance(error, (BrokenPipeError, *_FATAL)):
             raise error
@@ -182,12 +182,12 @@ class Batch:
             return
         if not self.keeps_going:
             raise error
-        if error is not self._shown:  # several songs may have met it together
+        if error is not self._shown:  # songs of one batch get the same error
             traceback.print_exception(error)
             self._shown = error
 
     def _report_losses(self, job: Job, begun: Begun) -> None:
-        """Say what of a file will not be heard, and what was wrong with it."""
+        """Report what was damaged in a file, and what of it is not played."""
         if begun.repairs:
             self.reporter.say(f"{job.name}: repaired: {'; '.join(begun.repairs)}")
         if begun.ignored:
@@ -241,9 +241,9 @@ class Batch:
         self.record(job, {"status": "failed", **_names(job), "error": _reason(error)})
 
     def record(self, job: Job, fields: dict[str, Any], sha256: str | None = None) -> None:
-        """Count a result, print it where JSON is wanted, and keep it for a later run.
+        """Count a result, print it as JSON if that is wanted, and record it for later runs.
 
-        `fields` tell what became of the job, `sha256` is that of the input where it was rendered.
+        `fields` has the status and its details; `sha256` is the input's, if it was rendered.
         """
         self._counts[fields["status"]] += 1
         self.reporter.record(fields)
@@ -257,16 +257,16 @@ class Batch:
             complain(f"{self._history.path}: cannot write: {reason_of(error)}")
             self._history.close()
             self._history = None
-            self._counts["failed"] += 1  # a later run will know too little
+            self._counts["failed"] += 1  # a later run will lack this record
 
     @property
     def _results(self) -> dict[str, int]:
-        """How many jobs were rendered, skipped and failed, without those that are none."""
+        """The number of jobs that were rendered, skipped and failed, without zeros."""
         names = ("rendered", "skipped", "failed")
         return {name: self._counts[name] for name in names if self._counts[name]}
 
     def _summary(self, wall_seconds: float) -> str:
-        """How many songs became what, in a line."""
+        """The numbers of songs and the speed, in one line."""
         text = ", ".join(f"{number} {name}" for name, number in self._results.items())
         if self._seconds:
             factor = times_real_time(self._seconds, wall_seconds)
@@ -280,7 +280,7 @@ class Batch:
 
 
 def _names(job: Job) -> dict[str, str | None]:
-    """The input and the output of a job, as records and messages call them."""
+    """The input and the output of a job, as they are named in records and messages."""
     target = str(job.target) if job.target else None
     return {"input": job.name, "output": STREAM if job.is_streamed else target}
 

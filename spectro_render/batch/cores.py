@@ -1,7 +1,7 @@
-"""Threads that compute with one CPU core each, so that songs do not wait for one another.
+"""Threads that compute on one CPU core each, so that songs are rendered independently.
 
-The products of a small network are too short to be shared by cores: they wait for one another
-longer than they compute. Whole songs need not wait.
+The matrix products of a small network are too small to be shared by cores, which would wait for one
+another longer than they compute. So each core renders songs of its own.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Result = TypeVar("Result")
 
 
 def let_idle_threads_sleep() -> None:
-    """Have a thread that waits for the others spin briefly, then give its core away.
+    """Make threads that wait for others spin only briefly. Call it before torch is imported.
 
-    Spinning for long, libgomp's habit, gains some where all cores are free (mels of our model on
-    two: 0.54 s, not 0.62 s), but where they are not it takes them from the very threads that are
-    waited for (beside one busy process: 2.6 s, not 1.1 s). To be called before torch is imported.
+    By default, threads of libgomp spin for long. That is faster if all cores are free (mels of the
+    default model on two cores: 0.54 s instead of 0.62 s). But if they are not, the spinning takes
+    cores from the threads that compute (beside one busy process: 2.6 s instead of 1.1 s).
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -32,7 +32,7 @@ class Cancelled(Exception):
 
 
 class Cores(Generic[Result]):
-    """A fixed number of threads, made when they are needed; with one core, none."""
+    """A fixed number of threads, started when they are needed; for one core there is no thread."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -41,10 +41,10 @@ class Cores(Generic[Result]):
         self._is_cancelled = False
 
     def start(self, work: Callable[[], Result], *, here: bool = False) -> Future[Result]:
-        """Begin some work; it goes on while the caller does something else.
+        """Start some work in a thread; its result or error is in the future.
 
-        What runs `here` is done on return: all of torch's threads share it, as the only work there
-        is. An error is the future's, an interrupt the caller's.
+        With `here`, for work that is alone, it is done in the caller's thread before this returns,
+        with all of torch's threads. An interrupt is raised to the caller.
         """
         from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -64,7 +64,7 @@ class Cores(Generic[Result]):
         return future
 
     def first(self) -> Future[Result]:
-        """Wait until some of the work is done; the one begun first of that."""
+        """Wait until some of the work is done, and return the future of the work started first."""
         from concurrent.futures import FIRST_COMPLETED, wait
 
         done, _ = wait(self._running, return_when=FIRST_COMPLETED)
@@ -73,7 +73,7 @@ class Cores(Generic[Result]):
         return future
 
     def stop(self) -> None:
-        """Let all work end at its next `check`, and wait for that; its results are lost."""
+        """Cancel all work at its next `check`, and wait for it to end; its results are lost."""
         from concurrent.futures import wait
 
         self._is_cancelled = True
@@ -82,6 +82,6 @@ class Cores(Generic[Result]):
         self._is_cancelled = False
 
     def check(self) -> None:
-        """Raise Cancelled where going on is useless."""
+        """Raise Cancelled if the work has been cancelled; to be called by the work."""
         if self._is_cancelled:
             raise Cancelled

@@ -1,4 +1,4 @@
-"""Renders tasks in this process, several side by side."""
+"""Renders several tasks at once in this process."""
 
 from __future__ import annotations
 
@@ -21,12 +21,8 @@ if TYPE_CHECKING:
     from spectro_render.render.renderer import Renderer
 
 
-def _ignore(task: Task, progress: Progress) -> None:
-    """Drop a progress report: the default where no progress is shown."""
-
-
 class Engine(Protocol):
-    """Something that renders tasks. A task leaves nothing behind unless it has finished."""
+    """Something that renders tasks. A task that does not finish leaves no output behind."""
 
     on_progress: Callable[[Task, Progress], None]  # called from any thread
 
@@ -35,13 +31,13 @@ class Engine(Protocol):
         """Whether one more task may begin."""
 
     def begin(self, task: Task) -> None:
-        """Take a task and its output. What this raises leaves the output to the caller."""
+        """Begin a task and take over its output. If this raises, the caller keeps the output."""
 
     def advance(self) -> list[tuple[Task, Event]]:
-        """Work on the tasks that have begun, for a while or until there is an event."""
+        """Work on the tasks that have begun until there is an event, or for some time."""
 
     def stop(self) -> None:
-        """Give up all tasks that are not over; nothing can begin then."""
+        """Give up all tasks that are not over. No task can begin after that."""
 
 
 class LocalEngine:
@@ -50,9 +46,9 @@ class LocalEngine:
     def __init__(
         self, settings: Settings, songs: int, find_model: Callable[[], ModelFiles]
     ) -> None:
-        """`songs`: how many tasks there will be at most; the first of them loads the model."""
+        """`songs` is the largest number of tasks; the first one loads the model."""
         self.settings = settings
-        self.on_progress: Callable[[Task, Progress], None] = _ignore
+        self.on_progress: Callable[[Task, Progress], None] = lambda task, progress: None
         self._songs = songs
         self._find_model = find_model
         self._events: list[tuple[Task, Event]] = []
@@ -70,7 +66,7 @@ class LocalEngine:
 
     @cached_property
     def size(self) -> int:
-        """How many tasks there is room for."""
+        """The number of tasks that can be rendered at once."""
         from spectro_render.batch.slots import best_batch_size
 
         return min(self._songs, self.settings.batch_size or best_batch_size(self.renderer))
@@ -86,11 +82,14 @@ class LocalEngine:
         return not self._events and not any(self._slots or ())
 
     def begin(self, task: Task) -> None:
-        """Take a task; raises MidiError, OptionError, OutputError, or what keeps all others too."""
+        """Begin a task. Raises MidiError, OptionError or OutputError.
+
+        The first task loads the model, and raises WeightsError or DeviceError if that fails.
+        """
         from spectro_render.batch.slots import ActiveSong, Slots
 
         score = read_midi(task.data)
-        _ = self.renderer  # loading it is no part of the first song's time
+        _ = self.renderer  # so that loading it does not count as time of the first song
         begun = time.monotonic()
         options, encoding = self.settings.options, self.settings.encoding
         song = self.renderer.begin(score, options, live=task.job.is_streamed)
@@ -152,10 +151,10 @@ class LocalEngine:
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    """Import torch a seventh faster, by not looking for garbage meanwhile.
+    """Switch garbage collection off, which makes the import of torch a seventh faster.
 
-    The import makes objects by the hundred thousand, and again and again Python would look for
-    garbage among them; they stay until the end, so it need not look at them later either.
+    The import makes hundreds of thousands of objects, among which Python would repeatedly look for
+    garbage. They are needed until the end, so they are excluded from later collections, too.
     """
     gc.disable()
     try:

@@ -1,9 +1,9 @@
-"""Records what the outputs of a folder were made from, so that a second run does what is missing.
+"""Records how the outputs in a folder were made, so that a second run renders what is missing.
 
-The file `.spectro-render.jsonl` in that folder gets a line, a JSON object, for every output made
-and for every input that failed; of several lines about one output the last counts. Lines are only
-appended, each in one write, after the output has its name: so a run that is killed can at worst
-leave a line half written, which the next run skips.
+The file `.spectro-render.jsonl` in that folder has a line, a JSON object, for every output that was
+made and for every input that failed. If there are several lines about one output, the last one
+counts. A line is appended in one write after the output has got its name. So a run that is killed
+can at worst leave an incomplete line, which the next run skips.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 NAME = ".spectro-render.jsonl"
-_ORIGIN = ("sha256", "settings", "model_sha256")  # what decides whether an output is still right
+_ORIGIN = ("sha256", "settings", "model_sha256")  # an output is outdated if one of them differs
 
 
 def checksum(data: bytes) -> str:
@@ -28,12 +28,12 @@ def checksum(data: bytes) -> str:
 
 
 class History:
-    """The records of one folder, and how this run would make an output."""
+    """The records of one folder, compared with the settings of this run."""
 
     def __init__(
         self, folder: Path, settings: Mapping[str, Any], fingerprint: Callable[[], str]
     ) -> None:
-        """`settings` are plain values; `fingerprint` tells which model renders, and may be slow."""
+        """`settings` can be written as JSON; `fingerprint` returns a hash of the model's files."""
         self.folder, self.path = folder, folder / NAME
         self._settings = settings
         self._fingerprint = fingerprint
@@ -45,11 +45,11 @@ class History:
 
     @cached_property
     def _origins(self) -> dict[str, tuple[Any, ...]]:
-        """What each output was made from, by the last record about it."""
+        """How each output was made, by the last record about it."""
         return {record["output"]: _origin(record) for record in _read(self.path)}
 
     def knows(self, output: Path) -> bool:
-        """Whether there is a record of an output; else the user may have put it there."""
+        """Whether there is a record of an output; a file without one may be the user's own."""
         return self._name(output) in self._origins
 
     def is_outdated(self, output: Path, sha256: str) -> bool:
@@ -57,7 +57,7 @@ class History:
         return self._origins[self._name(output)] != _origin(self._now(sha256))
 
     def add(self, output: Path, sha256: str | None, fields: Mapping[str, Any]) -> None:
-        """Append a record; raises OSError."""
+        """Append a record with these fields. Raises OSError if it cannot be written."""
         origin = self._now(sha256) if sha256 else {}
         record = {**fields, **origin, "output": self._name(output)}
         line = (json.dumps(record) + "\n").encode()
@@ -67,31 +67,31 @@ class History:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
-        """Close the file; no record can be added after that."""
+        """Close the file. `add` opens it again."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
     def _now(self, sha256: str) -> dict[str, Any]:
-        """What an output would be made from if it were rendered now."""
+        """How an output would be made if it were rendered now."""
         return dict(zip(_ORIGIN, (sha256, self._settings, self._model), strict=True))
 
     def _name(self, output: Path) -> str:
-        """An output's name in records: relative to the folder, which may be moved as a whole."""
+        """An output's name in records: relative to the folder, so that this can be moved."""
         return os.path.relpath(output, self.folder).replace(os.sep, "/")
 
 
 def _origin(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The part of a record that decides whether an output is still right.
+    """The fields of a record that say how an output was made.
 
-    Strings are shared, because the settings of a million records are mostly equal.
+    Equal strings are shared in memory, as most of a million records have equal settings.
     """
     sha256, settings, model = map(record.get, _ORIGIN)
     return sha256, sys.intern(json.dumps(settings, sort_keys=True)), sys.intern(str(model))
 
 
 def _read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file, without lines that are half written; none where there is no file."""
+    """The records of a file, without incomplete lines; none if there is no file."""
     try:
         lines = path.read_bytes().splitlines()
     except OSError:
@@ -99,14 +99,14 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
             record = json.loads(line)
-        except ValueError:  # half written
+        except ValueError:  # an incomplete line
             continue
         if isinstance(record, dict) and isinstance(record.get("output"), str):
             yield record
 
 
 def _open_to_append(path: Path) -> int:
-    """Open a file for appending; a last line that is half written gets its end."""
+    """Open a file for appending; an incomplete last line is ended first."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
     size = os.fstat(file).st_size
     if size:

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,12 +20,12 @@ STREAM = "-"  # stands for standard input and for standard output
 
 @dataclass(frozen=True)
 class Job:
-    """One MIDI file to render; or an input that gives none, with the problem."""
+    """The input and the output of one song, or an input that has no song, with the problem."""
 
     source: Path | None  # None is standard input
     target: Path | None  # None is standard output
-    is_explicit: bool = False  # the user named this very output, so it may be replaced
-    problem: str = ""  # why the input gives no file: reported when its turn comes, others go on
+    is_explicit: bool = False  # the user named this output in full, so it may be replaced
+    problem: str = ""  # why the input has no song; it is reported when the job begins
 
     @property
     def name(self) -> str:
@@ -39,42 +39,45 @@ class Job:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the output exists; a file gets its final name only once it is complete."""
+        """Whether the output exists; files get their final names when they are complete."""
         target = self.target
         return target is not None and os.path.isfile(target) and os.path.getsize(target) > 0
 
     def read(self) -> bytes:
-        """Read the bytes of the MIDI file. Raises MidiError."""
+        """Read the bytes of the MIDI file. Raises MidiError if that fails or there is none."""
         if self.problem:
             raise MidiError(self.problem)
         return read_bytes(self.source or sys.stdin.buffer)
 
     @property
     def missing_folders(self) -> list[Path]:
-        """The folders that `prepare_target` would make, the innermost first."""
+        """The folders that `prepare_target` would make, innermost first."""
         if self.target is None or self.is_explicit:
             return []
         return [folder for folder in self.target.parents if not os.path.lexists(folder)]
 
     def prepare_target(self) -> Path | None:
-        """The file to write, after making the folders of one that the user did not name in full.
+        """The file to write, or None for standard output.
 
-        None for standard output. Raises OutputError.
+        Folders of a file that the user did not name in full are made. Raises OutputError if that
+        fails.
         """
         if self.target and not self.is_explicit:
             try:
                 self.target.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 why = f"cannot make the folder: {reason_of(error)}"
-                raise OutputError(f"{self.target.parent}: {why}", "choose another") from error
+                raise OutputError(
+                    f"{self.target.parent}: {why}", "choose another folder"
+                ) from error
         return self.target
 
 
 def read_lists(inputs: Sequence[str], files_from: str | None) -> tuple[list[str], list[str]]:
-    """Split the inputs: those that are no lists, and the names that the lists hold.
+    """Split the inputs: returns those that are not lists, and the names in the lists.
 
-    Lists are `files_from` and the inputs called `@LIST`. Raises OptionError for one that cannot be
-    read or is empty.
+    Lists are `files_from` and inputs of the form `@LIST`. Raises OptionError for a list that cannot
+    be read or is empty.
     """
     is_list = [name.startswith("@") and not os.path.exists(name) for name in inputs]
     lists = [name[1:] for name, listed in zip(inputs, is_list, strict=True) if listed]
@@ -86,7 +89,7 @@ def read_lists(inputs: Sequence[str], files_from: str | None) -> tuple[list[str]
 
 
 def _listed(listing: str) -> list[str]:
-    """The names in a list: one per line, or ended by null bytes as `find -print0` writes them."""
+    """Read the names in a list: one per line, or each ended by a null byte (`find -print0`)."""
     try:
         data = sys.stdin.buffer.read() if listing == STREAM else Path(listing).read_bytes()
     except OSError as error:
@@ -94,7 +97,7 @@ def _listed(listing: str) -> list[str]:
         raise OptionError(message, "check the path") from error
     names = data.split(b"\0") if b"\0" in data else data.splitlines()
     if not any(names):
-        raise OptionError(f"the list {listing} is empty", "write a file's name on each line")
+        raise OptionError(f"the list {listing} is empty", "write the name of a file on each line")
     return [os.fsdecode(name) for name in names if name]
 
 
@@ -115,7 +118,7 @@ def _is_pattern(name: str) -> bool:
 def common_folder(
     inputs: Sequence[str], output: str | None, listed: Sequence[str] = ()
 ) -> Path | None:
-    """The folder that all outputs go to, however deep; None where they have none in common."""
+    """The folder that has all outputs, directly or in folders below; None if there is none."""
     if output is not None and output != STREAM and (is_batch(inputs, listed) or _is_folder(output)):
         return Path(output)
     if output is None and not listed and len(inputs) == 1 and os.path.isdir(inputs[0]):
@@ -126,7 +129,7 @@ def common_folder(
 def choose_format(output: str | None, format: str | None, *, batch: bool) -> str:
     """The audio format: `format`, else what the suffix of `output` says, else WAV.
 
-    Raises OptionError for a suffix that is unknown or that contradicts `format`.
+    Raises OptionError for a suffix that is unknown or contradicts `format`.
     """
     if output is None or output == STREAM or batch or _is_folder(output):
         return format or "wav"
@@ -134,21 +137,22 @@ def choose_format(output: str | None, format: str | None, *, batch: bool) -> str
     if format is None:
         return format_of(output)
     if suffix in FORMATS and suffix != format:
-        raise OptionError(f"{output} says {suffix}, but {format} is asked for", "leave one out")
+        raise OptionError(f"the suffix of {output} contradicts --format {format}", "leave one out")
     return format
 
 
 def plan_jobs(
     inputs: Sequence[str], output: str | None, format: str, listed: Sequence[str] = ()
 ) -> list[Job]:
-    """One job for each MIDI file that `inputs` name, or that `read_lists` has found; in that order.
+    """Make one job for each MIDI file in `inputs` and in `listed` (see `read_lists`), in order.
 
-    Folders are searched with all folders in them (hidden names and links to folders are skipped)
-    and their layout is mirrored under `output`; so is that of files that match a pattern (`**`
-    stands for any folders), from its first wildcard on. A listed file keeps the folders it is
-    listed with. Inputs that would share an output keep their own suffix in its name: `a.mid` and
-    `a.kar` become `a.mid.wav` and `a.kar.wav`. Raises OptionError for inputs and outputs that do
-    not go together.
+    A folder is searched with all folders in it; hidden names and links to folders are skipped. The
+    outputs are at the same places below `output`. For a pattern (`**` stands for any folders) that
+    is the place below its first wildcard; a listed file keeps the folders of its name.
+
+    Inputs that would share an output keep their own suffix in its name: `a.mid` and `a.kar` become
+    `a.mid.wav` and `a.kar.wav`. Raises OptionError for no inputs, an output that does not suit
+    them, and outputs that would still be equal or would replace an input.
     """
     _check_inputs((*inputs, *listed))
     batch = is_batch(inputs, listed)
@@ -157,14 +161,17 @@ def plan_jobs(
     found = [job for name in inputs for job in _jobs_of(name, output, format, batch)]
     found += [job for name in listed for job in _listed_jobs(Path(name), output, format)]
     distinct = _distinct(list(dict.fromkeys(found)))
-    _check_no_input_replaced(distinct)
+    sources = {_identity(job.source) for job in distinct if job.source} - {None}
+    for job in distinct:
+        if job.target and _identity(job.target) in sources:
+            raise OptionError(f"the output {job.target} is an input, too", "choose another output")
     return distinct
 
 
 def longest_first(jobs: Iterable[Job]) -> list[Job]:
-    """Sort jobs so that no long song is begun when the others are nearly over.
+    """Sort jobs from the longest song to the shortest, so that all workers end at about one time.
 
-    A file's size stands for the song's length, which only reading it would tell.
+    The size of the file is taken for the length of the song, as files are not read yet.
     """
 
     def size(job: Job) -> float:
@@ -178,9 +185,9 @@ def longest_first(jobs: Iterable[Job]) -> list[Job]:
 
 def _check_inputs(inputs: Sequence[str]) -> None:
     if not inputs:
-        raise OptionError("no input", "name a MIDI file, a folder, a list or '-'")
+        raise OptionError("no input", "name a MIDI file, a folder, a list or -")
     if "" in inputs:
-        raise OptionError("an input has an empty name", "name a file, a folder or '-'")
+        raise OptionError("an input has an empty name", "name a file, a folder or -")
     if inputs.count(STREAM) > 1:
         raise OptionError("standard input can be read only once", "give one '-'")
 
@@ -189,15 +196,15 @@ def _check_batch_output(output: str | None) -> None:
     if output is None:
         return
     if output == STREAM:
-        raise OptionError("standard output holds only one song", "name a folder with -o")
+        raise OptionError("standard output is for one song only", "name a folder with -o")
     if os.path.exists(output) and not os.path.isdir(output):
-        raise OptionError(f"{output} is a file", "several inputs need a folder")
+        raise OptionError(f"{output} is a file", "name a folder for several outputs")
     if not _is_folder(output) and Path(output).suffix.lower().removeprefix(".") in FORMATS:
-        raise OptionError(f"{output} looks like a file", "several inputs need a folder")
+        raise OptionError(f"{output} looks like a file", "name a folder for several outputs")
 
 
 def _jobs_of(name: str, output: str | None, format: str, batch: bool) -> Iterator[Job]:
-    """The jobs of one input."""
+    """The jobs of one input that is not a list."""
     if name == STREAM:
         yield _stream_job(output, format, batch)
     elif os.path.isdir(name):
@@ -221,7 +228,7 @@ def _pattern_jobs(pattern: str, output: str | None, format: str) -> Iterator[Job
         below = Path(*source.parts[fixed:]) if output else source
         yield Job(source, Path(output or "", below).with_suffix(f".{format}"))
     if not names:
-        yield Job(Path(pattern), None, problem="no MIDI file has a name like that")
+        yield Job(Path(pattern), None, problem="no MIDI file matches this pattern")
 
 
 def _listed_jobs(source: Path, output: str | None, format: str) -> Iterator[Job]:
@@ -237,23 +244,30 @@ def _listed_jobs(source: Path, output: str | None, format: str) -> Iterator[Job]
 def _folder_jobs(folder: Path, output: str | None, format: str) -> Iterator[Job]:
     """A job for each MIDI file in a folder, and for each folder in it that cannot be read."""
     errors: list[OSError] = []
-    found = list(_midi_files(folder, errors.append))
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder, onerror=errors.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(parent, name)
+            for name in sorted(files)
+            if not name.startswith(".") and name.lower().endswith(MIDI_SUFFIXES)
+        ]
     for source in found:
         below = source.relative_to(folder) if output else source
         yield Job(source, Path(output or "", below).with_suffix(f".{format}"))
     for error in errors:
-        problem = f"cannot read the folder: {reason_of(error)}"
+        problem = f"cannot read this folder: {reason_of(error)}"
         yield Job(Path(error.filename), None, problem=problem)
     if not found and not errors:
         suffixes = ", ".join(MIDI_SUFFIXES)
-        yield Job(folder, None, problem=f"no MIDI file in this folder; looked for {suffixes}")
+        yield Job(folder, None, problem=f"no MIDI file ({suffixes}) in this folder")
 
 
 def _stream_job(output: str | None, format: str, batch: bool) -> Job:
     if output in (None, STREAM) and not batch:
         return Job(None, None)
     if output is None:
-        raise OptionError("standard input has no folder of its own", "name one with -o")
+        raise OptionError("no folder for the output of standard input", "name one with -o")
     if batch or _is_folder(output):
         return Job(None, Path(output, f"stdin.{format}"))
     return Job(None, Path(output), is_explicit=True)
@@ -273,23 +287,18 @@ def _is_folder(output: str) -> bool:
     return output.endswith(("/", os.sep)) or os.path.isdir(output)
 
 
-def _midi_files(folder: Path, on_error: Callable[[OSError], None]) -> Iterator[Path]:
-    """All MIDI files below `folder`, by name; `on_error` gets the errors of unreadable folders."""
-    for parent, folders, files in os.walk(folder, onerror=on_error):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not name.startswith(".") and name.lower().endswith(MIDI_SUFFIXES):
-                yield Path(parent, name)
-
-
 def _distinct(jobs: list[Job]) -> list[Job]:
-    """Rename outputs that several jobs would share; raises OptionError where that is not enough."""
+    """Rename outputs that several jobs share. Raises OptionError if that is not enough."""
     shared = _shared_targets(jobs)
-    longer = [_keep_suffix(job) if job.target in shared else job for job in jobs]
+    longer = []
+    for job in jobs:
+        if job.source and job.target and job.target in shared:
+            job = replace(job, target=job.target.with_name(job.source.name + job.target.suffix))
+        longer.append(job)
     for target in _shared_targets(longer):
         sources = " and ".join(job.name for job in longer if job.target == target)
         raise OptionError(
-            f"{sources} would both become {target}", "a list (@FILE) keeps their folders"
+            f"{sources} would have the same output {target}", "a list (@LIST) keeps their folders"
         )
     return longer
 
@@ -299,22 +308,8 @@ def _shared_targets(jobs: list[Job]) -> set[Path]:
     return {target for target, count in counts.items() if count > 1}
 
 
-def _keep_suffix(job: Job) -> Job:
-    """`a.wav` made from `a.mid` becomes `a.mid.wav`."""
-    if job.source is None or job.target is None:
-        return job
-    return replace(job, target=job.target.with_name(job.source.name + job.target.suffix))
-
-
-def _check_no_input_replaced(jobs: list[Job]) -> None:
-    inputs = {_identity(job.source) for job in jobs if job.source} - {None}
-    for job in jobs:
-        if job.target and _identity(job.target) in inputs:
-            raise OptionError(f"{job.target} is an input", "choose another output")
-
-
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a file, which all its names share; None where there is no file."""
+    """Device and inode of a file, which are equal for all its names; None without a file."""
     try:
         status = path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""The worker that runs on a machine of a Ray cluster: it renders songs and keeps their files."""
+"""A worker on a machine of a Ray cluster, which renders songs into files."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 
     from spectro_render.checkpoints.manifest import ModelFiles
 
-MakeEngine: TypeAlias = Callable[[Settings, int], LocalEngine]  # the number is that of cores
+MakeEngine: TypeAlias = Callable[[Settings, int], LocalEngine]  # settings and number of cores
 
 
 @dataclass(frozen=True)
 class WorkerReady:
-    """The report of a worker that has loaded the model."""
+    """What a worker reports when it has loaded the model."""
 
     host: str
-    node: str  # Ray's name of the machine
+    node: str  # name of the machine in Ray
     version: str  # of this program
     fingerprint: str  # of the model
-    size: int  # songs side by side
+    size: int  # number of songs that it renders at once
 
 
 @dataclass(frozen=True)
 class FinishedFile:
-    """A song that is complete, and the bytes of its output, which stay here until fetched."""
+    """A complete song and the bytes of its output, which stay on the worker's machine."""
 
     finished: Finished
     data: ray.ObjectRef[Any]  # uint8 (bytes,)
@@ -55,14 +55,14 @@ SendableEvent: TypeAlias = "Begun | FinishedFile | Exception"
 
 @dataclass(frozen=True)
 class Report:
-    """The events and the progress of a worker's songs, by the songs' numbers."""
+    """What a worker reports of its songs: events, and progress by the songs' numbers."""
 
     events: list[tuple[int, SendableEvent]]
     progress: dict[int, Progress]
 
 
 def make_engine(settings: Settings, cores: int) -> LocalEngine:
-    """Make an engine on some cores of this machine, with the model in memory."""
+    """Make an engine on `cores` cores of this machine, and load the model."""
     let_idle_threads_sleep()
     import torch
 
@@ -73,22 +73,22 @@ def make_engine(settings: Settings, cores: int) -> LocalEngine:
 
 
 def find_model(choice: ModelChoice) -> ModelFiles:
-    """Find the model on this machine, without words on standard error."""
+    """Find the model on this machine, without messages on standard error."""
     return resolve_model(choice.name, choice.vocoder, Reporter(quiet=True))
 
 
 class Worker:
-    """The Ray actor of a machine. One call at a time; songs are computed only within `render`."""
+    """A Ray actor that renders songs; it computes only while `render` is called."""
 
     def __init__(self, settings: Settings, cores: int, make_engine: MakeEngine) -> None:
         self._settings, self._cores, self._make_engine = settings, cores, make_engine
         self._host = socket.gethostname()
         self._numbers: dict[Task, int] = {}
-        self._files: dict[Task, BinaryIO] = {}  # without names
+        self._files: dict[Task, BinaryIO] = {}  # temporary files without names
         self._progress: dict[int, Progress] = {}
 
     def start(self) -> WorkerReady:
-        """Load the model. Raises EngineError."""
+        """Load the model. Raises EngineError if that fails."""
         try:
             fingerprint = fingerprint_of(find_model(self._settings.model))
             self._engine = self._make_engine(self._settings, self._cores)
@@ -101,7 +101,10 @@ class Worker:
         return WorkerReady(self._host, node, __version__, fingerprint, self._engine.size)
 
     def render(self, songs: Sequence[tuple[int, Job, bytes]], seconds: float) -> Report:
-        """Begin songs, and render all songs for some seconds, or until at least one is over."""
+        """Begin new songs, and render all for `seconds` seconds or until one is over.
+
+        A new song is given as its number, its job and the bytes of its MIDI file.
+        """
         end = time.monotonic() + seconds
         failed = [self._begin(*song) for song in songs]
         events: list[tuple[int, SendableEvent]] = [event for event in failed if event is not None]
@@ -113,7 +116,7 @@ class Worker:
         return Report(events, dict(self._progress))
 
     def _begin(self, number: int, job: Job, data: bytes) -> tuple[int, Exception] | None:
-        """Give the engine a song; the error if it cannot be begun."""
+        """Begin a song; returns its number and the error if that fails."""
         try:
             file: Any = tempfile.TemporaryFile()
         except OSError as error:
@@ -132,7 +135,7 @@ class Worker:
             self._progress[self._numbers[task]] = progress
 
     def _sendable(self, task: Task, event: Event) -> tuple[int, SendableEvent]:
-        """Turn an event into one that can be sent, with the number of its song."""
+        """Convert an event so that it can be sent, with the number of its song."""
         import numpy as np
         import ray
 
@@ -153,7 +156,7 @@ class Worker:
 
 
 def _explained(error: Exception) -> Exception:
-    """Add its trace to a bug, as Ray sends an error without one."""
+    """Add the traceback to an error that is a bug, as Ray would send it without one."""
     if not isinstance(error, (SpectroRenderError, OSError)) and sys.version_info >= (3, 11):
         error.add_note("".join(traceback.format_exception(error)))
     return error

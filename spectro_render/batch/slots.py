@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from spectro_render.render.song import Song
 
 BATCH_SIZE = 8
-# Weights of the largest network that needs several songs to keep a CPU busy.
+# A network with more weights keeps a CPU busy with one song.
 MOST_WEIGHTS = 50_000_000
 
 
 def usable_cores(renderer: Renderer) -> int:
-    """How many threads do best to render songs of their own, with one core each."""
+    """The number of CPU cores that render songs independently; 1 on a GPU."""
     import torch
 
     return torch.get_num_threads() if renderer.device.type == "cpu" else 1
 
 
 def best_batch_size(renderer: Renderer) -> int:
-    """How many songs are best rendered side by side, as measured: docs/speed.md has the figures.
+    """The number of songs to render at once, as measured (see docs/speed.md).
 
-    A network of the published size keeps a processor busy with one song.
+    A network of the published size keeps a CPU busy with one song.
     """
     weights = sum(parameter.numel() for parameter in renderer.checkpoint.model.parameters())
     if renderer.device.type == "cpu" and weights > MOST_WEIGHTS:
@@ -48,43 +48,43 @@ class ActiveSong:
     song: Song
     writer: AudioWriter
     begun: float  # time.monotonic()
-    seconds: float = 0.0  # of sound so far
+    seconds: float = 0.0  # sound so far
 
     def write(self, part: Audio) -> None:
-        """Append to the output, which gets its name with the last part."""
+        """Append a part to the output; after the last part, the output gets its name."""
         self.writer.write(part.samples)
         self.seconds += part.seconds
         if self.song.is_over:
             self.writer.close()
 
     def discard(self) -> None:
-        """Leave nothing of an output that is not complete."""
+        """Remove the incomplete output."""
         discard(self.task.output)
 
     def progress(self, share: float = 0.0) -> Progress:
-        """How far the song is, if this share of its next window is done."""
+        """The progress of the song, when `share` of its next window is done."""
         cursor = self.song.cursor
         return Progress(cursor.done + 1, len(cursor.windows), share)
 
 
-Parts = list[Audio]  # the sound of each song of a group that is now final
+Parts = list[Audio]  # the new final part of each song in a group
 
 
 class Slots:
-    """Room for a number of songs, in groups whose windows share a batch, one group a core.
+    """The songs that are being rendered, in groups: one group per core, one batch per group.
 
-    While one group is computed the next songs are read and the parts of others written.
+    While a group is computed, other songs are read and the parts of finished groups are written.
     """
 
     def __init__(
         self, renderer: Renderer, size: int, on_progress: Callable[[Task, Progress], None]
     ) -> None:
-        """`size`: how many songs there is room for; `on_progress` is called from any thread."""
+        """`size` is the largest number of songs; `on_progress` is called from any thread."""
         self.size = size
         self._renderer = renderer
         self._on_progress = on_progress
         self._cores: Cores[Parts] = Cores(min(usable_cores(renderer), size))
-        self._share = -(-size // self._cores.number)  # songs of a group
+        self._share = -(-size // self._cores.number)  # songs per group
         self._idle: list[ActiveSong] = []
         self._working: dict[Future[Parts], list[ActiveSong]] = {}
 
@@ -99,15 +99,15 @@ class Slots:
         return sum(1 for _ in self) < self.size
 
     def add(self, song: ActiveSong) -> None:
-        """Take one more song, which joins the next group that begins a window."""
+        """Add a song, which is rendered with the next group that starts."""
         self._idle.append(song)
         if self._free and len(self._idle) >= self._share:
             self._start(self._idle)
 
     def advance(self) -> tuple[list[ActiveSong], Future[Parts]]:
-        """Keep every core busy until some group has its next windows: its songs, their parts.
+        """Keep all cores busy until a group has rendered its windows; returns its songs and parts.
 
-        The songs still have their slots; `remove` those that are over.
+        The songs keep their slots until they are removed by `remove`.
         """
         is_alone = len(self._idle) == 1 and not self._working
         for group in [self._idle[core :: self._free] for core in range(self._free)]:
@@ -119,11 +119,11 @@ class Slots:
         return group, future
 
     def remove(self, song: ActiveSong) -> None:
-        """Free the slot of a song of the group that advanced last."""
+        """Free the slot of a song in the group that `advance` returned last."""
         self._idle.remove(song)
 
     def clear(self) -> list[ActiveSong]:
-        """Stop all work; the songs that cannot be finished."""
+        """Stop all work, and return the songs that are not finished."""
         self._cores.stop()
         songs = list(self)
         self._idle.clear()
@@ -135,7 +135,7 @@ class Slots:
         return self._cores.number - len(self._working)
 
     def _start(self, group: list[ActiveSong], *, here: bool = False) -> None:
-        """Give a core some of the songs that wait."""
+        """Start the next window of some idle songs on a free core."""
         future = self._cores.start(partial(self._render, group), here=here)
         self._working[future] = group
         self._idle = [song for song in self._idle if song not in group]

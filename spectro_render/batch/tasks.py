@@ -1,4 +1,4 @@
-"""What an engine is given to render, and the events that it reports; all of it is plain data."""
+"""The tasks that an engine renders, the settings for them, and the events that it reports."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from spectro_render.options import Encoding, ModelChoice, RenderOptions
 
 @dataclass(frozen=True)
 class Settings:
-    """How all songs of one command are rendered and written."""
+    """The settings for all songs of one command."""
 
     model: ModelChoice
     options: RenderOptions
     encoding: Encoding
-    batch_size: int | None = None  # songs side by side; None: what suits the model
+    batch_size: int | None = None  # songs at once; None: what suits the model
 
     @property
     def origin(self) -> dict[str, Any]:
@@ -33,8 +33,10 @@ class Settings:
 class Cluster:
     """Which Ray cluster to render on, and how much of it to use."""
 
-    address: str | None = None  # as ray.init takes it; None: the one at hand, else this machine
-    workers: int | None = None  # None: as many as its machines have room for
+    address: str | None = (
+        None  # as for ray.init; None: the running cluster, else one on this machine
+    )
+    workers: int | None = None  # None: as many as fit on its machines
     cores: int | None = None  # of a worker without a GPU
 
 
@@ -42,7 +44,7 @@ class Cluster:
 class Task:
     """A song to render, and where its sound goes.
 
-    The output belongs to the engine from the moment that `Engine.begin` returns.
+    When `Engine.begin` has returned, the engine is responsible for the output.
     """
 
     job: Job
@@ -51,9 +53,9 @@ class Task:
 
 
 def discard(output: Destination) -> None:
-    """Leave nothing of an output that will not be complete.
+    """Remove an output that will not be completed.
 
-    Errors are suppressed, because the one that led here is reported already.
+    Errors are suppressed, as the error that was the cause is reported already.
     """
     with suppress(OSError, OutputError):
         output.discard()
@@ -61,25 +63,25 @@ def discard(output: Destination) -> None:
 
 @dataclass(frozen=True)
 class Begun:
-    """The notes of a task have been read."""
+    """Event: the notes of a task have been read, and its rendering begins."""
 
     notes: int
-    ignored: Sequence[str]  # what the MIDI holds and the model cannot play
-    repairs: Sequence[str]
-    left_out: Sequence[tuple[float, int]]  # where it is too dense: seconds, notes
+    ignored: Sequence[str]  # what is in the MIDI file but cannot be played
+    repairs: Sequence[str]  # what was damaged in the MIDI file
+    left_out: Sequence[tuple[float, int]]  # time in seconds, and number of notes left out there
 
 
 @dataclass(frozen=True)
 class Finished:
-    """The output of a task is complete."""
+    """Event: the output of a task is complete."""
 
-    seconds: float  # of sound
-    wall_seconds: float  # since it was begun
-    beside: int  # songs for which there was room beside it
+    seconds: float  # length of the sound
+    wall_seconds: float  # time since the task began
+    beside: int  # number of other songs that could be rendered at the same time
     model: str
     device: str
     sample_rate: int  # Hz
-    host: str = ""  # the machine; "": this one
+    host: str = ""  # name of the machine; "": this one
 
 
-Event: TypeAlias = "Begun | Finished | Exception"  # after the last two a task is over
+Event: TypeAlias = "Begun | Finished | Exception"  # Finished and errors end a task

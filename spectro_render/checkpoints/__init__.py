@@ -1,4 +1,4 @@
-"""Model directories: found by name, fetched from the Hub, checked, loaded, saved, converted."""
+"""Finds, fetches, verifies, loads, saves and converts model directories."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Find a model by name or directory and load it onto the CPU, in float32.
 
-    Arguments and errors are those of `find.resolve_model` and `load.load_model`.
+    For arguments and errors see `find.resolve_model` and `load.load_model`.
     """
     from spectro_render.checkpoints.find import resolve_model
     from spectro_render.checkpoints.load import load_model

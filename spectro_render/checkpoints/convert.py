@@ -35,7 +35,7 @@ from spectro_render.report import as_size, complain
 if TYPE_CHECKING:
     from spectro_render.network.model import MelModel
 
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # of a number in each format
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}  # bytes of a number in each format
 CARDS = ("README.md", "MODEL_CARD.md", "LICENSE", "LICENSE.txt", "NOTICE")  # copied along
 
 
@@ -46,8 +46,8 @@ def convert(
 
     `source` is a model directory, whose settings, defaults, vocoder and card are kept, or a T5X
     checkpoint of the authors: a folder or a zip file. `dtype`, a key of BYTES, is the format of the
-    numbers. The directory gets its name when it is complete. Unless `quiet`, a line on standard
-    error tells when it holds no vocoder.
+    numbers. The directory gets its name when it is complete. Unless `quiet`, a note on standard
+    error is printed if it holds no vocoder.
 
     Raises OptionError for an unknown `dtype`, OutputError where `destination` exists or cannot be
     written, WeightsNotFound where `source` is neither kind, WeightsError and WeightsCorrupt for
@@ -91,12 +91,12 @@ def _convert_directory(source: Path, folder: Path, dtype: str) -> None:
 
 
 def _convert_vocoder(source: Path, folder: Path, dtype: str) -> None:
-    """Copy a vocoder of our own kind, if the source has one, in another number format."""
+    """Copy the MelGAN vocoder, if the source has one, in another number format."""
     from spectro_render.checkpoints.load import load_vocoder
 
     if not os.path.exists(source / MELGAN / TENSORS):
         return
-    load_vocoder(source, "melgan")  # raises what is wrong with it
+    load_vocoder(source, "melgan")  # raises if it is damaged
     stored = open_tensors(source / MELGAN / TENSORS)
     tensors = {name: stored.read(name) for name in stored.names}
     write_part(folder / MELGAN, read_json(source / MELGAN / CONFIG), tensors, dtype)

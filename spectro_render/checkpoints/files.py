@@ -28,13 +28,13 @@ Json = dict[str, Any]  # a JSON object
 CONFIG = "config.json"
 TENSORS = "diffusion_pytorch_model.safetensors"
 PICKLE = "diffusion_pytorch_model.bin"
-ARCHIVE = b"PK\x03\x04"  # how the pickles of today's torch begin
+ARCHIVE = b"PK\x03\x04"  # first bytes of the pickles that torch writes since 1.6: zip files
 GET_AGAIN = "get the model again"  # what to do about damaged files
 
 
 @contextmanager
 def without_numbers() -> Iterator[None]:
-    """Inside the block, modules are built with shapes but without memory or numbers, until `fill`.
+    """Inside the block, modules are built with shapes, but without memory for numbers; see `fill`.
 
     On the meta device torch's initialisers do nothing but import a compiler, for a second or two.
     """
@@ -62,9 +62,9 @@ class StoredTensors:
 
 
 def fill(module: nn.Module, path: Path, names: Mapping[str, str]) -> None:
-    """Put the tensors of a file into a module, as float32, in place of the tensors it has.
+    """Replace the tensors of a module by those of a file, in float32.
 
-    `names` are the module's names of its tensors -> the file's. Both sides must match exactly.
+    `names` maps the module's names of its tensors to the file's. Both sides must match exactly.
     Float32 in the file is not copied but mapped into memory; other formats are converted tensor by
     tensor. Raises WeightsCorrupt where the names or shapes do not match, and for numbers that are
     not finite.
@@ -73,7 +73,7 @@ def fill(module: nn.Module, path: Path, names: Mapping[str, str]) -> None:
     missing, unknown = set(names.values()) - stored.names, stored.names - set(names.values())
     if missing or unknown:
         lacks = f"lacks {some(missing)}" if missing else f"holds unknown {some(unknown)}"
-        raise WeightsCorrupt(f"{path} {lacks}", "is its config.json the right one?")
+        raise WeightsCorrupt(f"{path} {lacks}", "check that its config.json belongs to it")
     state = {}
     for ours, expected in module.state_dict().items():
         place = f"{path}: {names[ours]}"
@@ -82,7 +82,7 @@ def fill(module: nn.Module, path: Path, names: Mapping[str, str]) -> None:
 
 
 def as_weights(tensor: Tensor, shape: Sequence[int], place: str) -> Tensor:
-    """The tensor in float32, if it has this shape and finite numbers; else WeightsCorrupt."""
+    """Convert a tensor to float32. Raises WeightsCorrupt for another shape or bad numbers."""
     import torch
 
     if tuple(tensor.shape) != tuple(shape):
@@ -99,7 +99,7 @@ def as_weights(tensor: Tensor, shape: Sequence[int], place: str) -> Tensor:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether no number of a tensor is NaN or infinite, found without memory for each number."""
+    """Whether no number of a tensor is NaN or infinite; needs no memory of the tensor's size."""
     import torch
 
     if tensor.numel() == 0:
@@ -109,13 +109,13 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def some(names: Set[str]) -> str:
-    """A phrase with the first three names and the number of the others."""
+    """List up to three names, and count the others: `a, b, c and 4 more`."""
     shown = ", ".join(sorted(names)[:3])
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
 def tensors_file(folder: Path) -> Path:
-    """The file of tensors in a folder, safetensors or else a pickle. Raises WeightsError."""
+    """Find the file of tensors in a folder, safetensors or else a pickle. Raises WeightsError."""
     pickled, path = folder / PICKLE, folder / TENSORS
     if os.path.exists(pickled) and not os.path.exists(path):
         path = pickled
@@ -141,10 +141,10 @@ def _open_safetensors(path: Path) -> StoredTensors:
     from safetensors import SafetensorError, safe_open
 
     def read(name: str) -> Tensor:
-        tensor: Tensor = file.get_tensor(name)  # maps the file, and reads nothing before it is used
-        if tensor.dtype == torch.float32 or not tensor.is_floating_point():  # is refused later
+        tensor: Tensor = file.get_tensor(name)  # only maps the file: nothing is read yet
+        if tensor.dtype == torch.float32 or not tensor.is_floating_point():  # rejected later
             return tensor
-        # A mapping of its own: what was read is given back with it, not kept beside its copy.
+        # Opened anew for each tensor: closing it frees what was read, so that only the copy stays.
         with safe_open(path, framework="pt") as own:
             return own.get_tensor(name).to(torch.float32)
 
@@ -169,7 +169,7 @@ def _open_pickle(path: Path) -> StoredTensors:
     except Exception as error:  # in a damaged file, anything can fail anywhere
         raise WeightsCorrupt(f"{path} is not a whole pickle of tensors", GET_AGAIN) from error
     if not isinstance(content, dict) or not all(_is_named(*item) for item in content.items()):
-        raise WeightsCorrupt(f"{path} is a pickle of something else than tensors", GET_AGAIN)
+        raise WeightsCorrupt(f"{path} is a pickle of other things than tensors", GET_AGAIN)
     return StoredTensors(set(content), lambda name: content[name].detach())
 
 
@@ -183,7 +183,10 @@ def _is_named(name: object, value: object) -> bool:
 
 
 def read_json(path: Path) -> Json:
-    """Read the object in a JSON file. Raises WeightsError, WeightsCorrupt if it holds none."""
+    """Read the object in a JSON file.
+
+    Raises WeightsError for a file that cannot be read, WeightsCorrupt if it holds no JSON object.
+    """
     require(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -209,9 +212,9 @@ def require(path: Path) -> None:
 
 
 def write_part(folder: Path, config: Json, tensors: Mapping[str, Tensor], dtype: str) -> None:
-    """Write a folder of configuration and tensors, the latter in the number format `dtype`.
+    """Write a folder with a configuration and with tensors in the number format `dtype`.
 
-    Raises WeightsError for a tensor that is not finite in that format, OSError.
+    Raises WeightsError for a tensor that is not finite in that format, and OSError.
     """
     import torch
 
@@ -222,17 +225,14 @@ def write_part(folder: Path, config: Json, tensors: Mapping[str, Tensor], dtype:
             message = f"{name} is not finite in {dtype}: {folder.name} cannot be saved"
             raise WeightsError(message, "choose a wider number format, or an earlier checkpoint")
     write_json(folder / CONFIG, config)
-    _write_safetensors(folder / TENSORS, _untied(stored))
-    shutil.copymode(folder / CONFIG, folder / TENSORS)  # safetensors lets only the owner read it
-
-
-def _untied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with copies of those that share memory with another, as safetensors demands."""
-    owners = {tensor.data_ptr(): name for name, tensor in tensors.items()}
-    return {
+    # safetensors demands that no two tensors share memory.
+    owners = {tensor.data_ptr(): name for name, tensor in stored.items()}
+    untied = {
         name: tensor if owners[tensor.data_ptr()] == name else tensor.clone()
-        for name, tensor in tensors.items()
+        for name, tensor in stored.items()
     }
+    _write_safetensors(folder / TENSORS, untied)
+    shutil.copymode(folder / CONFIG, folder / TENSORS)  # safetensors lets only the owner read it
 
 
 def _write_safetensors(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -241,7 +241,7 @@ def _write_safetensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
     try:
         save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # tells the system's error only in words
+    except SafetensorError as error:  # contains the system's error only as text
         number = re.search(r"\b(?:os error|code:) (\d+)", str(error))
         if number is None:
             raise
@@ -255,5 +255,5 @@ def write_json(path: Path, content: Json) -> None:
 
 
 def unreadable(path: Path, error: OSError) -> WeightsError:
-    """The error to raise for a file that exists but cannot be read."""
-    return WeightsError(f"cannot read {path}: {reason_of(error)}", "check who may read it")
+    """Make the error to raise for a file that exists but cannot be read."""
+    return WeightsError(f"cannot read {path}: {reason_of(error)}", "check its permissions")

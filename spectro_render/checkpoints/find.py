@@ -1,6 +1,6 @@
-"""Finds models by name or path, and fetches those of the Hub that are not on this machine yet.
+"""Finds models by name or path, and fetches missing ones from the Hub.
 
-Nothing is loaded here; see `load.py`.
+Files are only found here; `load.py` loads them.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from spectro_render.errors import WeightsError, WeightsNotFound
 from spectro_render.report import Reporter
 
 PACKAGE = Path(__file__).resolve().parents[1]
-MODEL_FOLDERS = (PACKAGE.parent / "weights", PACKAGE / "_weights")  # of a checkout, of a wheel
+MODEL_FOLDERS = (PACKAGE.parent / "weights", PACKAGE / "_weights")  # in a checkout, in a wheel
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A model in the list of those that can be named."""
+    """An entry in the list of known models."""
 
     name: str
     state: str  # "bundled", "downloaded", "incomplete" or "not downloaded"
     size: int  # bytes
-    path: Path | None  # None: there is no directory of it
+    path: Path | None  # None: it has no directory on this machine
 
 
 def available_models() -> dict[str, Path]:
@@ -62,7 +62,7 @@ def available_models() -> dict[str, Path]:
 
 
 def model_entries() -> list[ModelEntry]:
-    """The models that come with the program, those in the Hub's cache, and the known ones."""
+    """List the models that come with the program, those in the Hub's cache, and the known ones."""
     entries = [
         ModelEntry(name, "bundled", _size_of(path), path)
         for name, path in available_models().items()
@@ -92,9 +92,9 @@ def _size_of(path: Path) -> int:
 
 
 def find_model(name: str | os.PathLike[str]) -> Path:
-    """The directory of a model on this machine, given by name or by path; a name wins over a path.
+    """Find the directory of a model on this machine by name or path; names take precedence.
 
-    Raises WeightsNotFound, which tells the known names and every place searched.
+    Raises WeightsNotFound, whose message has the known names and every place searched.
     """
     path = _find(name)
     if path is None:
@@ -103,9 +103,9 @@ def find_model(name: str | os.PathLike[str]) -> Path:
 
 
 def get_model(name: str | os.PathLike[str], reporter: Reporter) -> Path:
-    """The directory of a model given by name or by path; one of the Hub is fetched if need be.
+    """Find the directory of a model by name or path; fetch it from the Hub if it is missing.
 
-    Raises WeightsNotFound, and what `hub.pull` raises.
+    Raises WeightsNotFound, and the errors of `hub.pull`.
     """
     path = _find(name)
     if path is not None:
@@ -116,9 +116,9 @@ def get_model(name: str | os.PathLike[str], reporter: Reporter) -> Path:
 
 
 def refresh_model(name: str, reporter: Reporter) -> Path:
-    """The directory of a model, which for one of the Hub is first brought up to date.
+    """Find the directory of a model by name or path; update it first if it is from the Hub.
 
-    Raises WeightsNotFound, and what `hub.pull` raises.
+    Raises WeightsNotFound, and the errors of `hub.pull`.
     """
     is_local = name in available_models() or os.path.isdir(name) or not parse_hub_name(name)
     return find_model(name) if is_local else pull(name, reporter)
@@ -131,8 +131,8 @@ def resolve_model(
 ) -> ModelFiles:
     """Find the files of a model and of its vocoder, and fetch what is not on this machine.
 
-    `vocoder` is a kind of vocoder that the model has, one of VOCODERS; or another model, by name or
-    directory, whose vocoder is to be used; or an ONNX file. None takes the best that the model has.
+    `vocoder` is a kind of vocoder that the model has, one of VOCODERS; or the name or directory of
+    another model that has the vocoder to use; or an ONNX file. None means the model's best one.
     Without a `reporter`, downloads are reported on standard error. Raises WeightsNotFound,
     DownloadError, WeightsCorrupt, and WeightsError for another model that holds no vocoder.
     """
@@ -147,7 +147,7 @@ def resolve_model(
 
 
 def _find_vocoder(choice: str | os.PathLike[str], reporter: Reporter) -> tuple[Path, str]:
-    """An ONNX file, or the directory of a model that holds a vocoder; and the vocoder's kind."""
+    """Find an ONNX file or the directory of a model with a vocoder; returns also its kind."""
     if is_onnx(choice):
         if not os.path.isfile(choice):
             raise WeightsNotFound(f"no ONNX file {str(choice)!r}", "check the path")
@@ -194,17 +194,17 @@ def is_vocoder(name: str) -> bool:
 
 
 def models_at_hand() -> list[str]:
-    """The names of all models that can be rendered with at once."""
+    """The names of all models that can render without a download."""
     return [entry.name for entry in model_entries() if entry.state in ("bundled", "downloaded")]
 
 
 def model_name(path: Path) -> str:
-    """The name of the model in a directory: that on the Hub, or else the directory's."""
+    """The name of the model in a directory: its name on the Hub, or else the directory's name."""
     return name_of_snapshot(path) or path.resolve().name
 
 
 def _find(name: str | os.PathLike[str], is_ready: Callable[[Path], bool] = is_whole) -> Path | None:
-    """The directory of a model on this machine; one in the Hub's cache only if `is_ready`."""
+    """Find a model's directory on this machine; one in the Hub's cache must be `is_ready`."""
     models = available_models()
     if name in models:
         return models[str(name)]

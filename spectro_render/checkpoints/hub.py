@@ -3,8 +3,8 @@
 Only what loading needs is fetched, and every file is compared with the checksum that the Hub gives.
 model_index.json, without which no model is found in the cache, comes last.
 
-The client fetches file by file here. Its `snapshot_download` would do so in threads, and Ctrl-C
-would have to wait until they have fetched what they are at.
+The client fetches one file after the other here. Its `snapshot_download` fetches in threads, so
+Ctrl-C would have to wait until each thread has finished its file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from spectro_render.report import Reporter, as_size
 # nor checksums of them were ever published outside the Hub, so both are taken from there.
 KNOWN_MODELS = {"google/music-spectrogram-diffusion": 1_707_000_000}  # bytes
 
-NO_HUB = "what answers there is not a Hub"
+NO_HUB = "the server there is not a Hugging Face Hub"
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 OnBytes = Callable[[int], None]
@@ -56,7 +56,8 @@ class RemoteFile:
         """Bytes of the content that the cache has already."""
         if os.path.exists(self.blob):
             return self.size
-        begun = self.blob.with_name(f"{self.blob.name}.incomplete")  # some releases go on with it
+        # Some releases of the client resume it.
+        begun = self.blob.with_name(f"{self.blob.name}.incomplete")
         size = begun.stat().st_size if os.path.exists(begun) else 0
         return size if size <= self.size else 0
 
@@ -93,7 +94,7 @@ class Listing:
 def cached(
     name: str | os.PathLike[str], is_ready: Callable[[Path], bool] = is_whole
 ) -> Path | None:
-    """The directory of a model of the Hub, if it is in the cache and `is_ready` says so of it."""
+    """The directory of a Hub's model in the cache; None if it is missing or not `is_ready`."""
     hub_name = parse_hub_name(name)
     path = hub_name.snapshot if hub_name else None
     return path if path and os.path.isfile(path / INDEX) and is_ready(path) else None
@@ -103,18 +104,17 @@ def pull(
     name: str,
     reporter: Reporter | None = None,
     *,
-    revision: str | None = None,
     choose: Callable[[Collection[str]], Sequence[str]] = choose_files,
 ) -> Path:
-    """Fetch a model of the Hub and return the directory of the cache that it then lies in.
+    """Fetch a model from the Hub; returns its directory in the cache.
 
-    `choose` picks the files to fetch from the names of all. What is in the cache already is not
-    fetched again, and with HF_HUB_OFFLINE a whole model there is all that can be had. The reporter,
-    by default one on standard error, says how much is fetched and shows a bar. Raises
-    WeightsNotFound for what the Hub does not have, DownloadError where the download fails,
-    WeightsCorrupt for content that is not what the Hub promises.
+    `name` is OWNER/REPO or OWNER/REPO@REVISION. `choose` picks the files to fetch from the names of
+    all. What is in the cache already is not fetched again; with HF_HUB_OFFLINE set, the model must
+    be complete there. The reporter, by default one on standard error, prints how much is fetched
+    and shows a bar. Raises WeightsNotFound for what the Hub does not have, DownloadError where the
+    download fails, WeightsCorrupt for content that differs from the Hub's checksum.
     """
-    wanted = parse_hub_name(f"{name}@{revision}" if revision else name)
+    wanted = parse_hub_name(name)
     if wanted is None:
         message = f"{name!r} is not a name of the Hub"
         raise WeightsNotFound(message, "use OWNER/REPO or OWNER/REPO@REVISION")
@@ -142,13 +142,14 @@ def pull(
             with reporter.download(str(wanted), listing.fetched, listing.size) as on_bytes:
                 _fetch(listing, on_bytes)
         if wanted.revision != listing.commit:
-            _download(wanted, INDEX, wanted.revision)  # and the cache knows what that leads to
+            # So that the cache maps the revision to the commit.
+            _download(wanted, INDEX, wanted.revision)
         return listing.folder
 
 
 def _require_client(name: HubName) -> None:
     try:
-        with redirect_stdout(sys.stderr):  # what it prints is no result
+        with redirect_stdout(sys.stderr):  # its prints are no results
             from huggingface_hub import HfApi  # noqa: F401
     except ImportError as error:
         message = f"{name} is not here, and fetching it needs {error.name or 'huggingface_hub'}"
@@ -183,9 +184,9 @@ def _quiet_client() -> Iterator[None]:
 
 
 def _list(name: HubName, choose: Callable[[Collection[str]], Sequence[str]]) -> Listing:
-    """Ask the Hub which files it has, and choose.
+    """Ask the Hub for the files of a repository, and choose the wanted ones.
 
-    Raises WeightsError for a repository without a model, and whatever the client raises.
+    Raises WeightsError for a repository without a model, and the errors of the client.
     """
     from huggingface_hub import HfApi, constants
 
@@ -201,7 +202,7 @@ def _list(name: HubName, choose: Callable[[Collection[str]], Sequence[str]]) -> 
     siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}
     if INDEX not in siblings:
         message = f"{name} on the Hub has no {INDEX}: it is not a model for this program"
-        raise WeightsError(message, "choose another")
+        raise WeightsError(message, "choose another model")
     files = []
     for file in (*(file for file in choose(siblings) if file != INDEX), INDEX):
         size, lfs = siblings[file].size, siblings[file].lfs
@@ -213,7 +214,7 @@ def _list(name: HubName, choose: Callable[[Collection[str]], Sequence[str]]) -> 
 
 
 def _check_disk(listing: Listing, needed: int) -> None:
-    """Raise DownloadError if so many bytes do not fit on the disk of the cache."""
+    """Raise DownloadError if `needed` bytes do not fit on the disk of the cache."""
     folder = cache_folder()
     folders = (folder, *folder.absolute().parents)
     place = next((path for path in folders if os.path.isdir(path)), folder)
@@ -224,10 +225,10 @@ def _check_disk(listing: Listing, needed: int) -> None:
 
 
 def _fetch(listing: Listing, on_bytes: OnBytes) -> None:
-    """Fetch the files that are missing, and check all. Raises WeightsCorrupt.
+    """Fetch the files that are missing, and verify all. Raises WeightsCorrupt.
 
-    Until the end the index is not there. So a model that is found has been checked, even if a
-    download was killed at the worst moment.
+    The index is removed first and fetched last. So a model that is found has been verified, even if
+    a download was killed at the worst moment.
     """
     (listing.folder / INDEX).unlink(missing_ok=True)
     for file in listing.files:
@@ -236,7 +237,7 @@ def _fetch(listing: Listing, on_bytes: OnBytes) -> None:
         try:
             check(path, file.blob.name, f"{listing.name}: {file.name}")
         except WeightsCorrupt:
-            # A link to the blob; newer clients make that a link, too, to what repositories share.
+            # The path is a link to the blob; with newer clients that is a link to shared content.
             for part in (path.resolve(), file.blob, path):
                 part.unlink(missing_ok=True)
             raise
@@ -246,10 +247,10 @@ def _fetch(listing: Listing, on_bytes: OnBytes) -> None:
 def _download(
     name: HubName, file: str, revision: str, on_bytes: OnBytes = lambda _: None, others: int = 0
 ) -> Path:
-    """The path of a file in the cache, which the client fetches unless it is there.
+    """Fetch a file into the cache, unless it is there; returns its path.
 
-    `on_bytes` is told how many bytes have come, in addition to `others`, if the client's release
-    has a way to watch a file.
+    `on_bytes` is called with `others` plus the number of bytes fetched so far, if the client's
+    release can report it.
     """
     from huggingface_hub import hf_hub_download
 
@@ -268,7 +269,7 @@ def _download(
 
 
 def _make_bar_class(on_bytes: OnBytes, others: int) -> type[Any]:
-    """A class of progress bars that show nothing and tell `on_bytes` how far they are."""
+    """Make a class of progress bars that show nothing and call `on_bytes` with the bytes so far."""
     from tqdm import tqdm
 
     most = 0  # the client may have two bars for one file: bytes that came, and bytes written
@@ -288,12 +289,12 @@ def _make_bar_class(on_bytes: OnBytes, others: int) -> type[Any]:
     return Bar
 
 
-# --- what can go wrong ------------------------------------------------------------------------
+# --- errors -----------------------------------------------------------------------------------
 
 
 @contextmanager
 def _in_one_line(name: HubName) -> Iterator[None]:
-    """Turn what the client raises, in many ways and of other packages' kinds, into our errors."""
+    """Turn the client's errors, of classes from several packages, into our own of one line."""
     from huggingface_hub import HfApi, errors
 
     page = f"{HfApi().endpoint}/{name.repo}"
@@ -317,11 +318,11 @@ def _in_one_line(name: HubName) -> Iterator[None]:
 
 
 def _failure(name: HubName, error: Exception) -> DownloadError:
-    """The error to raise where the disk, the connection or the answer is at fault."""
+    """Make the error to raise for a failure of the disk, the connection or the server."""
     from huggingface_hub import HfApi
 
     endpoint = HfApi().endpoint
-    cause = error.__cause__ or error  # the client wraps what a connection says
+    cause = error.__cause__ or error  # the client wraps errors of the connection
     cause = error if str(error) == NO_HUB else cause
     response = getattr(cause, "response", None)
     if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
@@ -332,7 +333,7 @@ def _failure(name: HubName, error: Exception) -> DownloadError:
         return DownloadError(message, "set HF_HOME to a folder that you may write to")
     if response is not None:
         message = f"cannot fetch {name}: {endpoint} answers {response.status_code}"
-        return DownloadError(message, "try again later; if it asks who you are, set HF_TOKEN")
+        return DownloadError(message, "try again later; if it requires a login, set HF_TOKEN")
     reason = str(cause).partition("\n")[0] or type(cause).__name__
     message = f"cannot fetch {name} from {endpoint}: {reason}"
     return DownloadError(message, "check the connection and try again; whole files are kept")

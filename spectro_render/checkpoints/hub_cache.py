@@ -1,9 +1,9 @@
-"""Names of the Hugging Face Hub, and the cache in which its tools keep what they fetched.
+"""Parses names of the Hugging Face Hub, and finds models in the cache of the Hub's tools.
 
-The cache is only read, without the Hub's client, so that a model that was fetched once renders with
-nothing but this package. A repository lies in it like this:
+The cache is only read, without the Hub's client, so a model that was fetched once can be rendered
+without further packages. A repository lies in it like this:
 
-    models--OWNER--REPO/refs/main           the commit that this branch or tag was at
+    models--OWNER--REPO/refs/main           the commit of this branch or tag
     models--OWNER--REPO/snapshots/COMMIT/   the files, as links to
     models--OWNER--REPO/blobs/              their content, named after its checksum
 """
@@ -38,7 +38,7 @@ class HubName:
 
     @property
     def snapshot(self) -> Path | None:
-        """The directory of this revision's files, some or all of them; None if it is not there."""
+        """The directory with some or all of this revision's files; None if there is none."""
         try:
             commit = (self.folder / "refs" / self.revision).read_text(encoding="ascii").strip()
         except (OSError, ValueError):
@@ -59,7 +59,7 @@ def parse_hub_name(name: str | os.PathLike[str]) -> HubName | None:
 
 
 def cache_folder() -> Path:
-    """The folder of the cache, according to the variables that all of the Hub's tools obey."""
+    """The folder of the cache, by the environment variables that all of the Hub's tools use."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
     home = os.environ.get("HF_HOME") or os.path.join(home, "huggingface")
     older = os.environ.get("HUGGINGFACE_HUB_CACHE")
@@ -68,7 +68,7 @@ def cache_folder() -> Path:
 
 
 def snapshots() -> Iterator[Path]:
-    """The directories of all revisions of all repositories in the cache, models of any kind."""
+    """The directories of all revisions of all repositories in the cache, of models of any kind."""
     yield from sorted(cache_folder().glob("models--*--*/snapshots/*"))
 
 

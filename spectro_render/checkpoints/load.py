@@ -1,7 +1,7 @@
 """Loads and saves model directories.
 
-`manifest.py` draws the layout, `find.py` finds a directory by its name. No code that a file of
-weights may hold is ever run.
+`manifest.py` describes their layout, `find.py` finds a directory by its name. Code in a file of
+weights is never run.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ SamplerAndSteps: TypeAlias = tuple[str, int]  # sampler, steps
 
 @dataclass(frozen=True)
 class Defaults:
-    """The options that suit a model best, for those that the user does not choose."""
+    """A model's default options for rendering, used where the user chooses none."""
 
     sampler: str = "diffusers"
     steps: int = 100
@@ -86,8 +86,8 @@ class Defaults:
         return chosen
 
 
-# Directories that diffusers wrote hold no defaults; its pipeline takes so many steps. It applies no
-# guidance, but the published weights were meant for this much (the notebook of their authors).
+# Directories that diffusers wrote hold no defaults. The steps are those of its pipeline. It applies
+# no guidance, but the authors' notebook for the published weights does, with this weight.
 PUBLISHED_CLASS = "SpectrogramDiffusionPipeline"
 PUBLISHED_DEFAULTS = Defaults("diffusers", steps=100, guidance=2.0)
 
@@ -112,10 +112,9 @@ class Checkpoint:
 
 
 def load_model(files: ModelFiles) -> Checkpoint:
-    """Load a model that has been found onto the CPU, in float32.
+    """Load a model, which `find.resolve_model` has found, onto the CPU in float32.
 
-    Raises WeightsCorrupt for files that are not what they promise to be, WeightsError for what is
-    missing or unsupported.
+    Raises WeightsCorrupt for damaged files, WeightsError for files that are missing or unsupported.
     """
     path = files.directory
     index = read_json(path / INDEX)
@@ -145,7 +144,7 @@ def load_model(files: ModelFiles) -> Checkpoint:
 def read_vocabulary(path: Path) -> Vocabulary:
     """Read the vocabulary of the model in a directory, from its configuration alone.
 
-    Raises WeightsError where that is missing or not supported, WeightsCorrupt where it is damaged.
+    Raises WeightsError if that is missing or not supported, WeightsCorrupt if it is damaged.
     """
     from spectro_render.tokens.vocabulary import Vocabulary
 
@@ -171,12 +170,12 @@ def _read_defaults(index: Json, schedule: DiscreteSchedule) -> Defaults:
         for quality in (None, *QUALITIES):
             check_sampling(*defaults.sampler_and_steps(quality), schedule)
     except (AttributeError, TypeError, ValueError, OptionError) as error:
-        raise WeightsError(f"{INDEX}: defaults are {stored!r}", UNSUPPORTED) from error
+        raise WeightsError(f"{INDEX}: impossible defaults {stored!r}", UNSUPPORTED) from error
     return defaults
 
 
 def _load_network(path: Path, config: ModelConfig) -> MelModel:
-    """Build the network without numbers, and put the stored tensors in."""
+    """Build the network without memory for its numbers, and put the stored tensors in."""
     from spectro_render.network.build import make_model
 
     with without_numbers():
@@ -193,10 +192,11 @@ def _load_network(path: Path, config: ModelConfig) -> MelModel:
 
 
 def load_vocoder(path: Path, kind: str) -> Vocoder:
-    """Load a vocoder of a kind from a model directory or an ONNX file; 'griffin-lim' needs neither.
+    """Load a vocoder from a model directory or an ONNX file.
 
-    Raises OptionError for an unknown kind, WeightsError where the directory has none of that kind
-    or onnxruntime is not installed, WeightsCorrupt for a damaged file.
+    `kind` is one of VOCODERS; 'griffin-lim' needs no file. Raises OptionError for an unknown kind,
+    WeightsError where the directory has no such vocoder or onnxruntime is not installed,
+    WeightsCorrupt for a damaged file.
     """
     if kind not in VOCODERS:
         raise OptionError(f"unknown vocoder {kind!r}", f"use one of {', '.join(VOCODERS)}")
@@ -250,11 +250,11 @@ def save_model(
     schedule: DiscreteSchedule | None = None,
     dtype: str = "float16",
 ) -> None:
-    """Write a model directory with its numbers in the format `dtype`, a name of torch's.
+    """Write a model directory with its numbers in a format of torch, such as 'float16'.
 
-    Folders of earlier weights in it are replaced; other files, such as a model card, stay and are
-    covered by the checksums. Raises WeightsError for weights that are not finite in that format,
-    and OSError.
+    Folders of earlier weights in the directory are replaced. Other files, such as a model card,
+    stay, and get checksums as well. Raises WeightsError for weights that are not finite in that
+    format, and OSError.
     """
     from spectro_render.diffusion import DiscreteSchedule
 
@@ -281,6 +281,6 @@ def _index(parts: Mapping[str, Json], defaults: Defaults) -> Json:
         FOLDERS[part]: ["spectro_render", config["_class_name"]] for part, config in parts.items()
     }
     stored = asdict(defaults)
-    if parts["decoder"]["decoder"] == "autoregressive":  # has no steps to take
+    if parts["decoder"]["decoder"] == "autoregressive":  # takes no sampler, steps or guidance
         stored = {"gain": defaults.gain}
     return {"_class_name": "SpectroRenderModel", **classes, "defaults": stored}

@@ -1,4 +1,4 @@
-"""Which files make up a model directory, and the checksums that vouch for them.
+"""Lists the files of a model directory, and verifies them by checksums.
 
 The published weights and ours have one layout, that of diffusers:
 
@@ -13,8 +13,8 @@ The published weights and ours have one layout, that of diffusers:
                            that reads notes include its line table
     SHA256SUMS             checksums of all other files, in our models; checked before loading
 
-Directories without SHA256SUMS that lie in the Hub's cache are vouched for by the cache: their files
-are links to blobs, which are named after the checksum that the Hub gave.
+Directories without SHA256SUMS that lie in the Hub's cache are verified by the cache: their files
+are links to blobs, which are named after the checksums that the Hub gave.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CHECKSUMS = "SHA256SUMS"
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """The directory of a model that has been found, and the vocoder that goes with it."""
+    """The directory of a model that has been found, and the vocoder to use with it."""
 
     name: str
     directory: Path
@@ -117,9 +117,9 @@ def has_vocoder(directory: Path) -> bool:
 
 
 def choose_files(names: Collection[str]) -> list[str]:
-    """Of the files of a repository, named with `/`, those that loading reads.
+    """Choose the files that loading a model reads from a repository's, named with `/`.
 
-    Tensors are taken as safetensors or, where there are none, as a pickle; never both.
+    Tensors are taken as safetensors or, where there are none, as a pickle, never as both.
     """
     wanted = [*choose_vocoder_files(names), SCHEDULER.as_posix()]
     for folder in FOLDERS.values():
@@ -129,12 +129,12 @@ def choose_files(names: Collection[str]) -> list[str]:
 
 
 def choose_vocoder_files(names: Collection[str]) -> list[str]:
-    """Of the files of a repository, named with `/`, the index and what loading a vocoder reads."""
+    """Choose the index and the files of vocoders from a repository's, named with `/`."""
     wanted = [INDEX, *(file.as_posix() for file in _VOCODER_FILES)]
     return [name for name in wanted if name in names]
 
 
-# --- what vouches for them --------------------------------------------------------------------
+# --- checksums --------------------------------------------------------------------------------
 
 
 def write_checksums(directory: Path) -> None:
@@ -149,7 +149,7 @@ def write_checksums(directory: Path) -> None:
 
 
 def verify(directory: Path) -> bool:
-    """Check all files of a model: True if checksums vouch for them, False if there are none.
+    """Compare all files of a model with their checksums: False if there are no checksums.
 
     Raises WeightsError for a file that is missing, WeightsCorrupt for one that differs from its
     checksum or that loading reads although SHA256SUMS does not list it.
@@ -159,9 +159,9 @@ def verify(directory: Path) -> bool:
 
 
 def verify_listed(directory: Path, files: Sequence[Path]) -> bool:
-    """Check the files of a model by SHA256SUMS alone: False if there is no such list.
+    """Compare files of a model with SHA256SUMS alone: False if there is no such list.
 
-    `files` are those of `model_files`. Raises as `verify` does.
+    `files` is the result of `model_files`. Raises as `verify` does.
     """
     expected = _read_checksums(directory)
     for file in files:
@@ -172,7 +172,7 @@ def verify_listed(directory: Path, files: Sequence[Path]) -> bool:
 
 
 def verify_vocoder(directory: Path) -> None:
-    """Check the files of the vocoders alone, if there is a SHA256SUMS. Raises as `verify` does."""
+    """Compare the files of vocoders with SHA256SUMS, if there is one. Raises as `verify` does."""
     expected = _read_checksums(directory)
     if expected is not None:
         _check_listed(directory, expected, set(vocoder_files(directory)))
@@ -186,7 +186,7 @@ def _check_listed(directory: Path, expected: Mapping[Path, str], files: Set[Path
 
 
 def fingerprint(directory: Path, files: Iterable[Path]) -> str:
-    """SHA-256 of the checksums of files: those listed, those of the Hub's cache, or computed."""
+    """Hash the checksums of files, from SHA256SUMS or the Hub's cache, or else computed."""
     listed = _read_checksums(directory) or {}
 
     def checksum(file: Path) -> str:
@@ -199,7 +199,10 @@ def fingerprint(directory: Path, files: Iterable[Path]) -> str:
 
 
 def check(path: Path, checksum: str, name: Path | str | None = None) -> None:
-    """Raise WeightsCorrupt if a file, called `name`, has another SHA-256, or SHA-1 as of git."""
+    """Raise WeightsCorrupt unless a file has this SHA-256 or, by its length, git's SHA-1.
+
+    The message calls the file `name`, by default its path.
+    """
     found = sha256(path) if len(checksum) == 64 else git_sha1(path)
     if found != checksum:
         kind = "SHA-256" if len(checksum) == 64 else "SHA-1"
@@ -207,7 +210,7 @@ def check(path: Path, checksum: str, name: Path | str | None = None) -> None:
 
 
 def _verify_blobs(directory: Path, files: Iterable[Path]) -> bool:
-    """Check files of the Hub's cache, which are links to blobs that are named after checksums."""
+    """Compare files of the Hub's cache with the names of their blobs: False without blobs."""
     blobs = {file: _blob_of(directory / file) for file in files}
     for file, blob in blobs.items():
         if blob is None:
@@ -229,7 +232,7 @@ def _blob_of(path: Path) -> Path | None:
 
 
 def is_blob(path: Path) -> bool:
-    """Whether a file is named as the Hub's cache does: by its SHA-256, or by git's SHA-1."""
+    """Whether a path is a blob of the Hub's cache, named by its SHA-256 or git's SHA-1."""
     is_hexadecimal = set(path.name) <= set("0123456789abcdef")
     return path.parent.name == "blobs" and len(path.name) in (40, 64) and is_hexadecimal
 
@@ -253,7 +256,7 @@ def sha256(path: Path) -> str:
 
 
 def git_sha1(path: Path) -> str:
-    """The SHA-1 by which git knows a file's content, in hexadecimal (Git Internals, blobs)."""
+    """The SHA-1 that git gives to a file's content, in hexadecimal (Pro Git, Git Objects)."""
     return _digest(path, lambda size: hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False))
 
 

@@ -90,7 +90,7 @@ OWN_SETTINGS = {  # under their own names; absent from directories that diffuser
     "context": ("tail_frames",),
     "decoder": ("conditioning", "level_width", "decoder"),
 }
-AUTOREGRESSIVE_SETTINGS = (  # of the decoder, beside those, in such models only
+AUTOREGRESSIVE_SETTINGS = (  # further ones of the decoder, in autoregressive models only
     "output_function",
     "components",
     "min_sigma",
@@ -98,9 +98,9 @@ AUTOREGRESSIVE_SETTINGS = (  # of the decoder, beside those, in such models only
     "dither",
 )
 
-MAX_SETTING = 1 << 16  # no sensible setting is larger; to build such a network would take for ever
+MAX_SETTING = 1 << 16  # sensible ones are smaller; a larger network would take too long to build
 
-# Settings that diffusers writes and of which we know one value. Older releases leave some out.
+# Settings of diffusers that are supported with one value only. Older releases leave some out.
 _T5 = {"feed_forward_proj": "gated-gelu", "is_decoder": False}
 FIXED: dict[str, Json] = {
     "notes": {**_T5, "max_length": MAX_TOKENS},
@@ -160,7 +160,9 @@ def read_config(parts: Mapping[str, Json], scheduler: Json) -> ModelConfig:
             _check_value(known[name], value, place)
             if values.setdefault(name, value) != value:
                 other = values[name]
-                raise WeightsError(f"{place}: {name} is {value}, elsewhere {other}", UNSUPPORTED)
+                raise WeightsError(
+                    f"{place}: {name} is {value}, but {other} in another part", UNSUPPORTED
+                )
     values.setdefault("context_layers", 0)  # no such part
     values.setdefault("level_width", 4 * values["width"])  # as published
     try:
@@ -170,7 +172,7 @@ def read_config(parts: Mapping[str, Json], scheduler: Json) -> ModelConfig:
 
 
 def _place(error: str) -> str:
-    """The file to blame for an error of ModelConfig, which begins with the name of a setting."""
+    """The file with the setting that an error of ModelConfig names first."""
     setting = error.split()[0]
     part = next((part for part, names in OWN_SETTINGS.items() if setting in names), "decoder")
     return f"{FOLDERS[part]}/config.json"
@@ -179,7 +181,7 @@ def _place(error: str) -> str:
 def write_config(config: ModelConfig) -> dict[str, Json]:
     """Make the config.json of each part, as `read_config` reads them: part -> JSON object.
 
-    Only models that diffusers' classes can load carry the names of those.
+    Models that diffusers can load get the names of its classes, others the names of ours.
     """
     published = config.conditioning == "cross_attention" and config.level_width == 4 * config.width
     classes = DIFFUSERS_CLASSES if published else OWN_CLASSES
@@ -209,7 +211,7 @@ def read_schedule(scheduler: Json) -> DiscreteSchedule:
     _check_fixed(scheduler, FIXED_SCHEDULER, "scheduler_config.json")
     steps, offset = scheduler.get("num_train_timesteps", 1000), scheduler.get("steps_offset", 0)
     if type(steps) is not int or type(offset) is not int or steps < 1 or offset < 0:
-        message = f"scheduler_config.json: {steps} training steps, offset {offset}"
+        message = f"scheduler_config.json: {steps} training steps with offset {offset}"
         raise WeightsError(message, UNSUPPORTED)
     return DiscreteSchedule(steps, offset)
 
@@ -236,7 +238,7 @@ def _read_target(scheduler: Json) -> str:
 def _read_settings(part: str, config: Json, place: str) -> Iterator[tuple[str, Any]]:
     for ours, theirs in SETTINGS[part].items():
         if theirs not in config:
-            raise WeightsError(f"{place} does not say {theirs}", UNSUPPORTED)
+            raise WeightsError(f"{place} lacks the setting {theirs}", UNSUPPORTED)
         yield ours, config[theirs]
     for name in _own_settings(part, config.get("decoder", "diffusion")):
         if name in config:
@@ -251,7 +253,8 @@ def _check_value(field: Field[Any], value: Any, place: str) -> None:
         raise WeightsError(message, UNSUPPORTED)
     number = isinstance(value, int | type(field.default)) and not isinstance(value, bool)
     if not choices and not (number and 0 <= value <= MAX_SETTING):
-        raise WeightsError(f"{place}: {field.name} is {value!r}", UNSUPPORTED)
+        limits = f"not a valid number from 0 to {MAX_SETTING}"
+        raise WeightsError(f"{place}: {field.name} is {value!r}, {limits}", UNSUPPORTED)
 
 
 def _check_fixed(config: Json, fixed: Json, place: str) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 HEAD_WIDTH = 64  # of every published model
 VELOCITY_BINS = (1, 127)  # of the vocabularies with which the authors trained
 
-# Our module -> theirs, in models that read notes and the mel before, and in those of notes alone.
+# Our module -> theirs, in models with context and in models without.
 MODULES = {"notes": "token_encoder", "context": "continuous_encoder", "decoder": "decoder"}
 MODULES_WITHOUT_CONTEXT = {"notes": "encoder", "decoder": "decoder"}
 
@@ -76,10 +76,10 @@ T5X_PARAMETERS = {
 def read_t5x(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     """Read a network's settings and its parameters, under our names, in float32 on the CPU.
 
-    `path` is the folder of a checkpoint, a folder around such, or a zip file of either; of several
-    checkpoints the one of the latest step is read. Raises WeightsNotFound where there is none,
-    WeightsCorrupt where anything is missing, unknown, damaged or of another shape than the rest
-    promises, WeightsError without tensorstore and for networks that are not supported.
+    `path` is the folder of a checkpoint, a folder that contains one, or a zip file of either. Of
+    several checkpoints the one of the latest step is read. Raises WeightsNotFound where there is
+    none, WeightsCorrupt where anything is missing, unknown, damaged or of a shape that does not fit
+    the rest, WeightsError if tensorstore is not installed or the network is not supported.
     """
     checkpoint = open_checkpoint(path)
     place, arrays = checkpoint.place, checkpoint.arrays
@@ -98,7 +98,7 @@ def read_t5x(path: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
 
 
 def t5x_name(parameter: str, modules: Mapping[str, str] = MODULES) -> str:
-    """The authors' name of a parameter: 'decoder.norm.weight' -> 'decoder.decoder_norm.scale'."""
+    """The authors' name of our parameter: 'decoder.norm.weight' -> 'decoder.decoder_norm.scale'."""
     part, _, name = parameter.removesuffix(".weight").partition(".")
     layer = re.search(r"(?<=\blayers\.)\d+", name)
     number = layer.group() if layer else ""
@@ -124,7 +124,7 @@ def _check_names(expected: set[str], found: set[str], place: Path) -> None:
 
 
 def _as_weights(array: StoredArray, name: str, shape: tuple[int, ...], place: Path) -> Tensor:
-    """Read a parameter of `shape`, turned if it is a kernel. Raises WeightsCorrupt if another."""
+    """Read a parameter; kernels are transposed. Raises WeightsCorrupt unless it has `shape`."""
     is_kernel = name.endswith(".kernel")
     expected = shape[::-1] if is_kernel else shape
     if array.shape != expected:
@@ -134,7 +134,7 @@ def _as_weights(array: StoredArray, name: str, shape: tuple[int, ...], place: Pa
     return as_weights(tensor.T if is_kernel else tensor, shape, f"{place}: {name}")
 
 
-# --- what network it is -----------------------------------------------------------------------
+# --- settings ---------------------------------------------------------------------------------
 
 
 class _Sizes:
@@ -172,7 +172,9 @@ class _Sizes:
     def _shape(self, parameter: str) -> tuple[int, ...]:
         name = t5x_name(parameter, self._modules)
         if name not in self._shapes:
-            raise WeightsCorrupt(f"{self._place} lacks {name}", "is it one of the authors' models?")
+            raise WeightsCorrupt(
+                f"{self._place} lacks {name}", "check that it is one of the authors' models"
+            )
         shape = self._shapes[name]
         if len(shape) != 2 or not all(0 < size <= MAX_SETTING for size in shape):
             message = f"{self._place}: {name} has the shape {list(shape)}"
@@ -180,7 +182,7 @@ class _Sizes:
         return shape
 
     def _layers(self, part: str) -> int:
-        """The number of a module's layers. Gaps in their numbering show when names are checked."""
+        """The number of a module's layers; gaps in their numbering are found by `_check_names`."""
         module = re.escape(self._modules.get(part, "none"))
         numbers = (re.match(rf"{module}\.layers_(\d+)\.", name) for name in self._shapes)
         return len({number[1] for number in numbers if number})
@@ -195,7 +197,7 @@ class _Sizes:
 
 
 def _head_width(gin: str) -> int:
-    """The width of an attention head in config.gin, which the shapes do not tell."""
+    """The width of an attention head from config.gin, as shapes do not determine it."""
     found = re.search(r"^(?:.*T5Config\.|\s+)head_dim\s*=\s*(\d+)\s*$", gin, re.MULTILINE)
     width = int(found[1]) if found else HEAD_WIDTH
     return width if 0 < width <= MAX_SETTING else HEAD_WIDTH

@@ -7,8 +7,8 @@
                                it or, where it is large, a description of a zarr array beside it:
             target.decoder.layers_0.self_attention.query.kernel/
 
-A description is believed as to the array's name alone: nothing outside the folder is ever opened.
-A zip file is read where it lies; nothing is unpacked. The optimizer's arrays are left alone.
+A description may only name a folder within the checkpoint: nothing outside is ever opened. A zip
+file is read without unpacking it to the disk. The optimizer's arrays are not read.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ VERSION = 3  # of the format, since June 2021
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 NDARRAY = 1  # flax.serialization's number for arrays among the extensions of msgpack
 
-# A zip file that claims to hold more than this times its own size is a trap: weights hardly shrink.
+# A zip file that claims to hold more than this times its size is rejected: weights hardly compress.
 MAX_RATIO = 100
-SLACK = 1 << 20  # bytes of names and empty space apart
+SLACK = 1 << 20  # bytes more than that, for names and empty space
 
 Node = dict[str, Any]  # a branch of the tree, or a description in tensorstore's JSON
 
@@ -63,7 +63,7 @@ def open_checkpoint(path: Path) -> T5XCheckpoint:
     """Open the checkpoint in a folder, in a folder around it, or in a zip file.
 
     Of several the one of the latest step is taken. Raises WeightsNotFound where there is none,
-    WeightsCorrupt, and WeightsError without the packages that it takes.
+    WeightsCorrupt if it is damaged, WeightsError if a package is missing or a file unreadable.
     """
     _require_packages()
     files = _open_files(path)
@@ -139,7 +139,7 @@ class _Folder:
     def __init__(self, path: Path) -> None:
         path = Path(os.path.abspath(path))
         is_checkpoint = (path / TREE).is_file()
-        self._root = path.parent if is_checkpoint else path  # shows what lies beside it, too
+        self._root = path.parent if is_checkpoint else path  # config.gin may lie beside it
         self._folders = [path.name] if is_checkpoint else _list(path)
 
     def trees(self) -> list[str]:
@@ -179,7 +179,7 @@ class _ZipFile:
             message = f"{path} is neither a folder nor a whole zip file: {error}"
             raise WeightsCorrupt(message, GET_AGAIN) from error
         if size > MAX_RATIO * path.stat().st_size + SLACK:
-            message = f"{path} claims to hold {size} bytes, which no weights of its size do"
+            message = f"{path} claims to hold {size} bytes, too many for a file of its size"
             raise WeightsCorrupt(message, GET_AGAIN)
 
     def trees(self) -> list[str]:
@@ -192,7 +192,7 @@ class _ZipFile:
         try:
             with zipfile.ZipFile(self._path) as archive:
                 return archive.read(name)
-        except Exception as error:  # each way of packing fails in its own
+        except Exception as error:  # each compression method has its own errors
             if isinstance(error, OSError) and error.errno:
                 raise unreadable(self._path, error) from error
             message = f"{self._path}: {name} cannot be unpacked: {error}"
@@ -219,7 +219,7 @@ def _parse_tree(content: bytes, place: Path) -> Node:
             if version == VERSION:
                 return target
     message = f"{place}: {TREE} is no T5X checkpoint of version {VERSION}"
-    raise WeightsCorrupt(message, "is it one of the authors'?")
+    raise WeightsCorrupt(message, "check that it is one of the authors' checkpoints")
 
 
 def _leaves(tree: Node, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -257,17 +257,17 @@ def _unpack_array(leaf: Any) -> StoredArray:
 
 
 def _zarr_folder(description: Node, name: str, place: Path) -> str:
-    """The folder of an array, within the checkpoint's; WeightsCorrupt if it is anywhere else."""
+    """The folder of an array in the checkpoint. Raises WeightsCorrupt if it is outside."""
     if description["driver"] != "zarr":
         message = f"{place}: {name} is stored as {description['driver']!r}, not as zarr"
-        raise WeightsCorrupt(message, "is it one of the authors' checkpoints?")
+        raise WeightsCorrupt(message, "check that it is one of the authors' checkpoints")
     store = description.get("kvstore")
     path = store.get("path", description.get("path")) if isinstance(store, dict) else store
     if isinstance(path, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)*/?", path, re.ASCII):
         folder = path.rstrip("/")
         if ".." not in folder.split("/"):
             return folder
-    message = f"{place}: {name} is said to lie at {path!r}, outside of the checkpoint"
+    message = f"{place}: {name} should be at {path!r}, outside the checkpoint"
     raise WeightsCorrupt(message, GET_AGAIN)
 
 
@@ -293,7 +293,7 @@ def _open_zarr(kvstore: Node, name: str, place: Path) -> StoredArray:
 
 @contextmanager
 def _tensorstore_errors(name: str, place: Path) -> Iterator[None]:
-    """Turn what tensorstore finds wrong into WeightsCorrupt, in one line."""
+    """Turn errors of tensorstore into WeightsCorrupt with a message of one line."""
     try:
         yield
     except (ValueError, OSError, RuntimeError, NotImplementedError) as error:

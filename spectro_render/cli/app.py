@@ -1,7 +1,7 @@
-"""The console script: finds the command, runs it, and turns what goes wrong into an exit code.
+"""The console script: runs the command, and turns errors into messages and exit codes.
 
-The main job has no sub-command: `spectro-render song.mid`. What is imported here at module level is
-what `--help` waits for, so heavy packages are imported inside the commands.
+The main job, rendering, has no sub-command: `spectro-render song.mid`. Imports at module level slow
+down `--help`, so heavy packages are imported inside the commands.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from spectro_render.cli.render import rendering
 from spectro_render.errors import OptionError, SpectroRenderError, reason_of
 from spectro_render.report import PROGRAM, abandon, complain
 
-# Where each sub-command is; only what is asked for is imported.
+# The module of each sub-command, which is imported only if the sub-command is run.
 _MODULES = {
     "info": "spectro_render.cli.info",
     "models": "spectro_render.cli.models",
@@ -36,32 +36,32 @@ CLOSED_PIPE = 128 + 13  # what a shell reports for a program that SIGPIPE ended
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Run the program with the arguments in `sys.argv`, and exit."""
     if not sys.warnoptions:
-        warnings.simplefilter("ignore")  # what libraries say to developers; -W brings it back
+        warnings.simplefilter("ignore")  # they are for developers; -W shows them
     let_idle_threads_sleep()
     _replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a name that its encoding cannot hold
+            stream.reconfigure(errors="backslashreplace")  # for names it cannot encode
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _exit_on_signal)
     try:
         sys.exit(run(sys.argv[1:]))
     except SystemExit:
-        if _signals:  # a code of its own is what Ray makes of an exit inside its calls
+        if _signals:  # inside a call of Ray, the exit code would be another
             sys.exit(128 + _signals[0])
         raise
 
 
-_signals: list[int] = []  # received so far
+_signals: list[int] = []  # signals received so far
 
 
 def _replace_closed_streams() -> None:
-    """Replace standard streams that are closed, as the next opened file would get their numbers.
+    """Replace closed standard streams, as the next opened files would get their numbers.
 
-    Reading and writing fail as they would have; messages to standard error vanish.
+    Reading and writing still fail; messages to standard error are lost.
     """
     if sys.stdin is None:
         sys.stdin = open(os.open(os.devnull, os.O_WRONLY))
@@ -72,13 +72,13 @@ def _replace_closed_streams() -> None:
 
 
 def _exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
-    """End by an exception, so that half-written files are removed on the way out."""
+    """Exit by an exception, so that incomplete files are removed."""
     _signals.append(number)
     sys.exit(128 + number)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Do what the arguments say; the exit code."""
+    """Run the program with these arguments, and return the exit code."""
     try:
         return _flushed(_invoke(list(arguments)))
     except (typer.TyperException, OptionError) as error:
@@ -102,20 +102,20 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _flushed(code: int) -> int:
-    """Flush standard output; if that fails, an exit code of 0 becomes an error."""
+    """Flush standard output and return the exit code. Raises OSError if only flushing fails."""
     try:
         sys.stdout.flush()
     except OSError:
         if not code:
             raise
-        abandon(sys.stdout)  # an encoder's last bytes; their loss is reported already
+        abandon(sys.stdout)  # it has bytes of an output whose failure is reported already
     return code
 
 
 def _invoke(arguments: list[str]) -> int:
-    """Run the sub-command that comes first, or the main job; or answer a shell that completes."""
+    """Run a sub-command or the main job, or answer a shell that completes a line."""
     if os.environ.get(COMPLETE):
-        with suppress(SpectroRenderError):  # of a sub-command whose packages are missing
+        with suppress(SpectroRenderError):  # if packages of the sub-command are missing
             read_line_of_bash()
             typer.main.get_command(_program_of(first_word())).main(prog_name=PROGRAM)  # exits
         return 1
@@ -128,9 +128,9 @@ def _invoke(arguments: list[str]) -> int:
 
 
 def _program_of(word: str | None) -> typer.Typer:
-    """The program of the sub-command `word`; for any other first word the main job.
+    """The Typer program of the sub-command `word`, or of the main job for any other word.
 
-    Raises SpectroRenderError where a package is missing that the sub-command needs.
+    Raises SpectroRenderError if a package is missing that the sub-command needs.
     """
     if word not in _MODULES:
         return rendering
@@ -138,8 +138,10 @@ def _program_of(word: str | None) -> typer.Typer:
         module = import_module(_MODULES[word])
     except ModuleNotFoundError as error:
         hint = f"pip install 'spectro-render[{word}]'"
-        raise SpectroRenderError(f"{word} needs the package {error.name}", hint) from error
-    # With a callback of its own, a program of one command keeps the command's name as a word.
+        raise SpectroRenderError(
+            f"the command {word} needs the package {error.name}", hint
+        ) from error
+    # Without a callback, Typer would drop the name of a program's only command.
     program = typer.Typer(rich_markup_mode=None, callback=lambda: None)
     if word == "models":
         program.add_typer(module.models, name=word)

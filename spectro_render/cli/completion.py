@@ -1,24 +1,24 @@
-"""What a shell is offered when Tab is pressed: sub-commands, values of options, names of models.
+"""Completion in shells: the sub-commands, values and model names that are offered for Tab.
 
-A shell asks by running the program with the line in environment variables: COMPLETE says which
-shell it is, and Typer reads the question and writes the answer in that shell's form. Where nothing
-is offered, the shell offers files by itself. Nothing heavy is imported: a user waits for it.
+A shell runs the program with the line in environment variables, among which COMPLETE names the
+shell. Typer reads the line and prints the answer in the form that this shell needs. If nothing is
+offered, the shell offers files by itself. No heavy packages are imported, as a user is waiting.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 SUB_COMMANDS = ("info", "models", "train", "evaluate")
 COMPLETE = "_SPECTRO_RENDER_COMPLETE"  # the name that Typer derives from the program's
 
 
 def first_word() -> str | None:
-    """The first word after the program's name in the line that a shell asks about.
+    """The first word after the program's name in the line that a shell completes.
 
-    None if it is not finished, being the word to complete.
+    None if there is none, or if it is the word to complete.
     """
     shell = _shell()
     if shell == "bash":
@@ -27,7 +27,7 @@ def first_word() -> str | None:
     else:
         line = os.environ.get("_TYPER_COMPLETE_ARGS", "")
         words = line.split()
-        if shell in ("powershell", "pwsh"):  # whose line never ends in a space
+        if shell in ("powershell", "pwsh"):  # their line never ends in a space
             is_begun = bool(os.environ.get("_TYPER_COMPLETE_WORD_TO_COMPLETE"))
         else:
             is_begun = not line[-1:].isspace()
@@ -36,14 +36,14 @@ def first_word() -> str | None:
 
 
 def _shell() -> str:
-    """The shell that asks: bash, zsh, fish, powershell or pwsh."""
+    """The shell that completes a line: bash, zsh, fish, powershell or pwsh."""
     return os.environ.get(COMPLETE, "").partition("_")[2]
 
 
 def read_line_of_bash() -> None:
-    """Take the signs of equality out of the line that bash gives, which makes words of them.
+    """Remove equals signs from the line of bash, which passes them as separate words.
 
-    Typer would read `--sampler = dd` as a sampler named "=".
+    Otherwise Typer would read `--sampler = dd` as a sampler named "=".
     """
     if _shell() != "bash":
         return
@@ -55,15 +55,28 @@ def read_line_of_bash() -> None:
         os.environ["COMP_CWORD"] = str(len(before))
 
 
+def offer(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """Make a completion function that offers the names that begin with the incomplete word."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return complete
+
+
+# Only torch knows which devices this machine has.
+offer_devices = offer(("auto", "cpu", "cuda", "mps"))
+
+
 def offer_models(incomplete: str) -> list[str]:
-    """Models that can be rendered with at once, and files, since a model may be a directory."""
+    """Offer models that need no download, and files, as a model may be a directory."""
     from spectro_render.checkpoints.find import models_at_hand
 
     return with_files(models_at_hand(), incomplete)
 
 
 def offer_hub_models(incomplete: str) -> list[str]:
-    """Models of the Hub: those in the cache, and the known ones."""
+    """Offer models of the Hub: those in the cache, and the known ones."""
     from spectro_render.checkpoints.find import model_entries
 
     names = [entry.name for entry in model_entries() if entry.state != "bundled"]
@@ -71,22 +84,17 @@ def offer_hub_models(incomplete: str) -> list[str]:
 
 
 def offer_vocoders(incomplete: str) -> list[str]:
-    """Kinds of vocoders, models that may lend theirs, and files, of which ONNX ones are some."""
+    """Offer kinds of vocoders, models, and files, as a vocoder may be an ONNX file."""
     from spectro_render.checkpoints.find import models_at_hand
     from spectro_render.checkpoints.manifest import VOCODERS
 
     return with_files([*VOCODERS, *models_at_hand()], incomplete)
 
 
-def offer_devices(incomplete: str) -> list[str]:
-    """Names of devices; which of them this machine has, only torch knows."""
-    return [name for name in ("auto", "cpu", "cuda", "mps") if name.startswith(incomplete)]
-
-
 def with_files(names: Iterable[str], incomplete: str) -> list[str]:
-    """The names that begin with `incomplete`, and the files that do if there are such names.
+    """The names and, if there are any, the files that begin with `incomplete`.
 
-    A shell that is offered anything adds no files of its own; one that is offered nothing does.
+    If no name is offered, the shell offers files by itself.
     """
     offered = [name for name in names if name.startswith(incomplete)]
     return [*offered, *_files(incomplete)] if offered else []
@@ -105,6 +113,6 @@ def _files(incomplete: str) -> list[str]:
         for name in sorted(names)
         if name.startswith(start) and (start or not name.startswith("."))
     ]
-    if _shell() == "bash":  # which puts into the line as it stands what it is offered
+    if _shell() == "bash":  # it puts what is offered into the line without quoting it
         paths = [re.sub(r"([^\w@%+=:,./-])", r"\\\1", path) for path in paths]
     return paths

@@ -1,4 +1,4 @@
-"""The command `spectro-render evaluate`: measures a model against reference sounds."""
+"""The command `spectro-render evaluate`: compares a model's sounds with reference sounds."""
 
 import sys
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from spectro_render.cli.completion import offer_devices, offer_models, offer_vocoders
+from spectro_render.cli.completion import offer, offer_devices, offer_models, offer_vocoders
 from spectro_render.diffusion import SAMPLERS
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.evaluation.files import FileEvaluator
@@ -25,35 +25,31 @@ from spectro_render.training.data import midi_files
 FLUIDSYNTH = "fluidsynth"
 
 
-def _offer_samplers(incomplete: str) -> list[str]:
-    """The samplers whose names begin so, for the shell to complete."""
-    return [name for name in SAMPLERS if name.startswith(incomplete)]
-
-
 def evaluate(
     midi: Annotated[
-        Path, typer.Argument(metavar="MIDI_DIR", help="A folder of MIDI files to render.")
+        Path, typer.Argument(metavar="MIDI_DIR", help="Folder of MIDI files to render.")
     ],
     model: Annotated[
         str,
         typer.Option(
             metavar="NAME",
             autocompletion=offer_models,
-            help="The model to measure: a name or a directory.",
+            help="Model to measure: a name or a directory.",
         ),
     ] = "default",
     reference: Annotated[
         str,
         typer.Option(
             metavar="fluidsynth|DIR",
-            help="The true sounds: FluidSynth's, or NAME.wav for NAME.mid in a folder.",
+            help="Reference sounds: made with FluidSynth, or read from a folder that has NAME.wav"
+            " for each NAME.mid.",
         ),
     ] = FLUIDSYNTH,
     parts: Annotated[
         str | None,
         typer.Option(
             metavar="LIST",
-            help=f"What to measure, with commas between: {','.join(PARTS)}.  [default: all]",
+            help=f"Parts to measure, separated by commas: {','.join(PARTS)}.  [default: all]",
         ),
     ] = None,
     seconds: Annotated[
@@ -68,20 +64,21 @@ def evaluate(
         ),
     ] = None,
     held_out: Annotated[
-        bool, typer.Option("--held-out", help="Measure only files that training does not use.")
+        bool,
+        typer.Option("--held-out", help="Measure only the files that are held out from training."),
     ] = False,
     sampler: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            autocompletion=_offer_samplers,
-            help="Sampling method.  [default: the model's]",
+            autocompletion=offer(SAMPLERS),
+            help="Sampling method of the diffusion model.  [default: the model's]",
         ),
     ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Denoising steps per window.  [default: the model's]"
+            metavar="N", min=1, help="Denoising steps per window of 5.12 s.  [default: the model's]"
         ),
     ] = None,
     guidance: Annotated[
@@ -96,7 +93,8 @@ def evaluate(
         typer.Option(
             metavar="NAME",
             autocompletion=offer_vocoders,
-            help="The vocoder, which turns mels into sound.  [default: the model's]",
+            help="Vocoder, which turns spectrograms into sound: melgan, onnx or griffin-lim,"
+            " another model, or an .onnx file.  [default: the model's]",
         ),
     ] = None,
     device: Annotated[
@@ -104,21 +102,21 @@ def evaluate(
         typer.Option(
             metavar="NAME",
             autocompletion=offer_devices,
-            help="The device: auto, cpu, cuda, cuda:N or mps.",
+            help="Device to compute on: auto, cpu, cuda, cuda:N or mps.",
         ),
     ] = "auto",
     embedding: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="An ONNX file of an audio embedding such as VGGish, for the Frechet distance.  "
-            "[default: mel cepstrum]",
+            help="ONNX file of an audio embedding such as VGGish, for the part frechet."
+            "  [default: mel cepstrum]",
         ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="Write the sounds to this folder.  [default: no]"
+            "--output", "-o", metavar="DIR", help="Folder to write the sounds to.  [default: none]"
         ),
     ] = None,
     json: Annotated[
@@ -126,21 +124,21 @@ def evaluate(
         typer.Option("--json", help="Print a JSON object for each file, then one for the model."),
     ] = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print no progress, only errors and results.")
+        bool, typer.Option("--quiet", "-q", help="Print results and errors, but no progress.")
     ] = False,
 ) -> int:
     """Measure the sound quality of a model.
 
     The model renders MIDI files, and its sounds are compared with reference sounds of the same
-    notes: notes, drums, spectra, loudness and faults. The reference 'fluidsynth' needs FluidSynth
-    and a soundfont (Debian: fluidsynth, musescore-general-soundfont-small); recorded references
+    notes: in notes, drums, spectra, loudness and faults. The reference 'fluidsynth' needs
+    FluidSynth and a soundfont (Debian: fluidsynth, musescore-general-soundfont-small). Recordings
     should be as loud as its sounds.
 
     Exit codes: 0 all measured, 1 something failed, 2 wrong usage.
     """
     chosen = _parts(parts, reference)
     file_parts = frozenset(chosen) & set(FILE_PARTS)
-    paths = _spread(_files(midi, held_out), limit) if file_parts else []
+    paths = _files(midi, held_out, limit) if file_parts else []
     embed = load_embedding(embedding) if embedding else CEPSTRUM
     true = _reference(reference)
     options = RenderOptions(sampler=sampler, steps=steps, guidance=guidance, seed=seed)
@@ -160,9 +158,9 @@ def evaluate(
 
 
 def _parts(chosen: str | None, reference: str) -> tuple[str, ...]:
-    """The parts to measure, by default all that are possible: probes have no recordings.
+    """The parts to measure, by default all; with recordings as references only FILE_PARTS.
 
-    Raises OptionError for unknown or impossible ones.
+    Raises OptionError for parts that are unknown or not possible.
     """
     possible = PARTS if reference == FLUIDSYNTH else FILE_PARTS
     if chosen is None:
@@ -170,29 +168,26 @@ def _parts(chosen: str | None, reference: str) -> tuple[str, ...]:
     parts = tuple(part.strip() for part in chosen.split(","))
     for part in parts:
         if part not in PARTS:
-            raise OptionError(f"unknown part {part!r}", f"one or more of {','.join(PARTS)}")
+            raise OptionError(f"unknown part {part!r}", f"use one or more of {','.join(PARTS)}")
         if part not in possible:
-            raise OptionError(f"no recordings for {part}", f"--reference {FLUIDSYNTH} makes them")
+            raise OptionError(f"no recordings for {part}", f"use --reference {FLUIDSYNTH}")
     return parts
 
 
-def _files(folder: Path, held_out: bool) -> list[Path]:
-    """The MIDI files under a folder, sorted. Raises OptionError without the folder.
+def _files(folder: Path, held_out: bool, limit: int | None) -> list[Path]:
+    """At most `limit` of the MIDI files under a folder, sorted and evenly spread.
 
-    Raises SpectroRenderError where there are no files.
+    Raises OptionError if the folder does not exist, SpectroRenderError if it has no files.
     """
     if not folder.is_dir():
         raise OptionError(f"{folder} is not a folder", "name a folder of MIDI files")
     if held_out:
-        return midi_files(folder, held_out=True)
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in MIDI_SUFFIXES)
+        files = midi_files(folder, held_out=True)
+    else:
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in MIDI_SUFFIXES)
     if not files:
-        raise SpectroRenderError(f"no MIDI files under {folder}", ", ".join(MIDI_SUFFIXES))
-    return files
-
-
-def _spread(files: list[Path], limit: int | None) -> list[Path]:
-    """At most `limit` of the files, evenly spread over the list."""
+        hint = f"their names must end in {', '.join(MIDI_SUFFIXES)}"
+        raise SpectroRenderError(f"no MIDI files under {folder}", hint)
     count = min(limit or len(files), len(files))
     return [files[index * len(files) // count] for index in range(count)]
 
@@ -205,5 +200,7 @@ def _reference(name: str) -> Reference:
     if name == FLUIDSYNTH:
         return SynthesizedReference()
     if not Path(name).is_dir():
-        raise OptionError(f"the reference {name} is not a folder", f"a folder, or {FLUIDSYNTH}")
+        raise OptionError(
+            f"the reference {name} is not a folder", f"name a folder, or {FLUIDSYNTH}"
+        )
     return RecordedReference(Path(name))

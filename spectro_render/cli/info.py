@@ -1,4 +1,4 @@
-"""The command `spectro-render info`: what is in a MIDI file."""
+"""The command `spectro-render info`: shows what is in MIDI files."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def info(
         typer.Option(
             metavar="NAME",
             autocompletion=offer_models,
-            help="Model whose vocabulary decides how many notes fit.  [default: default]",
+            help="Model for which windows and left-out notes are counted.  [default: default]",
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON object per file.")] = False,
 ) -> int:
-    """Tell what is in MIDI files, and what of it the model cannot render."""
+    """Show what is in MIDI files, and what of it the model cannot render."""
     from spectro_render.midi.read import read_midi
 
     vocabulary = _vocabulary_of(model)
@@ -50,7 +50,7 @@ def info(
 
 
 def _vocabulary_of(model: str | None) -> Vocabulary:
-    """The vocabulary of a model; that of the published models where there is no default model."""
+    """The vocabulary of a model, or of the published models if there is no default model."""
     from spectro_render.checkpoints.find import find_model
     from spectro_render.checkpoints.load import read_vocabulary
     from spectro_render.tokens.vocabulary import Vocabulary

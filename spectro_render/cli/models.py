@@ -22,8 +22,8 @@ models = typer.Typer(invoke_without_command=True)
 def models_callback(context: typer.Context) -> int | None:
     """List, fetch, find, check and convert models.
 
-    A model's name is that of one that comes with the program (default), a directory, or OWNER/REPO
-    or OWNER/REPO@REVISION of the Hugging Face Hub, such as google/music-spectrogram-diffusion.
+    The name of a model is default (the bundled model), a directory, or OWNER/REPO or
+    OWNER/REPO@REVISION of the Hugging Face Hub, such as google/music-spectrogram-diffusion.
     """
     return list_models() if context.invoked_subcommand is None else None
 
@@ -35,8 +35,8 @@ def list_models(
     """List the models, one per line.
 
     Each line has a name, a state, a size and a directory, with tabs between them. The state is
-    'bundled', 'downloaded', 'incomplete' or 'not downloaded'; without a directory the last column
-    is a -.
+    'bundled', 'downloaded', 'incomplete' or 'not downloaded'. If there is no directory, the last
+    column is -.
     """
     from spectro_render.checkpoints.find import model_entries
 
@@ -58,14 +58,14 @@ def pull_model(
         typer.Argument(
             metavar="NAME",
             autocompletion=offer_hub_models,
-            help="OWNER/REPO or OWNER/REPO@REVISION.",
+            help="Model of the Hub: OWNER/REPO or OWNER/REPO@REVISION.",
         ),
     ],
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> int:
     """Fetch a model from the Hugging Face Hub, or bring it up to date.
 
-    The model goes to the cache that the Hub's tools share, and its directory is printed. The
+    The model is stored in the cache that the Hub's tools share, and its directory is printed. The
     environment variables HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE work as in the Hub's own
     tools. After an interruption, files that are complete are not fetched again.
     """
@@ -84,7 +84,7 @@ def print_path(
         ),
     ],
 ) -> int:
-    """Print the directory of a model; nothing is fetched."""
+    """Print the directory of a model, without fetching it."""
     from spectro_render.checkpoints.find import find_model
 
     print(find_model(name))
@@ -113,12 +113,12 @@ def verify_models(
     chosen = names or models_at_hand()
     if not chosen:
         places = ", ".join(map(str, MODEL_FOLDERS))
-        raise WeightsNotFound(f"no model in {places}", "name a directory")
+        raise WeightsNotFound(f"no model in {places}", "name the directory of a model")
     failures = 0
     for name in chosen:
         try:
             is_listed = verify(find_model(name))
-            state = "the files are as they should be" if is_listed else "has no checksums"
+            state = "all files match their checksums" if is_listed else "has no checksums"
             print(f"{one_line(name)}: {state}", flush=True)
         except SpectroRenderError as error:
             complain(f"{name}: {error}")
@@ -133,7 +133,7 @@ def convert_model(
         typer.Argument(
             metavar="SRC",
             autocompletion=offer_models,
-            help="Model, or T5X checkpoint (folder or .zip).",
+            help="Model, or folder or .zip file of a T5X checkpoint.",
         ),
     ],
     destination: Annotated[
@@ -144,7 +144,7 @@ def convert_model(
     ] = "float32",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
 ) -> int:
-    """Convert a model into a directory of safetensors files with checksums.
+    """Convert a model to safetensors files with checksums.
 
     SRC is the name or the directory of a model, whose weights are safetensors or .bin files, or one
     of the T5X checkpoints that the model's authors published.

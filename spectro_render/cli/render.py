@@ -1,7 +1,6 @@
-"""The main command: options of the command line -> a batch of songs.
+"""The main command: renders a batch of songs, with the options of the command line.
 
-What is imported here at module level is what `--help` waits for, so the heavy packages are imported
-inside the commands.
+Imports at module level slow down `--help`, so heavy packages are imported inside the command.
 """
 
 from __future__ import annotations
@@ -40,28 +39,22 @@ NumberFormat = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["local", "ray"]
 rendering = typer.Typer(rich_markup_mode=None)
 _EPILOG = (
-    "Sub-commands: 'info' tells what is in a MIDI file, 'models' lists and fetches models, 'train'"
-    " trains a model, 'evaluate' measures one; each has its own --help. A file with such a name is"
-    " given as ./info."
+    "Sub-commands: 'info' shows what is in a MIDI file, 'models' lists and fetches models, 'train'"
+    " trains a model, and 'evaluate' measures one. Each has its own --help. A file with such a name"
+    " is given as ./info."
 )
 
 
 def _finite(value: float | None) -> float | None:
-    """Refuse NaN and infinity, which a range lets through."""
+    """Refuse NaN and infinity, which Typer's ranges accept."""
     if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is not a number to work with")
+        raise typer.BadParameter(f"{value} is not a finite number")
     return value
 
 
 def _positive(value: float | None) -> float | None:
     if value is not None and not value > 0:
         raise typer.BadParameter(f"{value} is not above 0")
-    return _finite(value)
-
-
-def _not_negative(value: float) -> float | None:
-    if value < 0:
-        raise typer.BadParameter(f"{value} is below 0")
     return _finite(value)
 
 
@@ -82,12 +75,12 @@ def _vocoder(value: str | None) -> str | None:
 
 
 def _offer_inputs(incomplete: str) -> list[str]:
-    """Sub-commands, if nothing stands before; otherwise the shell offers files by itself."""
+    """Offer sub-commands for the first word; for others the shell offers files by itself."""
     return [] if first_word() else with_files(SUB_COMMANDS, incomplete)
 
 
 def _print_version(context: typer.Context, wanted: bool) -> None:
-    if wanted and not context.resilient_parsing:  # a shell that completes the line wants no answer
+    if wanted and not context.resilient_parsing:  # not while a shell completes
         from spectro_render import __version__
 
         print(f"{PROGRAM} {__version__}")
@@ -143,11 +136,16 @@ def render(
         ),
     ] = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Render with few denoising steps, as the model suggests.")
+        bool,
+        typer.Option(
+            "--fast", help="Use the number of denoising steps that the model sets for speed."
+        ),
     ] = False,
     best: Annotated[
         bool,
-        typer.Option("--best", help="Render with many denoising steps, as the model suggests."),
+        typer.Option(
+            "--best", help="Use the number of denoising steps that the model sets for quality."
+        ),
     ] = False,
     steps: Annotated[
         int | None,
@@ -173,7 +171,8 @@ def render(
         float,
         typer.Option(
             metavar="SECONDS",
-            callback=_not_negative,
+            min=0,
+            callback=_finite,
             help="Position in the song at which to begin.",
         ),
     ] = 0.0,
@@ -233,7 +232,8 @@ def render(
         ),
     ] = None,
     engine: Annotated[
-        EngineName, typer.Option(help="Where to render: on this machine, or on a Ray cluster.")
+        EngineName,
+        typer.Option(help="Place to render: this machine (local) or a Ray cluster (ray)."),
     ] = "local",
     ray_address: Annotated[
         str | None,
@@ -244,9 +244,7 @@ def render(
     ] = None,
     ray_workers: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", min=1, help="Number of Ray workers.  [default: all that there is room for]"
-        ),
+        typer.Option(metavar="N", min=1, help="Number of Ray workers.  [default: as many as fit]"),
     ] = None,
     ray_cores: Annotated[
         int | None,
@@ -257,7 +255,7 @@ def render(
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Render outputs again that exist already.")
+        bool, typer.Option("--force", help="Render outputs again even if they exist.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     json: Annotated[
@@ -281,9 +279,11 @@ def render(
     """Turn MIDI files into audio.
 
     INPUT is one or more .mid, .midi, .kar or .rmi files; folders, searched with all folders in
-    them; patterns; lists of files; or - for standard input. Outputs that exist already are skipped,
-    unless the folder OUT has a record that they were made from another file or with other settings;
-    --force renders them again. Only a single output that -o names in full is always replaced.
+    them; patterns; lists of files; or - for standard input.
+
+    Outputs that exist already are skipped, unless the folder OUT has a record that they were made
+    from another file, with other settings or with another model. --force renders them again. A
+    single output that -o names in full is always replaced.
 
     Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.
     """
@@ -325,7 +325,7 @@ def render(
     )
     settings = Settings(ModelChoice(model, vocoder, device, dtype), options, encoding, batch_size)
     if engine == "local" and (ray_address or ray_workers or ray_cores):
-        raise OptionError("--ray-... means nothing to the local engine", "add --engine ray")
+        raise OptionError("--ray-... options are only for a Ray cluster", "add --engine ray")
     cluster = Cluster(ray_address, ray_workers, ray_cores) if engine == "ray" else None
     with _audio_on_stdout() if any(job.is_streamed for job in jobs) else nullcontext() as stream:
         reporter = Reporter(quiet=quiet, json_stream=sys.stdout if json else None)
@@ -352,9 +352,11 @@ def render(
 
 @contextmanager
 def _audio_on_stdout() -> Iterator[BinaryIO]:
-    """Standard output for the sound; whatever else is printed then goes to standard error."""
+    """Standard output, for the sound; other output is redirected to standard error."""
     if sys.stdout.isatty():
-        raise OptionError("sound is not for a terminal to show", "name a file with -o, or a pipe")
+        raise OptionError(
+            "sound cannot be written to a terminal", "name a file with -o, or use a pipe"
+        )
     stream = sys.stdout.buffer
     with redirect_stdout(sys.stderr):
         yield stream

@@ -1,1 +1,1 @@
-"""The model under the names that diffusers gave it."""
+"""The published model's pipeline and parts, with the interface of the diffusers package."""

@@ -38,21 +38,21 @@ class ComponentConfig(dict[str, Any]):
 
 
 class Component(nn.Module):
-    """A network stored in one folder of a model directory; built anew, its numbers are random."""
+    """A network stored in one folder of a model directory; a new one has random weights."""
 
     part: ClassVar[str]  # a key of `names.FOLDERS`
     network: nn.Module
 
     def __init__(self, **settings: Any) -> None:
-        """Takes the settings in the folder's config.json. Raises WeightsError for bad ones."""
+        """Build the network with the settings of config.json. Raises WeightsError for bad ones."""
         super().__init__()
         self.config = ComponentConfig(settings)
         self.model_config = read_config({self.part: settings}, {})
 
     @classmethod
     def around(cls: type[C], network: nn.Module, config: ModelConfig) -> C:
-        """Make a component of a part of a loaded model, which it shares."""
-        with without_numbers():  # those of `network` take their place
+        """Make a component from a part of a loaded model; both share the weights."""
+        with without_numbers():  # `network` takes its place
             component = cls(**write_config(config)[cls.part])
         component.network = network
         return component
@@ -67,7 +67,7 @@ class Component(nn.Module):
 
 
 class SpectrogramNotesEncoder(Component):
-    """Encodes token ids into what the decoder reads about the notes."""
+    """Encodes token ids for the decoder's cross-attention."""
 
     part = "notes"
     network: TokenEncoder
@@ -83,7 +83,7 @@ class SpectrogramNotesEncoder(Component):
 
 
 class SpectrogramContEncoder(Component):
-    """Encodes the mel of the window before into what the decoder reads about it.
+    """Encodes the previous window's mel for the decoder's cross-attention.
 
     Positions are counted from the mel's end, as in the paper's code: the last frame of a context of
     n frames is at T - 1, like that of a whole one. (diffusers intends the same, but rolls the wrong
@@ -100,8 +100,8 @@ class SpectrogramContEncoder(Component):
     def forward(self, encoder_inputs: Tensor, encoder_inputs_mask: Tensor) -> Encoded:
         """Encode a mel on [-1, 1] (B, T, M) with a mask (B, T) as (B, T, D) and the mask.
 
-        Where the whole mask is False, this attention gives zeros and that of diffusers the mean of
-        all frames; no decoder attends to either.
+        Where the whole mask is False, the attention here gives zeros, in diffusers the mean of all
+        frames. No decoder attends to either.
         """
         if _if_any_is_padding(encoder_inputs_mask) is None:
             return self.network(encoder_inputs), encoder_inputs_mask
@@ -124,7 +124,7 @@ def _take(x: Tensor, frames: Tensor) -> Tensor:
 
 
 class T5FilmDecoder(Component):
-    """Predicts the noise in a noisy mel, or whatever else the model was trained to predict."""
+    """Predicts the noise in a noisy mel, or another target that the model was trained for."""
 
     part = "decoder"
     network: Decoder
@@ -134,7 +134,7 @@ class T5FilmDecoder(Component):
         self.network = Decoder(self.model_config)
 
     def remember(self, encodings_and_masks: Sequence[Encoded]) -> Memory:
-        """Compute what `forward` needs of the encodings, once for all steps of a window."""
+        """Compute the memory that `forward` reads, once for all steps of a window."""
         encoded, masks = zip(*encodings_and_masks, strict=True)
         keys_values = tuple(self.network.remember(torch.cat(encoded, 1)))
         return Memory(keys_values, _if_any_is_padding(torch.cat(masks, 1)))
@@ -147,7 +147,7 @@ class T5FilmDecoder(Component):
     ) -> Tensor:
         """Predict (B, T, M) from a noisy mel (B, T, M) at times (B,) or (1,), in [0, 1].
 
-        `encodings_and_masks` come from the encoders or from `remember`; None: nothing is known, the
+        `encodings_and_masks` come from the encoders or from `remember`. None is for the
         unconditional pass of guidance.
         """
         memory = encodings_and_masks
@@ -166,7 +166,7 @@ class SchedulerOutput(NamedTuple):
 
 
 class SpectrogramScheduler:
-    """The published pipeline's sampler, in the form of diffusers' schedulers: DDPM."""
+    """The published pipeline's DDPM sampler, with the interface of diffusers' schedulers."""
 
     init_noise_sigma = 1.0
 
@@ -177,7 +177,7 @@ class SpectrogramScheduler:
         self._target = config.target
 
     def set_timesteps(self, num_inference_steps: int) -> None:
-        """Choose which training steps to visit. Raises OptionError for more than there are."""
+        """Choose the training steps to visit. Raises OptionError for too few or too many."""
         check_sampling("diffusers", num_inference_steps, self._schedule)
         self._levels = self._schedule.levels(num_inference_steps)
         times = [round(level.time * self._schedule.train_steps) for level in self._levels[:-1]]
@@ -207,9 +207,9 @@ class SpectrogramScheduler:
 
 
 def draw_like(tensor: Tensor, generator: Generator) -> Tensor:
-    """Draw noise in a tensor's shape, format and device.
+    """Draw noise with a tensor's shape, number format and device.
 
-    As in diffusers it is drawn on the device of `generator`, which may be a list of one; None is
+    As in diffusers it is drawn on the device of `generator`, which may be a list of one. None means
     torch's own generator.
     """
     if isinstance(generator, list):
@@ -220,7 +220,7 @@ def draw_like(tensor: Tensor, generator: Generator) -> Tensor:
 
 
 class MelVocoder:
-    """The vocoder in the folder `melgan`, on the CPU, called as diffusers calls its own."""
+    """The vocoder in a model's folder `melgan`, on the CPU, with the interface of diffusers."""
 
     def __init__(self, vocoder: Vocoder, folder: Path) -> None:
         self.vocoder = vocoder

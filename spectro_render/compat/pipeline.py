@@ -52,7 +52,7 @@ class MidiProcessor:
     """Turns MIDI into the note ids that the published models read."""
 
     def __call__(self, midi: str | os.PathLike[str] | bytes | BinaryIO) -> list[list[int]]:
-        """The ids of each window of 5.12 s, padded with 0 to 2048.
+        """Convert MIDI to the ids of each window of 5.12 s, padded with 0 to 2048.
 
         Raises MidiError for a file that cannot be read or holds no notes.
         """
@@ -64,7 +64,7 @@ class AudioPipelineOutput(dict[str, npt.NDArray[np.float32]]):
     """The pipeline's result: `out.audios`, `out["audios"]` and `out[0]` are the same array."""
 
     def __init__(self, audios: npt.NDArray[np.float32]) -> None:
-        """Takes samples (1, 1, S) of one channel, or a natural log-mel (1, T, 128)."""
+        """`audios`: samples (1, 1, S) of one channel, or a natural log-mel (1, T, 128)."""
         super().__init__(audios=audios)
 
     @property
@@ -79,7 +79,7 @@ class AudioPipelineOutput(dict[str, npt.NDArray[np.float32]]):
 
 
 class Scheduler(Protocol):
-    """The interface that the pipeline needs of a scheduler, ours or one of diffusers'.
+    """The interface of schedulers that the pipeline uses: its own and those of diffusers.
 
     `scale_model_input` and `init_noise_sigma` are used if the scheduler has them.
     """
@@ -105,7 +105,7 @@ class SpectrogramDiffusionPipeline:
         scheduler: Scheduler,
         melgan: Melgan | None,
     ) -> None:
-        """Make a pipeline of components, which others may share: `type(pipe)(**pipe.components)`.
+        """Make a pipeline from components, which may be another's: `type(pipe)(**pipe.components)`.
 
         `continuous_encoder` is None for models without context.
         """
@@ -125,7 +125,7 @@ class SpectrogramDiffusionPipeline:
         torch_dtype: torch.dtype | None = None,
         **components: Any,
     ) -> "SpectrogramDiffusionPipeline":
-        """Load a model of the published form from a directory or by a name, such as one of the Hub.
+        """Load a model of the published form from a directory, or by its name, as on the Hub.
 
         `revision` is a branch, tag or commit on the Hub; for a directory it is ignored.
         `components` are used in place of the stored ones: `scheduler=...`, `melgan=None`. Raises
@@ -142,7 +142,7 @@ class SpectrogramDiffusionPipeline:
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Write a model directory, which diffusers 0.24 can load as well if its vocoder is ONNX.
 
-        A model that is there already is replaced when all of the new one has been written. Raises
+        A model in that directory is replaced when all of the new one has been written. Raises
         OptionError for a scheduler or vocoder that such a directory cannot hold, OutputError.
         """
         save_components(Path(save_directory), self.components)
@@ -235,7 +235,7 @@ class SpectrogramDiffusionPipeline:
     def _ids(self, window: Sequence[int]) -> Tensor:
         """Make a tensor (1, L) of a window's ids, without trailing padding and cut to 2048.
 
-        Raises TokenError for anything but a list of ids that the model knows.
+        Raises TokenError for anything but a list of ids in the model's vocabulary.
         """
         try:
             ids = torch.as_tensor(window, dtype=torch.long, device=self.device)
@@ -259,15 +259,15 @@ class SpectrogramDiffusionPipeline:
         return map_notes(detokenize(read, vocabulary).notes)
 
     def _remember(self, ids: Tensor, before: Tensor | None) -> Memory:
-        """Encode ids (1, L), and the log-mel (1, T, M) of the window before, for the decoder."""
-        known = [self.notes_encoder(encoder_input_tokens=ids, encoder_inputs_mask=ids != PAD)]
+        """Encode ids (1, L) and the previous window's log-mel (1, T, M) for the decoder."""
+        encoded = [self.notes_encoder(encoder_input_tokens=ids, encoder_inputs_mask=ids != PAD)]
         if before is not None and self.continuous_encoder is not None:
             everywhere = torch.ones(before.shape[:2], dtype=torch.bool, device=before.device)
             context = to_model(before)
-            known.append(
+            encoded.append(
                 self.continuous_encoder(encoder_inputs=context, encoder_inputs_mask=everywhere)
             )
-        return self.decoder.remember(known)
+        return self.decoder.remember(encoded)
 
     def _denoise(
         self,
@@ -288,7 +288,7 @@ class SpectrogramDiffusionPipeline:
         empty = torch.empty(1, WINDOW_FRAMES, N_MELS, device=self.device, dtype=self.dtype)
         x = draw_like(empty, generator) * getattr(scheduler, "init_noise_sigma", 1.0)
         for t in self.progress_bar(scheduler.timesteps):
-            # The reference divides in float32 before its decoder sees the time.
+            # The reference divides in float32 before its decoder gets the time.
             time = float(t / scheduler.config.num_train_timesteps)
             x = scheduler.step(predict(scale(x, t), time), t, x, **options).prev_sample
             report(t, x)
@@ -306,7 +306,7 @@ class SpectrogramDiffusionPipeline:
 
 
 def _every(frequency: int, callback: Callback | None) -> Callable[[Any, Tensor], None]:
-    """A function that passes its first, and then every `frequency`-th call on to `callback`."""
+    """Make a function that calls `callback` at its first and then every `frequency`-th call."""
     count = itertools.count()
 
     def report(timestep: Any, mel: Tensor) -> None:

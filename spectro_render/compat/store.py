@@ -1,4 +1,4 @@
-"""Loads the components of diffusers' pipeline from model directories, and saves them as such."""
+"""Loads the components of diffusers' pipeline from model directories, and saves them there."""
 
 import shutil
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def load_components(name: str, *, with_melgan: bool = True) -> dict[str, Any]:
     """Load a model as components, keyed by the names of the pipeline's arguments.
 
     `melgan` is None where the model has no vocoder, or without `with_melgan`. Raises WeightsError
-    for a model that is not of the published form, and what `load_checkpoint` raises.
+    for a model that is not of the published form, and the errors of `load_checkpoint`.
     """
     loaded = load_checkpoint(name, None if with_melgan else NO_FILE)
     config, model = loaded.config, loaded.model
@@ -98,7 +98,7 @@ def _scheduler_config(scheduler: Any) -> Json:
 
 
 def _joined(parts: Mapping[str, Component], scheduler: Json) -> SpectrogramModel:
-    """Join the parts to one network. Raises WeightsError where their settings contradict."""
+    """Join the parts to one network. Raises WeightsError if their settings contradict."""
     settings = {part: component.config for part, component in parts.items()}
     with without_numbers():
         model = SpectrogramModel(read_config(settings, scheduler))

@@ -1,1 +1,1 @@
-"""Measuring how good a model sounds; only the command `evaluate` imports it."""
+"""Measures how good a model sounds, for the command `evaluate`."""

@@ -1,4 +1,4 @@
-"""The types of arrays in this folder."""
+"""Array types of the evaluation."""
 
 from typing import TypeAlias
 

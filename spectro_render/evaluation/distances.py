@@ -1,6 +1,7 @@
 """Distances and similarities of two sounds: their spectra, harmony and loudness.
 
-Sounds are 16 kHz mono samples (S,); two that are compared have the same length. T frames of 20 ms.
+Sounds are 16 kHz mono samples (S,), and sounds that are compared have the same length. T is the
+number of frames of 20 ms.
 """
 
 from functools import cache
@@ -126,7 +127,7 @@ def loudness_curve(samples: Samples) -> Matrix:
 
 
 def loudness_difference(samples: Samples, reference: Samples) -> float:
-    """A-weighted level of the samples above that of the reference, in dB."""
+    """Difference of the two A-weighted levels in dB, positive if the samples are louder."""
     one, other = (10 * np.log10(_loudness(sound).mean() + 1e-16) for sound in (samples, reference))
     return float(one - other)
 

@@ -1,10 +1,10 @@
-"""Measures drums: onsets found in three frequency bands against the drum notes of the score.
+"""Measures drums: compares onsets in three frequency bands with the drum notes of the score.
 
 The spectral flux of a band (the rise of its compressed mel from frame to frame; Bello et al. 2005,
 "A tutorial on onset detection in music signals") peaks where a drum of that band is struck. Pitched
-instruments make it rise as well. So drum notes that begin together with a pitched note do not
-count, found or not, and neither do peaks where any other note begins. Music without its drums
-scores near 0.
+instruments make it rise as well. So drum notes that begin together with a pitched note are left
+out, whether they are found or not, and so are peaks where any other note begins. Music without its
+drums scores near 0.
 """
 
 from collections.abc import Iterable
@@ -49,7 +49,7 @@ BANDS = (
 
 
 def drum_f1(mel: Matrix, notes: Iterable[Note]) -> Measure:
-    """F1 of the drum onsets in a log-mel (T, 128), all bands together; empty without drum notes."""
+    """F1 of the drum onsets in a log-mel (T, 128), over all bands; empty without drum notes."""
     notes = list(notes)
     pitched = _onsets(note for note in notes if not note.is_drum)
     parts = [_band_f1(mel, notes, pitched, band) for band in BANDS]
@@ -57,7 +57,7 @@ def drum_f1(mel: Matrix, notes: Iterable[Note]) -> Measure:
 
 
 def _band_f1(mel: Matrix, notes: list[Note], pitched: Times, band: Band) -> Measure:
-    """F1 of the onsets in one band, as 2 found / (found + wrong + all that count)."""
+    """F1 of the onsets in one band: 2 found / (found + wrong + all that count)."""
     is_here = [note.is_drum and note.pitch in band.drums for note in notes]
     hits = _onsets(note for note, here in zip(notes, is_here, strict=True) if here)
     others = _onsets(note for note, here in zip(notes, is_here, strict=True) if not here)

@@ -27,11 +27,10 @@ def offset(samples: Samples) -> float:
 
 
 def seams(mel: Matrix) -> Measure:
-    """Mean change of a log-mel (T, 128) from frame to frame at window borders, over elsewhere.
+    """Mean change from frame to frame of a log-mel (T, 128): at window borders / elsewhere.
 
     It is about 1 without seams, and empty without borders. The music itself may change at a border,
-    and borders are few: compare with the measure of a reference that plays the same notes, and pool
-    over files.
+    and borders are few. So compare it with a reference that plays the same notes, and pool files.
     """
     flux = np.abs(np.diff(mel, axis=0)).mean(1)  # [t]: from frame t to t + 1
     borders = np.arange(WINDOW_FRAMES, len(mel), WINDOW_FRAMES) - 1

@@ -1,7 +1,7 @@
-"""Measures MIDI files: a model's sound of each against the reference."""
+"""Compares a model's sound of MIDI files with reference sounds."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from spectro_render.evaluation.frechet import (
     reconstruction_distance,
 )
 from spectro_render.evaluation.measures import Measure, Measures
+from spectro_render.evaluation.onsets import onsets_at_borders
 from spectro_render.evaluation.sources import ModelOutput, Reference, Subject
 from spectro_render.evaluation.transcription import note_f1, played_notes
 from spectro_render.midi.read import read_midi
@@ -24,7 +25,7 @@ from spectro_render.tokens.write import sounding_seconds
 
 @dataclass(frozen=True, eq=False)
 class FileResult:
-    """What was measured of a file, and the sounds that were compared."""
+    """The measures of a file, and the sounds that were compared."""
 
     seconds: float  # of music that was compared
     measures: Measures
@@ -33,7 +34,7 @@ class FileResult:
 
 @dataclass
 class FileEvaluator:
-    """Measures files one after the other, and keeps the embeddings of all for `frechet`."""
+    """Measures files one by one, and keeps the embeddings of all of them for `frechet`."""
 
     subject: Subject
     reference: Reference
@@ -44,11 +45,12 @@ class FileEvaluator:
     _embedded_references: list[Matrix] = field(default_factory=list, init=False)
 
     def measure(self, path: Path, name: Path) -> FileResult:
-        """Measure a MIDI file whose reference goes by `name`; see `Reference`.
+        """Measure a MIDI file; `name` is its path below the evaluated folder.
 
-        Raises SpectroRenderError where the file or its reference cannot be read.
+        Raises SpectroRenderError if the file or its reference cannot be read.
         """
-        score = section(read_midi(path), 0.0, self.limit)
+        # The reference is played from the notes alone.
+        score = replace(section(read_midi(path), 0.0, self.limit), gain=0.0, fades=())
         seconds = sounding_seconds(score, self.limit)
         true = self.reference.sound(name, score, seconds)
         measures: Measures = {}
@@ -62,21 +64,18 @@ class FileEvaluator:
             measures |= compare(output, true, score)
             measures["times_real_time"] = Measure(seconds, output.took)
         if "frechet" in self.parts:
-            measures["reconstruction"] = self._reconstruction(output.samples, true)
+            embedded, reference = map(self.embedding.embed, (output.samples, true))
+            self._embedded.append(embedded)
+            self._embedded_references.append(reference)
+            distance = reconstruction_distance(embedded, reference)
+            measures["reconstruction"] = Measure.of(distance)
         if "vocoder" in self.parts:
             sounds["vocoder"] = self.subject.vocode(distances.mel_of(true), score)
             measures |= compare_copy(sounds["vocoder"][: len(true)], true, score)
         return FileResult(seconds, measures, sounds)
 
-    def _reconstruction(self, samples: Samples, true: Samples) -> Measure:
-        """The reconstruction distance; also keeps both embeddings for `frechet`."""
-        embedded, reference = self.embedding.embed(samples), self.embedding.embed(true)
-        self._embedded.append(embedded)
-        self._embedded_references.append(reference)
-        return Measure.of(reconstruction_distance(embedded, reference))
-
     def frechet(self) -> float | None:
-        """The Frechet distance of all files so far; None for fewer than two embeddings."""
+        """The Frechet distance over all files so far; None for fewer than two embeddings."""
         if sum(map(len, self._embedded)) < 2:
             return None
         references = np.concatenate(self._embedded_references)
@@ -84,7 +83,7 @@ class FileEvaluator:
 
 
 def compare(output: ModelOutput, true: Samples, score: Score) -> Measures:
-    """Measure a model's output against the true sound (S,) of the same length."""
+    """Compare a model's output with the true sound (S,) of the same length."""
     sound = output.samples
     mel, true_mel = distances.mel_of(sound), distances.mel_of(true)
     values = {
@@ -105,11 +104,12 @@ def compare(output: ModelOutput, true: Samples, score: Score) -> Measures:
         "drum_f1_reference": drum_f1(true_mel, score.notes),
         "seam": faults.seams(mel),
         "seam_reference": faults.seams(true_mel),
+        **onsets_at_borders(mel, true_mel, score.notes),
     }
 
 
 def compare_copy(copy: Samples, true: Samples, score: Score) -> Measures:
-    """Measure the vocoder alone, which made `copy` (S,) from the mel of the true sound (S,)."""
+    """Measure the vocoder alone: it made `copy` (S,) from the mel of the true sound (S,)."""
     return {
         "vocoder_note_f1": Measure.of(note_f1(copy, played_notes(score.notes))),
         "vocoder_stft_distance": Measure.of(distances.stft_distance(copy, true)),

@@ -1,14 +1,14 @@
 """The paper's two distances of audio embeddings: reconstruction and Frechet.
 
-Hawthorne et al. 2022 (arXiv 2206.05408), section 4: the reconstruction distance tells how far a
-sound is from its own reference, the Frechet distance (after Kilgour et al. 2019, arXiv 1812.08466)
-how far all sounds together are from all references.
+Hawthorne et al. 2022 (arXiv 2206.05408), section 4: the reconstruction distance is between a sound
+and its own reference, the Frechet distance (after Kilgour et al. 2019, arXiv 1812.08466) between
+all sounds together and all references together.
 
 The paper's embeddings are those of the audio classifiers VGGish and TRILL. Their weights do not
-come with this program, but an ONNX file of them can be loaded, which gives numbers that compare
-with the paper's. The embedding used otherwise has the mean and the standard deviation of 32 mel
-cepstrum coefficients for every 0.96 s, VGGish's step. It needs no weights and cannot favour a
-model, but its numbers compare only with each other.
+come with this program, but can be loaded from an ONNX file; then the distances can be compared with
+the paper's. The default embedding has the mean and the standard deviation of 32 mel cepstrum
+coefficients for every 0.96 s, VGGish's step. It needs no weights and cannot favour a model, but its
+distances can only be compared with each other.
 """
 
 from collections.abc import Callable
@@ -36,14 +36,14 @@ VGGISH_OFFSET = 0.01  # added to a mel before the logarithm
 
 @dataclass(frozen=True)
 class Embedding:
-    """A function that turns sounds into vectors, which are near for sounds that are alike."""
+    """A function that turns sounds into vectors, which are close for similar sounds."""
 
     name: str  # for people
     embed: Callable[[Samples], Matrix]  # (S,) -> (n, D): a vector for each stretch of the sound
 
 
 def reconstruction_distance(embedded: Matrix, reference: Matrix) -> float:
-    """Mean Euclidean distance of a sound's vectors (n, D) from its reference's; NaN for none."""
+    """Mean Euclidean distance of a sound's vectors (n, D) from its reference's; NaN if n is 0."""
     count = min(len(embedded), len(reference))
     if not count:
         return float("nan")
@@ -87,19 +87,19 @@ def load_embedding(path: Path) -> Embedding:
     try:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no base class of their own
-        reason = str(error).partition("\\n")[0]
+        reason = str(error).partition("\n")[0]
         raise SpectroRenderError(f"{path} is not a usable ONNX file: {reason}") from error
     wanted, *more = session.get_inputs()
     shape = [size if isinstance(size, int) else 0 for size in wanted.shape]
     is_patches = [size for size in shape if size > 1] == [VGGISH_FRAMES, VGGISH_BANDS]
     if more or not (is_patches or len(shape) in (1, 2)):
-        hint = "it should take samples, or VGGish's patches of 96 x 64"
-        raise SpectroRenderError(f"{path} takes something else than sound", hint)
+        hint = "take one whose input is samples, or VGGish's patches of 96 x 64"
+        raise SpectroRenderError(f"{path} does not take sound as its input", hint)
     return Embedding(str(path), lambda samples: _run(session, wanted, samples, is_patches))
 
 
 def _run(session: Any, wanted: Any, samples: Samples, is_patches: bool) -> Matrix:
-    """Run an ONNX session on samples (S,), in the shape that its input `wanted` has: (n, D)."""
+    """Embed samples (S,) by an ONNX session, in the shape of its input `wanted`: (n, D)."""
     given = vggish_patches(samples) if is_patches else samples
     for axis, size in enumerate(wanted.shape):
         if size == 1 and given.ndim < len(wanted.shape):
@@ -123,7 +123,7 @@ def vggish_patches(samples: Samples) -> npt.NDArray[np.float32]:
 
 
 def _vggish_bands() -> Matrix:
-    """Weights of FFT bins in VGGish's mel bands, (257, 64): triangles that are linear in mel."""
+    """Weights of FFT bins in VGGish's mel bands, (257, 64): triangles on the mel scale."""
     bins = np.log1p(np.linspace(0, SAMPLE_RATE / 2, VGGISH_FFT // 2 + 1) / 700)[:, None]
     low, high = np.log1p(np.array(VGGISH_RANGE) / 700)
     edges = np.linspace(low, high, VGGISH_BANDS + 2)

@@ -1,18 +1,18 @@
-"""The record of one measurement, how those of many files are pooled, and ratios between them."""
+"""Measures of sounds, their sums over files, and ratios between them."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
 
 class Measure(NamedTuple):
-    """A measurement, as a part of a whole: to pool files, parts and wholes are summed."""
+    """A measure as a fraction, part / whole. Files are pooled by summing parts and wholes."""
 
     part: float
     whole: float = 1.0  # 0 where nothing could be measured
 
     @property
     def value(self) -> float | None:
-        """The part divided by the whole, or None where nothing could be measured."""
+        """The part divided by the whole, or None if nothing could be measured."""
         return self.part / self.whole if self.whole else None
 
     @classmethod
@@ -34,7 +34,7 @@ RATIOS = {
 
 
 def pool(files: Iterable[Measures]) -> Measures:
-    """The measures of all files together, given those of each file."""
+    """Sum the measures of all files."""
     pooled: Measures = {}
     for measures in files:
         for name, measure in measures.items():
@@ -44,9 +44,9 @@ def pool(files: Iterable[Measures]) -> Measures:
 
 
 def values_of(measures: Mapping[str, Measure]) -> Values:
-    """The values of measures, and of those RATIOS whose two measures are among them.
+    """The values of measures, and each ratio in RATIOS whose two measures are among them.
 
-    A ratio is None where one of the two could not be measured, or where the reference's is 0.
+    A ratio is None if one of the two could not be measured, or if the reference's is 0.
     """
     values = {name: measure.value for name, measure in measures.items()}
     for name, (own, of_reference) in RATIOS.items():

@@ -1,4 +1,4 @@
-"""The true sounds that a model is compared with: synthesised, or recorded."""
+"""The reference sounds that a model is compared with: synthesised or recorded."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ class SynthesizedReference:
     """
 
     def __init__(self) -> None:
-        """Raises SpectroRenderError without FluidSynth or its soundfont."""
+        """Load FluidSynth. Raises SpectroRenderError if it or the soundfont is missing."""
         self._synthesizer = Synthesizer()
 
     def sound(self, name: Path, score: Score, seconds: float) -> Samples:
@@ -41,16 +41,16 @@ class RecordedReference:
     def sound(self, name: Path, score: Score, seconds: float) -> Samples:
         """The first `seconds` seconds of a MIDI file's recording, (S,).
 
-        Raises SpectroRenderError where there is none that can be read.
+        Raises SpectroRenderError if there is none or it cannot be read.
         """
         return fit_length(read_sound(self._folder / name.with_suffix(".wav")), seconds)
 
 
 def read_sound(path: Path) -> Samples:
-    """Read an audio file as 16 kHz mono, (S,). Raises SpectroRenderError where that fails."""
+    """Read an audio file as 16 kHz mono, (S,). Raises SpectroRenderError if that fails."""
     try:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except (OSError, soundfile.SoundFileError) as error:
-        hint = "the reference of NAME.mid is NAME.wav"
+        hint = "the recording of NAME.mid must be NAME.wav"
         raise SpectroRenderError(f"cannot read {path} ({error})", hint) from error
     return np.asarray(soxr.resample(samples.mean(1), rate, SAMPLE_RATE, quality="VHQ"), np.float32)

@@ -1,4 +1,4 @@
-"""A run of `evaluate`: measures files and probes, writes the sounds, reports the results."""
+"""A run of `evaluate`: measures files and probes, writes their sounds and reports the results."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from spectro_render.errors import SpectroRenderError, reason_of
 from spectro_render.evaluation.arrays import Samples
 from spectro_render.evaluation.files import FileEvaluator
 from spectro_render.evaluation.measures import Measures, Values, pool, values_of
-from spectro_render.evaluation.probes import Play, follow_velocity, identify
+from spectro_render.evaluation.probes import Play, compare_levels, follow_velocity, identify
 from spectro_render.midi.score import Score
 from spectro_render.report import Reporter, complain
 
-FILE_PARTS = ("files", "vocoder", "frechet")  # what is measured of the user's MIDI files
-PROBE_PARTS = ("instruments", "velocity")  # what is measured of phrases made for that
+FILE_PARTS = ("files", "vocoder", "frechet")  # parts that are measured on the user's MIDI files
+PROBE_PARTS = ("instruments", "velocity", "levels")  # on phrases and notes made for them
 PARTS = (*FILE_PARTS, *PROBE_PARTS)
 
 
@@ -34,7 +34,7 @@ class Session:
     probes: dict[str, dict[str, Any]] = field(default_factory=dict)  # results by part
 
     def measure_files(self, paths: Sequence[Path]) -> None:
-        """Measure files; one that fails is reported, and the next ones are still measured."""
+        """Measure files. A file that fails is reported, and the others are still measured."""
         for number, path in enumerate(paths, start=1):
             name = path.relative_to(self.folder)
             self.reporter.say(f"{number}/{len(paths)} {name}")
@@ -56,12 +56,14 @@ class Session:
         self.reporter.record({**facts, **rounded(values_of(result.measures))})
 
     def measure_probes(self, part: str) -> None:
-        """Measure one of PROBE_PARTS. Raises SpectroRenderError where there is no reference."""
+        """Measure one of PROBE_PARTS. Raises SpectroRenderError without a reference."""
         self.reporter.say(part)
-        measure: Callable[[Play, Play], Any] = (
-            identify if part == "instruments" else follow_velocity
-        )
-        found = measure(partial(self._play, "model"), partial(self._play, "reference"))
+        measures: dict[str, Callable[[Play, Play], Any]] = {
+            "instruments": identify,
+            "velocity": follow_velocity,
+            "levels": compare_levels,
+        }
+        found = measures[part](partial(self._play, "model"), partial(self._play, "reference"))
         self.probes[part] = found._asdict()
 
     def _play(self, side: str, name: str, score: Score) -> Samples:
@@ -74,7 +76,7 @@ class Session:
         return samples
 
     def _write(self, samples: Samples, name: Path) -> None:
-        """Write a sound at the level at which it was compared, if there is an output folder."""
+        """Write a sound at the level of the comparison, if there is an output folder."""
         if self.output is None:
             return
         path = self.output / name

@@ -1,4 +1,4 @@
-"""Where the two sounds of a comparison come from: a model, and the reference."""
+"""The two sources of sounds that are compared: a model, and a reference."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,10 @@ from spectro_render.midi.score import Score
 class ModelOutput:
     """A model's rendering of a score, after each of its stages."""
 
-    mel: Matrix  # (T, 128) natural log: what the Transformer drew
+    mel: Matrix  # (T, 128) natural log: the output of the Transformer
     samples: Samples  # (S,) at the level of the training data
-    delivered: Samples  # (S,) as a listener gets it: amplified and limited
-    took: float  # seconds of work
+    delivered: Samples  # (S,) as rendering writes it: amplified and limited
+    took: float  # seconds that rendering took
 
 
 class Subject(Protocol):
@@ -26,7 +26,7 @@ class Subject(Protocol):
 
     @property
     def name(self) -> str:
-        """The model's name, for people."""
+        """The model's name in messages."""
 
     def render(self, score: Score, seconds: float) -> ModelOutput:
         """Render the first `seconds` seconds of a score."""
@@ -41,8 +41,8 @@ class Reference(Protocol):
     def sound(self, name: Path, score: Score, seconds: float) -> Samples:
         """The first `seconds` seconds of a score's true sound.
 
-        `name` is the path of its MIDI file, relative to the folder that is evaluated. Raises
-        SpectroRenderError where there is no sound.
+        `name` is the path of its MIDI file, relative to the evaluated folder. Raises
+        SpectroRenderError if there is no sound.
         """
 
 

@@ -1,4 +1,4 @@
-"""The evaluated model, with the sampler and the vocoder that were chosen."""
+"""The model that is evaluated, with the chosen sampler and vocoder."""
 
 import time
 
@@ -16,13 +16,13 @@ from spectro_render.vocoder.streaming import StreamingVocoder
 
 
 class RenderedSubject:
-    """A model that a Renderer runs; see `sources.Subject`."""
+    """A model that is rendered by a Renderer; see `sources.Subject`."""
 
     def __init__(self, renderer: Renderer, options: RenderOptions) -> None:
-        """Raises OptionError for options that the model cannot follow."""
+        """Check the options. Raises OptionError for options that the model does not have."""
         self.name = renderer.name
         self._renderer = renderer
-        renderer.sampling(options)  # raises what is wrong with them before anything is rendered
+        renderer.sampling(options)  # so that wrong options fail before anything is rendered
         self._options = options
 
     def render(self, score: Score, seconds: float) -> ModelOutput:

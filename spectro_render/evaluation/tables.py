@@ -14,11 +14,11 @@ from spectro_render.report import one_line
 
 
 class Description(NamedTuple):
-    """How a measure is explained and printed."""
+    """The meaning of a measure, and how it is printed."""
 
     meaning: str
     digits: int = 2  # after the decimal point
-    heading: str = ""  # of its column; without one it has no column, only a line for all files
+    heading: str = ""  # of its column; "" gives it no column, only a line below the table
 
 
 DESCRIPTIONS = {
@@ -43,6 +43,12 @@ DESCRIPTIONS = {
         "spectral flux at window borders over elsewhere, in the reference"
     ),
     "seam_ratio": Description("seam over seam_reference", heading="seam"),
+    "onset_level_border": Description(
+        "level of onsets in the 60 ms after a window border above the reference's, dB", 1, "border"
+    ),
+    "onset_level_elsewhere": Description("level of the other onsets above the reference's, dB", 1),
+    "onset_recall_border": Description("share of the onsets behind borders that are found"),
+    "onset_recall_elsewhere": Description("share of the other onsets that are found"),
     "times_real_time": Description("seconds of sound per second of work", 1, "speed"),
     "reconstruction": Description("distance from the reference in the embedding", heading="recon"),
     "vocoder_note_f1": Description("note F1 of the reference's mels through the vocoder"),
@@ -54,7 +60,7 @@ DESCRIPTIONS = {
 
 
 def print_tables(files: Sequence[tuple[str, Values]], summary: Mapping[str, Any]) -> None:
-    """Print the results: with a drawn table on a terminal, as plain aligned lines elsewhere."""
+    """Print the results: as a drawn table on a terminal, else as plain aligned lines."""
     is_terminal = sys.stdout.isatty()
     console = Console(width=None if is_terminal else 1000, highlight=False)
     if files:
@@ -83,20 +89,25 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             yield name, as_text(summary["mean"][name], description.digits), description.meaning
     if found := summary.get("instruments"):
         value = as_text(found["top1"], 2)
-        yield "instruments_top1", value, "share of instruments nearest to their own reference"
+        yield "instruments_top1", value, "share of instruments whose own reference is the nearest"
         mistaken = ", ".join(f"{one} for {other}" for other, one in found["mistaken"].items())
-        meaning = f"share with their own reference among the nearest three ({mistaken})"
+        meaning = f"share whose own reference is among the nearest three ({mistaken})"
         yield "instruments_top3", as_text(found["top3"], 2), meaning
     if found := summary.get("velocity"):
         value = as_text(found["rank_correlation"], 2)
         meaning = "rank correlation of levels with the reference's, mean over programs"
         yield "velocity", value, meaning
         yield "velocity_slope", as_text(found["slope"], 2), "dB louder for each dB of the reference"
+    if found := summary.get("levels"):
+        meaning = "95 % of programs, drums and piano octaves are within this of their level, dB"
+        yield "levels_95", as_text(found["within"], 1), meaning
+        far_off = ", ".join(f"{name} {level:+.0f}" for name, level in found["far_off"].items())
+        yield "levels_worst", as_text(found["worst"], 1), f"the farthest off, dB ({far_off})"
     if found := summary.get("frechet"):
         meaning = f"distance from the references in the {found['embedding']} embedding"
         yield "frechet_distance", as_text(found["distance"], 2), meaning
 
 
 def as_text(value: float | None, digits: int) -> str:
-    """A number with that many digits after the point; a dash for None."""
+    """A number with `digits` digits after the decimal point; a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"

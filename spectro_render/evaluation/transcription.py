@@ -1,9 +1,9 @@
-"""Measures notes: those that an independent transcriber finds in a sound against the score's.
+"""Measures notes: compares those that an independent transcriber finds with the score.
 
-The transcriber is basic-pitch (Bittner et al. 2022, arXiv 2203.09893), whose ONNX graph lies in
-`assets/`; its package is not needed. The graph takes two seconds of sound at a time. For each frame
-(86 a second) and each of 88 semitones it gives the probability that a note sounds, and that one
-begins.
+The transcriber is basic-pitch (Bittner et al. 2022, arXiv 2203.09893), whose ONNX graph is
+`basic_pitch.onnx` in this folder; its package is not needed. The graph takes two seconds of sound
+at a time. For each frame (86 a second) and each of 88 semitones it gives the probability that a
+note sounds, and that one begins.
 """
 
 from collections.abc import Iterable, Iterator
@@ -49,7 +49,7 @@ class Notes(NamedTuple):
 
 
 def note_f1(samples: Samples, played: Notes) -> float:
-    """F1 of the notes found in samples (S,) against those played; NaN if none was played.
+    """F1 of the notes found in samples (S,), given the notes played; NaN if none was played.
 
     F1 is the harmonic mean of precision and recall (MIREX; Raffel et al. 2014, mir_eval). Two notes
     match if they have the same pitch and their onsets are within 50 ms, whatever their ends.
@@ -74,8 +74,8 @@ def note_f1(samples: Samples, played: Notes) -> float:
 def played_notes(notes: Iterable[Note]) -> Notes:
     """The notes of a score that a transcriber can find.
 
-    Drums and pitches beyond a piano's are left out; notes of one pitch that begin within TOLERANCE
-    of each other count once.
+    Drums and pitches outside the range of a piano are left out. Notes of one pitch that begin
+    within TOLERANCE of each other count once.
     """
     pitched = [n for n in notes if not n.is_drum and LOWEST <= n.pitch <= HIGHEST]
     kept: list[Note] = []
@@ -108,12 +108,12 @@ def _graph() -> Any:
     """The onnxruntime session of basic-pitch, loaded once."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # the graph is small: more threads only wait for each other
-    data = (resources.files("spectro_render") / "assets" / "basic_pitch.onnx").read_bytes()
+    data = (resources.files("spectro_render.evaluation") / "basic_pitch.onnx").read_bytes()
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
 def _posteriors(samples: Samples) -> tuple[Probabilities, Probabilities]:
-    """The probabilities that notes sound, and that they begin, in samples (S,)."""
+    """The probabilities that notes sound, and that notes begin, in samples (S,)."""
     resampled = soxr.resample(samples, SAMPLE_RATE, RATE, quality="HQ")
     outputs = ["StatefulPartitionedCall:1", "StatefulPartitionedCall:2"]
     parts = [_graph().run(outputs, {"serving_default_input_2:0": w}) for w in _windows(resampled)]
@@ -137,8 +137,8 @@ def _find_notes(
 ) -> Iterator[tuple[int, int, int]]:
     """Find notes as (start, end, semitone), in frames.
 
-    Notes with a clear onset come first, then those that are left without one: the algorithm of the
-    paper's section 2.2, with the published thresholds.
+    Notes with a clear onset are found first, then the remaining ones: the algorithm of the paper's
+    section 2.2, with the published thresholds.
     """
     left = sounding.copy()
     for start, band in _onsets(sounding, beginning):
@@ -158,10 +158,10 @@ def _find_notes(
 
 
 def _onsets(sounding: Probabilities, beginning: Probabilities) -> list[tuple[int, int]]:
-    """Onsets as (frame, semitone), the last one first.
+    """Onsets as (frame, semitone), from the last to the first.
 
-    They are peaks in time of the probability that a note begins, or of a sudden rise of the
-    probability that one sounds.
+    An onset is a peak in time of the probability that a note begins, or of a sudden rise of the
+    probability that a note sounds.
     """
     rise = np.zeros_like(sounding)
     rise[2:] = np.minimum(sounding[2:] - sounding[1:-1], sounding[2:] - sounding[:-2]).clip(0)

@@ -1,29 +1,37 @@
 """Reads a MIDI file as a score: notes in seconds, as loud and as long as they sound.
 
-`note_seq` turns ticks into seconds, finds the instruments and applies the sustain pedal, because
-the published models were trained on its notes. Before it sees a file, `parse_smf` has read what
-can be read, and `repair` has mended what would get lost or would take gigabytes of memory.
+Where every channel lies in one track, and neither a program nor two events of different kinds
+change within a note or a tick, notes are to the last bit those of note_seq 0.0.5, on which the
+published models were trained.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import cache
-from importlib import import_module
-from importlib.util import find_spec, module_from_spec
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import BinaryIO
 
 from spectro_render.errors import MidiError
-from spectro_render.midi.repair import RepairedSmf, repair
+from spectro_render.midi.loudness import Loudness, Span, measure
+from spectro_render.midi.notes import Performance, play
+from spectro_render.midi.pitch import AT_REST, in_range
 from spectro_render.midi.score import Note, Score, Track
-from spectro_render.midi.smf import MAX_BYTES, NOTE_OFF, NOTE_ON, PROGRAM, SUSTAIN, Event, parse_smf
+from spectro_render.midi.smf import MAX_BYTES, Smf, parse_smf
+from spectro_render.midi.tempo import Clock, tempo_map
 
-if TYPE_CHECKING:
-    import mido
-    from note_seq.protobuf.music_pb2 import NoteSequence
+# Programs of drum channels; all others are variants of the standard kit (GS, and GM2 but for 25,
+# its analog kit).
+DRUM_KITS = {
+    8: "Room",
+    16: "Power",
+    24: "Electronic",
+    25: "TR-808",
+    32: "Jazz",
+    40: "Brush",
+    48: "Orchestra",
+    56: "SFX",
+}
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
 
@@ -33,17 +41,28 @@ def read_midi(source: str | os.PathLike[str] | bytes | BinaryIO) -> Score:
 
     Raises MidiError where there is nothing to render: unreadable, no MIDI, no notes.
     """
-    smf = repair(parse_smf(read_bytes(source)))
-    sequence = _note_sequence(smf)
-    if not sequence.notes:
+    smf = parse_smf(read_bytes(source))
+    clock = Clock(tempo_map(smf), smf.division)
+    performance = play(smf, clock)
+    if not performance.notes:
         raise MidiError(*_why_no_notes(smf))
-    notes = sorted(_notes(sequence), key=lambda note: note.start)
+    spans = _spans(performance, clock)
+    levels = performance.levels
+    times = {number: list(clock.seconds(own.ticks)) for number, own in levels.items()}
+    loudness = measure(spans, levels, times)
+    notes = sorted(_notes(performance, spans, loudness, clock), key=lambda note: note.start)
     return Score(
         notes=tuple(notes),
-        duration=max(note.end for note in notes),
-        ignored=_ignored(smf.ignored),
+        duration=max(clock.seconds(note.end or 0 for note in performance.notes)),
+        ignored=(
+            *_ignored(loudness.unplayed, "note"),
+            *_ignored(smf.ignored, "event"),
+            *_kits(performance),
+        ),
         repairs=_repairs(smf.repairs),
-        tracks=tuple(_tracks(sequence)),
+        tracks=tuple(_tracks(performance, smf)),
+        gain=loudness.gain,
+        fades=loudness.fades,
     )
 
 
@@ -82,85 +101,7 @@ def _read_limited(file: BinaryIO) -> bytes:
     return bytes(data)
 
 
-def _note_sequence(smf: RepairedSmf) -> NoteSequence:
-    """The notes in seconds with the pedal applied, by the steps and the arithmetic of note_seq."""
-    import pretty_midi
-
-    midi_io, sequences_lib = _note_seq_modules()
-    try:
-        performance = pretty_midi.PrettyMIDI(mido_object=_mido_file(smf))
-        sequence = midi_io.midi_to_note_sequence(performance)
-        return sequences_lib.apply_sustain_control_changes(sequence)
-    except Exception as error:  # three libraries and whatever a file makes them raise
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise MidiError(f"cannot be read ({reason})", "export the file again") from error
-
-
-@cache
-def _note_seq_modules() -> tuple[Any, Any]:
-    """`midi_io` and `sequences_lib` of note_seq, imported without the package's own `__init__`.
-
-    That one imports plotting, data frames and audio tools, which takes most of two seconds and is
-    not needed by these two. An `import note_seq` elsewhere, before or after, still gets all of it.
-    """
-    spec = find_spec("note_seq")
-    if spec is None:
-        raise ModuleNotFoundError("No module named 'note_seq'", name="note_seq")
-    others = {name: sys.modules.pop(name) for name in _loaded("note_seq")}
-    sys.modules["note_seq"] = module_from_spec(spec)  # knows its folder, has not run
-    try:
-        return import_module("note_seq.midi_io"), import_module("note_seq.sequences_lib")
-    finally:
-        for name in _loaded("note_seq"):
-            del sys.modules[name]
-        sys.modules.update(others)
-
-
-def _loaded(package: str) -> list[str]:
-    return [name for name in sys.modules if name.partition(".")[0] == package]
-
-
-def _mido_file(smf: RepairedSmf) -> mido.MidiFile:
-    """The file for pretty_midi: only the events that it needs; every track has a name, maybe ''."""
-    import mido
-
-    file = mido.MidiFile(type=1, ticks_per_beat=smf.division)
-    for track in smf.tracks:
-        name = mido.MetaMessage("track_name", name=track.name)
-        file.tracks.append(mido.MidiTrack([name, *_messages(track.events)]))
-    file.tracks[0][:0] = _tempo_messages(smf.tempos)
-    return file
-
-
-def _messages(events: Iterable[Event]) -> Iterator[mido.Message]:
-    from mido import Message
-
-    previous = 0
-    for event in events:
-        if _is_needed(event):
-            size = 1 if event.kind == PROGRAM else 2
-            yield Message.from_bytes((event.status, *event[2 : 2 + size]), event.tick - previous)
-            previous = event.tick
-
-
-def _is_needed(event: Event) -> bool:
-    return event.kind in (NOTE_ON, NOTE_OFF, PROGRAM) or event.is_control(SUSTAIN)
-
-
-def _tempo_messages(tempos: Iterable[tuple[int, int]]) -> Iterator[mido.MetaMessage]:
-    """Tempo changes, to go before the first track's messages; the last one returns to tick 0."""
-    from mido import MetaMessage
-
-    previous = 0
-    for tick, tempo in tempos:
-        message = MetaMessage("set_tempo", time=tick - previous)
-        vars(message)["tempo"] = tempo  # past mido's check: joined ticks can need over three bytes
-        yield message
-        previous = tick
-    yield MetaMessage("text", time=-previous)
-
-
-def _why_no_notes(smf: RepairedSmf) -> tuple[str, str]:
+def _why_no_notes(smf: Smf) -> tuple[str, str]:
     if smf.repairs:
         return (
             f"no notes could be read ({'; '.join(_repairs(smf.repairs))})",
@@ -169,28 +110,59 @@ def _why_no_notes(smf: RepairedSmf) -> tuple[str, str]:
     return "the MIDI file has no notes", "choose one that has"
 
 
-def _notes(sequence: NoteSequence) -> Iterator[Note]:
-    for note in sequence.notes:
-        yield Note(
-            start=note.start_time,
-            end=note.end_time,
-            pitch=note.pitch,
-            velocity=note.velocity,
-            program=note.program,
-            is_drum=note.is_drum,
-        )
+def _spans(performance: Performance, clock: Clock) -> list[Span]:
+    """When each note sounds: it ends where its channel falls silent for the rest of it."""
+    notes, levels = performance.notes, performance.levels
+    last = [levels[note.channel].last_heard(note.start, note.end or 0) for note in notes]
+    starts, ends = clock.seconds(note.start for note in notes), clock.seconds(last)
+    return [
+        Span(note.channel, note.velocity, note.is_drum, note.start, end, start_seconds, end_seconds)
+        for note, end, start_seconds, end_seconds in zip(notes, last, starts, ends, strict=True)
+    ]
 
 
-def _tracks(sequence: NoteSequence) -> Iterator[Track]:
-    names = {info.instrument: info.name for info in sequence.instrument_infos}
-    counts = Counter((note.instrument, note.program, note.is_drum) for note in sequence.notes)
-    for (instrument, program, is_drum), n_notes in sorted(counts.items()):
-        yield Track(names.get(instrument, ""), program, is_drum, n_notes)
+def _notes(
+    performance: Performance, spans: Iterable[Span], loudness: Loudness, clock: Clock
+) -> Iterator[Note]:
+    """The notes in seconds, at the pitch and as loud as they sound.
+
+    Bends that can be heard, and are not said by a note's pitch, are counted as unplayed.
+    """
+    for note, span, velocity in zip(performance.notes, spans, loudness.velocities, strict=True):
+        pitch, wheel = note.pitch, performance.pitches[note.channel]
+        if wheel.moves and not note.is_drum:
+            rest = clock.last_tick(span.start_seconds + AT_REST)
+            semitones, is_all = wheel.played(note.start, rest, span.end)
+            pitch = in_range(pitch + semitones)
+            if not is_all:
+                loudness.unplayed["pitch bend"] += 1
+        start, end = span.start_seconds, span.end_seconds
+        yield Note(start, end, pitch, velocity, note.program, note.is_drum)
 
 
-def _ignored(counts: Counter[str]) -> tuple[str, ...]:
+def _tracks(performance: Performance, smf: Smf) -> Iterator[Track]:
+    """What was played by each program of each channel of each track, in the order of the file."""
+    counts = Counter(
+        (note.track, note.channel, note.program, note.is_drum) for note in performance.notes
+    )
+    for (track, _, program, is_drum), n_notes in sorted(
+        counts.items(), key=lambda item: item[0][0]
+    ):
+        yield Track(smf.tracks[track].name, program, is_drum, n_notes)
+
+
+def _kits(performance: Performance) -> Iterator[str]:
+    """Names the drum kits that are played as the standard one."""
+    counts = Counter(note.program for note in performance.notes if note.is_drum)
+    for program, count in sorted(counts.items()):
+        if kit := DRUM_KITS.get(program):
+            notes = "note" if count == 1 else "notes"
+            yield f"{kit} drum kit, played as the standard one ({count} {notes})"
+
+
+def _ignored(counts: Counter[str], unit: str) -> tuple[str, ...]:
     return tuple(
-        f"{phrase} ({count} event{'s' if count > 1 else ''})"
+        f"{phrase} ({count} {unit}{'s' if count > 1 else ''})"
         for phrase, count in counts.most_common()
     )
 

@@ -38,6 +38,10 @@ class Score:
     ignored: tuple[str, ...] = ()  # kinds of events in the file that are not rendered, for users
     repairs: tuple[str, ...] = ()  # what was wrong with the file and how it was mended, for users
     tracks: tuple[Track, ...] = ()
+    gain: float = 0.0  # dB by which the music is louder than velocities of at most 127 can say
+    # The course of the loudness that all parts share: (seconds, factor of amplitude), with straight
+    # lines between; before the first and after the last it stays. Empty: 1 throughout.
+    fades: tuple[tuple[float, float], ...] = ()
 
 
 def section(score: Score, start: float, duration: float | None) -> Score:
@@ -60,4 +64,5 @@ def section(score: Score, start: float, duration: float | None) -> Score:
             f"no note sounds from {start:g} s to {until}",
             f"the music lasts {score.duration:.1f} s: choose an earlier start or a longer duration",
         )
-    return replace(score, notes=notes, duration=min(score.duration, end) - start)
+    fades = tuple((seconds - start, factor) for seconds, factor in score.fades)
+    return replace(score, notes=notes, duration=min(score.duration, end) - start, fades=fades)

@@ -13,9 +13,12 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple
+from operator import itemgetter
+from typing import NamedTuple, TypeAlias
 
 from spectro_render.errors import MidiError
+from spectro_render.midi.pitch import PITCH_CONTROLLERS
+from spectro_render.midi.system import SystemMessage, system_message
 
 MAX_BYTES = 16 * 2**20  # the largest files that are played at all have a few MB
 MAX_EVENTS = 1_000_000  # of those that are kept; bounds the memory that the notes need
@@ -23,12 +26,20 @@ _MAX_TRACKS = 65_535  # more than a header can say
 _MAX_NAME = 200  # characters
 
 NOTE_OFF, NOTE_ON, CONTROL, PROGRAM = 0x80, 0x90, 0xB0, 0xC0  # status bytes of channel 1
-VOLUME, EXPRESSION, SUSTAIN = 7, 11, 64  # the controllers that are used
-ALL_SOUND_OFF, ALL_NOTES_OFF = 120, 123  # used where a note is never switched off
+SYSTEM = 0xF0  # system exclusive
+BANK, VOLUME, EXPRESSION, SUSTAIN, SOSTENUTO = 0, 7, 11, 64, 66  # the controllers that are used
+ALL_SOUND_OFF, RESET_CONTROLLERS, ALL_NOTES_OFF = 120, 121, 123
+MODES = range(124, 128)  # omni, mono and poly: each is all-notes-off as well (MIDI 1.0, table III)
+_USED_CONTROLLERS = {
+    *(BANK, VOLUME, EXPRESSION, SUSTAIN, SOSTENUTO, *PITCH_CONTROLLERS),
+    *(ALL_SOUND_OFF, RESET_CONTROLLERS, ALL_NOTES_OFF, *MODES),
+}
 
-_KEY_PRESSURE, _CHANNEL_PRESSURE, _PITCH_BEND = 0xA0, 0xD0, 0xE0
+PITCH_BEND = 0xE0
+_KEY_PRESSURE, _CHANNEL_PRESSURE = 0xA0, 0xD0
 _SYSEX, _SYSEX_CONTINUED, _META = 0xF0, 0xF7, 0xFF
 _TRACK_NAME, _PORT, _END_OF_TRACK, _TEMPO = 0x03, 0x21, 0x2F, 0x51
+_LONGEST_USED = 16  # bytes of a system exclusive message
 _SYSTEM_DATA_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1}  # the other system messages, even undefined, 0
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -48,55 +59,42 @@ _SMPTE_RATES = {  # code -> so many frames in so many us; 29 is 30 drop-frame, 2
 _NOT_MIDI_HINT = "give a Standard MIDI File (.mid)"
 
 _CONTROLLER_NAMES = {
-    0: "bank select",
     1: "modulation",
     2: "breath",
     5: "portamento time",
-    6: "data entry",
     10: "pan",
     32: "bank select",
-    38: "data entry",
     65: "portamento",
-    66: "sostenuto pedal",
     67: "soft pedal",
     71: "resonance",
     74: "brightness",
     91: "reverb",
     93: "chorus",
-    98: "parameter number",
-    99: "parameter number",
-    100: "parameter number",
-    101: "parameter number",
-    121: "reset all controllers",
+}
+
+# By controller: the values that change nothing, as they are those from the beginning.
+_UNHEARD = {
+    1: (0,),
+    2: (0,),
+    5: range(128),  # portamento has to be on
+    8: (64,),
+    10: (64,),
+    65: range(64),
+    67: range(64),
+    **dict.fromkeys(range(70, 80), (64,)),
+    84: range(128),
+    **dict.fromkeys(range(92, 96), (0,)),
+    122: range(128),  # local control: of a keyboard
 }
 
 
-class Event(NamedTuple):
-    """A channel message; `second` is 0 for a program change."""
-
-    tick: int  # from the start of the track
-    status: int  # kind | channel
-    first: int  # 0..127: pitch, controller or program
-    second: int  # 0..127: velocity or value
-
-    @property
-    def kind(self) -> int:
-        return self.status & 0xF0
-
-    @property
-    def channel(self) -> int:
-        return self.status & 0x0F
-
-    @property
-    def is_on(self) -> bool:
-        return self.kind == NOTE_ON and self.second > 0
-
-    @property
-    def is_off(self) -> bool:
-        return self.kind == NOTE_OFF or (self.kind == NOTE_ON and self.second == 0)
-
-    def is_control(self, *controllers: int) -> bool:
-        return self.kind == CONTROL and self.first in controllers
+# A channel message: a plain tuple, as there are many. The fields are the tick from the start of the
+# track; the number of the track in the file; the status byte of channel 1; 16 * port + channel,
+# from 0, as channels of different ports are different channels; and two data bytes, 0..127: pitch
+# and velocity, controller and value, or program and 0. A system exclusive message is for all
+# channels of its port; its first value is its place in `Smf.messages`.
+Event: TypeAlias = tuple[int, int, int, int, int, int]
+TICK = itemgetter(0)
 
 
 @dataclass
@@ -104,7 +102,6 @@ class SmfTrack:
     """One track, with times in ticks."""
 
     name: str = ""
-    port: int = 0  # channels of different ports are different channels
     events: list[Event] = field(default_factory=list)  # by tick
     tempos: list[tuple[int, int]] = field(default_factory=list)  # (tick, us per quarter note)
     end: int = 0  # tick
@@ -116,6 +113,7 @@ class Smf:
 
     division: int  # ticks per quarter note
     tracks: list[SmfTrack]
+    messages: list[SystemMessage]  # the system exclusive ones that are used
     ignored: Counter[str]  # phrase -> how many events
     repairs: Counter[str]  # phrase -> how often
 
@@ -130,17 +128,21 @@ def parse_smf(data: bytes) -> Smf:
     data = _gunzip(data) if data.startswith(_GZIP_MAGIC) else data
     start, n_tracks, division = _read_header(data, repairs)
     tracks: list[SmfTrack] = []
+    messages: list[SystemMessage] = []
     room = MAX_EVENTS
     for chunk in islice(_track_chunks(data, start), _MAX_TRACKS):
         if not chunk.has_true_length:
             repairs["wrong track length"] += 1
-        tracks.append(_TrackReader(chunk, room, ignored, repairs).read())
+        reader = _TrackReader(len(tracks), chunk, room, messages, ignored, repairs)
+        tracks.append(reader.read())
         room -= len(tracks[-1].events) + len(tracks[-1].tempos)
     if not tracks:
         raise MidiError("the MIDI file has no track", "export it again")
     if n_tracks is not None and n_tracks != len(tracks):
         repairs[f"the header promises {n_tracks} tracks, {len(tracks)} found"] += 1
-    return _with_division(division, tracks, ignored, repairs)
+    smf = Smf(_DEFAULT_DIVISION, tracks, messages, ignored, repairs)
+    _set_division(smf, division)
+    return smf
 
 
 def _gunzip(data: bytes) -> bytes:
@@ -209,25 +211,68 @@ class _TrackReader:
     """Reads the events of one track, as far as they can be read."""
 
     def __init__(
-        self, chunk: _Chunk, room: int, ignored: Counter[str], repairs: Counter[str]
+        self,
+        number: int,
+        chunk: _Chunk,
+        room: int,
+        messages: list[SystemMessage],
+        ignored: Counter[str],
+        repairs: Counter[str],
     ) -> None:
+        self._number = number
         self._data = chunk.data
         self._stop_at_end_of_track = not chunk.has_true_length
         self._room = room  # for so many events
+        self._messages = messages
+        self._exclusive = b""  # what has been read of a message that comes in several events
         self._ignored = ignored
         self._repairs = repairs
         self._position = 0
         self._running_status: int | None = None
+        self._first_channel = 0  # of the port
         self._track = SmfTrack()
 
     def read(self) -> SmfTrack:
         try:
             while self._position < len(self._data):
-                self._read_event()
+                self._read_plain_events()
+                if self._position < len(self._data):
+                    self._read_event()
         except _Damaged as damage:
             self._repairs[f"{damage}: the rest of the track is left out"] += 1
-        self._track.events.sort(key=lambda event: event.tick)  # negative time steps
+        self._track.events.sort(key=TICK)  # negative time steps
         return self._track
+
+    def _read_plain_events(self) -> None:
+        """Read on while events are as most are; this does what `_read_event` does, but faster.
+
+        Those are faultless notes after a time step of one or two bytes.
+        """
+        data, end = self._data, len(self._data) - 5  # a time step, a status and two data bytes
+        position, tick, status = self._position, self._track.end, self._running_status
+        number, first_channel, events = self._number, self._first_channel, self._track.events
+        limit = self._room - len(self._track.tempos)
+        while position < end and len(events) < limit:
+            at, step = position + 1, data[position]
+            if step > 0x7F:
+                if data[at] > 0x7F:
+                    break
+                at, step = at + 1, (step & 0x7F) << 7 | data[at]
+            if data[at] > 0x7F:
+                new_status = data[at]
+                at += 1
+            elif status is None:
+                break
+            else:
+                new_status = status
+            first, second = data[at], data[at + 1]
+            kind = new_status & 0xF0
+            if (kind != NOTE_ON and kind != NOTE_OFF) or first > 0x7F or second > 0x7F:
+                break
+            position, tick, status = at + 2, tick + step, new_status
+            channel = first_channel + (status & 0x0F)
+            events.append((tick, number, kind, channel, first, second))
+        self._position, self._track.end, self._running_status = position, tick, status
 
     def _read_event(self) -> None:
         self._advance(self._read_number())
@@ -294,17 +339,31 @@ class _TrackReader:
         elif kind == _TRACK_NAME and not self._track.name:
             self._track.name = _decode(data)[:_MAX_NAME]
         elif kind == _PORT and data:
-            self._track.port = data[0]
+            self._first_channel = 16 * data[0]
         elif kind == _END_OF_TRACK and self._stop_at_end_of_track:
             self._position = len(self._data)
 
     def _read_sysex(self, status: int) -> None:
         data = self._take(self._read_number())
-        self._ignored["system exclusive"] += 1
+        self._add_exclusive(data if status == _SYSEX else self._exclusive + data)
         if status == _SYSEX and data[-1:] != b"\xf7" and not self._is_at_event(self._position):
             if self._is_at_event(self._position - 1):
                 self._position -= 1  # the length counts an end byte that is missing
                 self._repairs["system exclusive message without an end"] += 1
+
+    def _add_exclusive(self, data: bytes) -> None:
+        is_whole = data[-1:] == b"\xf7"
+        message = system_message(data[:-1] if is_whole else data)
+        self._exclusive = b"" if is_whole or message or len(data) > _LONGEST_USED else data
+        if message is not None:
+            place = len(self._messages)
+            self._make_room()
+            self._messages.append(message)
+            self._track.events.append(
+                (self._track.end, self._number, SYSTEM, self._first_channel, place, 0)
+            )
+        elif is_whole:
+            self._ignored["system exclusive"] += 1
 
     def _is_at_event(self, position: int) -> bool:
         return _EVENT_START.match(self._data, position) is not None
@@ -324,29 +383,37 @@ class _TrackReader:
         if max(data) > 127:
             self._repairs["data byte above 127 clipped"] += 1
             data = bytes(min(byte, 127) for byte in data)
-        if phrase := _unused(kind, data[0]):
+        phrase = _unused(kind, *data)
+        if phrase:
             self._ignored[phrase] += 1
-        else:
+        elif phrase is None:
             self._make_room()
             second = data[1] if size == 2 else 0
-            self._track.events.append(Event(self._track.end, status, data[0], second))
+            channel = self._first_channel + (status & 0x0F)
+            event = (self._track.end, self._number, kind, channel, data[0], second)
+            self._track.events.append(event)
 
     def _make_room(self) -> None:
         if len(self._track.events) + len(self._track.tempos) >= self._room:
             raise MidiError(f"more than {MAX_EVENTS:,} MIDI events", "split the file")
 
 
-def _unused(kind: int, first: int) -> str | None:
-    """The name of an event that the renderer does not use; None for an event that it uses."""
+def _unused(kind: int, first: int, second: int = 0) -> str | None:
+    """The name of an event that the renderer does not use; None for an event that it uses.
+
+    An empty name is that of an event which nobody hears.
+    """
     if kind == CONTROL:
-        if first in (VOLUME, EXPRESSION, SUSTAIN, ALL_SOUND_OFF, ALL_NOTES_OFF):
+        if first in _USED_CONTROLLERS:
             return None
+        if second in _UNHEARD.get(first, ()):
+            return ""
         return _CONTROLLER_NAMES.get(first, f"controller {first}")
-    return {
-        _KEY_PRESSURE: "key pressure",
-        _CHANNEL_PRESSURE: "channel pressure",
-        _PITCH_BEND: "pitch bend",
-    }.get(kind)
+    if kind == _KEY_PRESSURE:
+        return "key pressure" if second else ""
+    if kind == _CHANNEL_PRESSURE:
+        return "channel pressure" if first else ""
+    return None
 
 
 def _decode(name: bytes) -> str:
@@ -356,18 +423,16 @@ def _decode(name: bytes) -> str:
         return name.decode("latin-1")
 
 
-def _with_division(
-    division: int, tracks: list[SmfTrack], ignored: Counter[str], repairs: Counter[str]
-) -> Smf:
+def _set_division(smf: Smf, division: int) -> None:
     """Ticks per quarter note; SMPTE time becomes quarter notes of about a second each."""
-    if division > 0:
-        return Smf(division, tracks, ignored, repairs)
     code, ticks_per_frame = -(division >> 8), division & 0xFF
-    if code not in _SMPTE_RATES or ticks_per_frame == 0:
-        repairs[f"impossible division {division}: {_DEFAULT_DIVISION} assumed"] += 1
-        return Smf(_DEFAULT_DIVISION, tracks, ignored, repairs)
-    frames, microseconds = _SMPTE_RATES[code]
-    for track in tracks:
-        track.tempos = []  # SMPTE time has no tempo
-    tracks[0].tempos = [(0, microseconds)]
-    return Smf(frames * ticks_per_frame, tracks, ignored, repairs)
+    if division > 0:
+        smf.division = division
+    elif code not in _SMPTE_RATES or ticks_per_frame == 0:
+        smf.repairs[f"impossible division {division}: {_DEFAULT_DIVISION} assumed"] += 1
+    else:
+        frames, microseconds = _SMPTE_RATES[code]
+        for track in smf.tracks:
+            track.tempos = []  # SMPTE time has no tempo
+        smf.tracks[0].tempos = [(0, microseconds)]
+        smf.division = frames * ticks_per_frame

@@ -1,1 +1,1 @@
-"""The Transformer that draws mels from notes: encoders, and decoders of two kinds."""
+"""The Transformer that draws mels from notes: encoders, and a decoder of either kind."""

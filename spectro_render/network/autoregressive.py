@@ -1,8 +1,8 @@
 """The autoregressive Transformer, the paper's baseline: it draws a mel frame by frame.
 
 The decoder's input is the previous frame (zeros at a window's start). Its layers have causal
-self-attention and read the notes and the context; an output function turns their outputs into the
-next frame. B windows, T = 256 frames, M = 128 mel bands, D = width, K components of a mixture.
+self-attention and attend to the notes and the context. An output function turns their outputs into
+the next frame. B windows, T = 256 frames, M = 128 mel bands, D = width, K components of a mixture.
 """
 
 import math
@@ -26,27 +26,27 @@ from spectro_render.options import Sampling
 
 
 class OutputFunction(Protocol):
-    """The meaning of the decoder's outputs (B, T, width): a distribution of frames (B, T, M)."""
+    """Interprets the decoder's outputs (B, T, width) as a distribution of frames (B, T, M)."""
 
     @property
     def width(self) -> int:
-        """How many outputs there are for each frame."""
+        """The number of the decoder's outputs for one frame."""
 
     def centred(self, outputs: Tensor, draft: Tensor) -> Tensor:
-        """Outputs whose means are larger by a draft (B, T, M)."""
+        """Change outputs so that the means of their distributions grow by a draft (B, T, M)."""
 
     def loss(self, outputs: Tensor, frames: Tensor) -> Tensor:
-        """How far the outputs are from these frames, as a mean over all values."""
+        """The training loss of outputs whose true frames are (B, T, M): a mean over all values."""
 
     def sample(self, outputs: Tensor, noise: Tensor, choice: Tensor) -> Tensor:
-        """Draw frames (B, T, M) with standard normal `noise` (B, T, M) and `choice` (B, T)."""
+        """Draw frames (B, T, M) from the standard normal `noise` (B, T, M) and `choice` (B, T)."""
 
 
 @dataclass(frozen=True)
 class Deterministic:
-    """Outputs that are the frame itself, learned by squared error: the paper's choice.
+    """The outputs are the frame itself, trained by squared error as in the paper.
 
-    `dither` is the deviation of the noise that is added to the frames while sampling.
+    `dither` is the standard deviation of the noise that is added to the frames while sampling.
     """
 
     dither: float = 0.0
@@ -67,7 +67,7 @@ class GaussianMixture:
     """A mixture of K normal distributions of frames (Bishop, Mixture density networks, 1994).
 
     A frame as a whole belongs to one component; the bands of a component are independent. Outputs
-    are K weights, K means and K deviations, and the latter are mapped into the range from
+    are K weights, K means and K standard deviations, the latter mapped into the range from
     `min_sigma` to `max_sigma`.
     """
 
@@ -113,7 +113,7 @@ class GaussianMixture:
 
 
 def output_function_of(config: ModelConfig) -> OutputFunction:
-    """The output function of an autoregressive configuration."""
+    """Make the output function that an autoregressive configuration names."""
     if config.output_function == "deterministic":
         return Deterministic(config.dither)
     return GaussianMixture(config.components, config.min_sigma, config.max_sigma)
@@ -123,7 +123,7 @@ def output_function_of(config: ModelConfig) -> OutputFunction:
 
 
 class CausalDecoder(MelDecoder):
-    """The autoregressive decoder: the frame before each -> numbers that stand for the frame."""
+    """The autoregressive decoder, which predicts each frame from the frames before it."""
 
     def __init__(self, config: ModelConfig, width: int) -> None:
         super().__init__()
@@ -137,9 +137,9 @@ class CausalDecoder(MelDecoder):
     def forward(
         self, before: Tensor, memory: Memory, caches: Sequence[KeyValueCache] = ()
     ) -> Tensor:
-        """The previous frames of t frames (B, t, M) -> the outputs for these (B, t, width).
+        """Compute the outputs (B, t, width) of t frames, given the frame before each (B, t, M).
 
-        With a cache for each layer, the frames follow those that the caches hold.
+        With `caches`, one for each layer, these frames follow those that the caches hold.
         """
         start = caches[0].length if caches else 0
         here = slice(start, start + before.shape[1])
@@ -153,12 +153,12 @@ class CausalDecoder(MelDecoder):
         return self.output(self.dropout(self.norm(x)))
 
     def caches(self) -> list[KeyValueCache]:
-        """An empty cache for each layer."""
+        """Make an empty cache for each layer."""
         return [KeyValueCache() for _ in self.layers]
 
 
 class AutoregressiveModel(MelModel):
-    """The paper's baseline: a mel frame by frame; `forward` is for training."""
+    """The paper's baseline, which draws a mel frame by frame. `forward` is for training only."""
 
     decoder: CausalDecoder
     has_sampler = False
@@ -169,7 +169,7 @@ class AutoregressiveModel(MelModel):
         self.decoder = CausalDecoder(config, self.output_function.width)
 
     def forward(self, mel: Tensor, memory: Memory) -> Tensor:
-        """Outputs (B, T, width) for each frame of a mel (B, T, M) from the true ones before it."""
+        """Mel (B, T, M) -> outputs (B, T, width) for each frame, from the true frames before it."""
         before = F.pad(mel[:, :-1], (0, 0, 1, 0))
         return self._centred(self.decoder(before, memory), memory, 0)
 
@@ -198,7 +198,7 @@ class AutoregressiveModel(MelModel):
         """Draw a mel in [-1, 1], (B, T, M) float32, frame by frame.
 
         `noise` is called twice for (B, T, M); `on_frame` is called with 1..T. A frame is clipped
-        before the next one is drawn, because the frames that the network has learned from are.
+        before the next one is drawn, because the network was trained on clipped frames.
         """
         deviations, choice = noise(), noise()[..., 0]
         caches, frame = self.decoder.caches(), torch.zeros_like(deviations[:, :1])

@@ -6,7 +6,7 @@ from spectro_render.network.model import MelModel, SpectrogramModel
 
 
 def make_model(config: ModelConfig) -> MelModel:
-    """A network with random weights, and with the decoder that its configuration names."""
+    """Make a network with random weights, and with the decoder that its configuration names."""
     if config.decoder == "autoregressive":
         return AutoregressiveModel(config)
     return SpectrogramModel(config)

@@ -18,7 +18,7 @@ class ModelConfig:
     head_width: int = 64
     mlp_width: int = 2048
     note_layers: int = 12
-    context_layers: int = 12  # of the encoder of the previous window's mel; 0: there is none
+    context_layers: int = 12  # of the encoder of the previous window's mel; 0: the model has none
     decoder_layers: int = 12
     level_width: int = 4 * 768  # of the embedded noise level, which FiLM reads
     dropout: float = 0.1
@@ -37,23 +37,25 @@ class ModelConfig:
     output_function: Literal["deterministic", "gaussian_mixture"] = "deterministic"
     components: int = 8  # of the mixture; the paper's code names no number
     min_sigma: float = 0.1  # smallest deviation of a component, on the model's scale
-    max_sigma: float = 1.0  # largest
+    max_sigma: float = 1.0  # largest deviation of a component
     dither: float = 0.0  # deviation of the noise that is added to deterministic frames
 
     def __post_init__(self) -> None:
         if self.memory_steps and self.conditioning != "frame_aligned":
-            raise ValueError(f"memory_steps is {self.memory_steps}, but notes are not on frames")
+            steps = f"memory_steps is {self.memory_steps}"
+            raise ValueError(f"{steps}, but only frame-aligned models have a note memory")
         joins = self.conditioning == "frame_aligned" and self.context_layers > 0
         if self.tail_frames and not (joins and self.tail_frames <= WINDOW_FRAMES):
-            raise ValueError(f"tail_frames is {self.tail_frames}, but none can be laid over notes")
+            limit = f"at most {WINDOW_FRAMES}, with frame-aligned notes and a context encoder"
+            raise ValueError(f"tail_frames is {self.tail_frames}, but must be {limit}")
         if self.decoder == "autoregressive":
             self._check_output_function()
 
     def _check_output_function(self) -> None:
-        """Raise ValueError for numbers that the autoregressive decoder's output cannot have."""
+        """Raise ValueError for impossible numbers of the autoregressive output function."""
         if self.output_function == "deterministic" and self.dither < 0:
-            raise ValueError(f"a dither of {self.dither} is less than none")
+            raise ValueError(f"dither is {self.dither}, but must not be negative")
         has_range = 0 < self.min_sigma <= self.max_sigma
         if self.output_function == "gaussian_mixture" and (self.components < 1 or not has_range):
-            deviations = f"{self.min_sigma} to {self.max_sigma}"
-            raise ValueError(f"no mixture has {self.components} components of {deviations}")
+            deviations = f"deviations from {self.min_sigma} to {self.max_sigma}"
+            raise ValueError(f"a mixture cannot have {self.components} components, {deviations}")

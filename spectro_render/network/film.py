@@ -1,7 +1,7 @@
-"""How the noise level steers each layer of the diffusion decoder.
+"""Conditions each layer of the diffusion decoder on the noise level.
 
-Features are scaled and shifted by numbers that depend on the level: FiLM (Perez et al., arXiv
-1709.07871). B windows, D = width.
+Features are scaled and shifted by numbers that depend on the level: feature-wise linear modulation,
+FiLM (Perez et al., arXiv 1709.07871). B windows, D = width.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ MAX_NOISE_TIME = 20_000.0  # both the scale of the diffusion time and the longes
 
 
 class Film(NamedTuple):
-    """How features are scaled and shifted at the noise levels of B windows."""
+    """Factors and shifts of features at the noise levels of B windows."""
 
     factor: Tensor  # (B, 1, D)
     shift: Tensor  # (B, 1, D)
 
 
 class LayerFilms(NamedTuple):
-    """What the noise level does to the inputs of a decoder layer's two parts."""
+    """Factors and shifts for the two inputs of a decoder layer that the noise level changes."""
 
-    attention: Film  # self-attention
-    mlp: Film
+    attention: Film  # for the input of self-attention
+    mlp: Film  # for the input of the MLP
 
     def at(self, row: int) -> LayerFilms:
-        """The films of one of the B noise levels, for all windows that share it."""
+        """Factors and shifts (1, 1, D) at one of the B noise levels, for windows that share it."""
         here = slice(row, row + 1)
         return LayerFilms(*(Film(film.factor[here], film.shift[here]) for film in self))
 

@@ -32,6 +32,10 @@ PAD_NOTE = -1  # in the pitch field of a row that is no note
 TIED_AGE = 60.0  # frames for which a tied note of unknown onset is assumed to have sounded
 HELD = 1e4  # frames: the offset of a note that sounds beyond the window, or of a drum
 ENVELOPES = 11
+# A window's last frame shows notes of the next window that begin before this step, by the first of
+# the attack's three shapes.
+AHEAD_STEPS = 4
+SETTLED_STEPS = 4  # before a border: a note that begins earlier has shown there how loud it is
 
 TAIL_FADES = (1.5, 6.0, 25.0)  # frames in which the tail's three shapes fall to 1/e
 FIRST_FADE = 3.0  # frames in which the correction of `Tail` falls to 1/e, before training
@@ -57,7 +61,7 @@ def note_table(windows: Sequence[Sequence[WindowNote]], multiple: int = 1) -> Te
 
 
 def table_notes(rows: Tensor) -> list[WindowNote]:
-    """The notes of one window's rows (N, 6) in a `note_table`."""
+    """Convert one window's rows (N, 6) of a `note_table` back to notes."""
     notes = []
     for pitch, program, velocity_bin, is_tied, onset, offset in rows.tolist():
         if pitch == PAD_NOTE:
@@ -73,8 +77,9 @@ def table_notes(rows: Tensor) -> list[WindowNote]:
 class NoteMemory:
     """Remembers the notes of a song's earlier windows that matter to the next window.
 
-    A window's ids say of a tied note only that it sounds, not since when, nor how loud it began;
-    and they say nothing of notes that have ended and still ring.
+    A window's ids tell that a tied note sounds, but neither when it began nor how loud. They do not
+    mention notes that have ended and still ring, nor notes that begin just after the window and
+    within its last frame.
     """
 
     def __init__(self, steps: int) -> None:
@@ -87,26 +92,38 @@ class NoteMemory:
         self._held: dict[tuple[int, int], WindowNote] = {}  # by program and pitch
         self._ended: list[WindowNote] = []
 
-    def recall(self, notes: Sequence[WindowNote]) -> list[WindowNote]:
+    def recall(
+        self, notes: Sequence[WindowNote], following: Sequence[WindowNote] = ()
+    ) -> list[WindowNote]:
         """The next window's notes, completed from memory; call once for each window, in order.
 
         Times count from the window's start. Tied notes get their true onset and velocity where
         these are known. Notes that ended before the window come first, with an offset of 0 or less;
-        so do drum hits, whose onset is negative.
+        so do drum hits, whose onset is negative. `following` are the notes of the window after it:
+        those that begin early enough to sound in this window's last frame come last. Without them
+        that frame would differ from what the window after it expects before its start, and `Tail`
+        would take the difference off its first notes.
         """
+        coming = [
+            note._replace(
+                onset=note.onset + STEPS_PER_WINDOW, offset=note.offset + STEPS_PER_WINDOW
+            )
+            for note in following
+            if note.onset < AHEAD_STEPS and not note.is_tied
+        ]
         if not self._steps:
-            return list(notes)
+            return [*notes, *coming]
         held, joined = self._held, []
         for note in notes:
             begun = held.pop((note.program, note.pitch), None) if note.is_tied else None
             joined.append(note if begun is None else begun._replace(offset=note.offset))
-        self._ended += held.values()  # a note that the window does not tie ended where it begins
+        self._ended += held.values()  # held notes without a tie ended where this window begins
         known = [*self._ended, *joined]
         self._remember(known)
-        return known
+        return [*known, *coming]
 
     def _remember(self, notes: Sequence[WindowNote]) -> None:
-        """Keep those of a window's notes that matter to the next one, with times as it counts."""
+        """Keep the notes that matter to the next window; their times then count from its start."""
         self._held, self._ended = {}, []
         for note in notes:
             onset, offset = note.onset - STEPS_PER_WINDOW, note.offset - STEPS_PER_WINDOW
@@ -118,11 +135,11 @@ class NoteMemory:
 
 
 def envelopes(table: Tensor) -> Tensor:
-    """How much each note of a table (B, N, 6) sounds in each frame, by K = 11 shapes, >= 0.
+    """The K = 11 envelopes over time of each note of a table (B, N, 6): (B, 1 + T, N, K), >= 0.
 
-    The result is (B, 1 + T, N, K); its frame 0 is the last one of the window before, as far as
-    these notes sound in it already. A frame covers 40 ms, so its centre lies one frame (20 ms)
-    after its start. The shapes are the attack in three frames around the onset, the held note,
+    Frame 0 of the result is the last frame of the window before, for notes that sound there
+    already. A frame covers 40 ms, so its centre lies one frame (20 ms) after its start. The
+    envelopes are the attack in three frames around the onset, the held note,
     three decays and a swell after the onset, and three releases after the offset, one of which is
     fainter the longer the note was held.
     """
@@ -153,7 +170,9 @@ class NoteFrames(nn.Module):
 
     The draft is additive synthesis: each note has a spectrum of power for each envelope, the powers
     of all notes add up, and the logarithm is taken last, as in the mel itself. The Transformer only
-    has to predict the difference. The draft begins one frame early, for `Tail`.
+    has to predict the difference. The draft begins one frame early, for `Tail`. For the same use
+    comes the share (B, 1, M) of that frame's power that is of settled notes, which began at least
+    SETTLED_STEPS before.
     """
 
     def __init__(self, width: int, velocity_bins: int, hidden: int) -> None:
@@ -172,26 +191,32 @@ class NoteFrames(nn.Module):
         nn.init.constant_(self.log_power.bias, -12.0)  # a quiet note: -6 in log-magnitude
         nn.init.normal_(self.features.weight, std=0.1 * hidden**-0.5)
 
-    def forward(self, table: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         batch, notes, _ = table.shape
         pitch, program, velocity, tied = table[..., :4].clamp(min=0).unbind(-1)
         pitch = pitch + 128 * (program == DRUM_KIT)
         note = self.pitch(pitch) + self.program(program) + self.velocity(velocity) + self.tied(tied)
         note = self.mlp(note)  # (B, N, 2 hidden)
 
-        spread = envelopes(table).flatten(2)  # (B, 1 + T, N K)
+        shapes = envelopes(table)  # (B, 1 + T, N, K)
+        spread = shapes.flatten(2)
+        is_settled = (table[..., 3] == 1) | (table[..., 4] <= -SETTLED_STEPS)
+        settled = (shapes[:, :1] * is_settled[:, None, :, None]).flatten(2)
         features = self.features(note).view(batch, notes * ENVELOPES, self.width)
         with torch.autocast(table.device.type, enabled=False):  # powers span e^-30 to e^12
             log_power = self.log_power(note.float()).clamp(-30, 12)
             power = log_power.exp().view(batch, notes * ENVELOPES, N_MELS)
-            draft = power_to_model(spread @ power)
-        return spread[:, 1:].to(features.dtype) @ features + self.draft(draft[:, 1:]), draft
+            total = spread @ power
+            draft = power_to_model(total)
+            share = (settled @ power + MEL_FLOOR**2) / (total[:, :1] + MEL_FLOOR**2)
+        frames = spread[:, 1:].to(features.dtype) @ features + self.draft(draft[:, 1:])
+        return frames, draft, share
 
 
 class Tail(nn.Module):
-    """Shows a window's first frames how the window before it ended, so that the two join.
+    """Adds the end of the previous window to a window's first frames, so that the two join.
 
-    Attention to the whole window before learns this too, but only late in training.
+    Attention to the whole previous window learns this too, but only late in training.
     """
 
     def __init__(self, width: int, frames: int) -> None:
@@ -201,15 +226,18 @@ class Tail(nn.Module):
         self.log_fade = nn.Parameter(torch.full((N_MELS,), math.log(FIRST_FADE)))  # of frames
         nn.init.zeros_(self.spread.weight)
 
-    def forward(self, context: Tensor, draft: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, context: Tensor, draft: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
         """Context (B, T, M), draft (B, 1 + T, M) -> features (B, T, D), correction (B, T, M).
 
-        Mels are on the model's scale. The correction is to be added to the draft: it is the error
-        of the draft in the context's last frame, fading over the window's first frames.
+        Mels are on the model's scale. The correction, which the caller adds to the draft, is the
+        error of the draft in the context's last frame, fading over the window's first frames. It
+        is multiplied by `share` (B, 1, M), the part of that frame's sound that settled notes make.
+        The rest comes from notes that begin at the border. The window before did not know how loud
+        they become, so without `share` they would be taken away.
         """
         last, before, draft = context[:, -1:], draft[:, :1], draft[:, 1:]
         time = torch.arange(WINDOW_FRAMES, device=context.device)[:, None]
-        gap = (last - before) * torch.exp(-time / self.log_fade.exp())
+        gap = (last - before) * share * torch.exp(-time / self.log_fade.exp())
         # Sound that the draft lacked goes on beside the notes that begin now: their powers add up.
         # It ends where the drafted sound ends.
         more = (_power(before + gap - draft) - _power(before - draft)).relu()

@@ -1,6 +1,6 @@
 """The Transformer's blocks, in the form that T5 has in version 1.1.
 
-Raffel et al., arXiv 1910.10683; its gated MLP is that of Shazeer, arXiv 2002.05202.
+Raffel et al., arXiv 1910.10683, with the gated MLP of Shazeer, arXiv 2002.05202.
 B windows, S keys, T queries, D = width, H heads of width d.
 """
 
@@ -49,7 +49,7 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, *, causal: bool = False
     ) -> Tensor:
-        """Queries (B, T, D) over S keys; mask (B, S) is False where a key must not be seen."""
+        """Attend from (B, T, D) to S keys; mask (B, S) is False where a key must not be seen."""
         attended = attend(self._split(self.query(x)), keys, values, mask, causal=causal)
         return self.out(attended.transpose(1, 2).flatten(2))  # (B, H, T, d) -> (B, T, H d) -> D
 
@@ -66,7 +66,7 @@ class KeyValueCache:
         self._stored: tuple[Tensor, Tensor] | None = None
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the next frames' keys and values, (B, H, t, d) each; returns those of all frames."""
+        """Add the keys and values (B, H, t, d) of the next frames; returns all frames' so far."""
         if self._stored is None:
             shape = (*keys.shape[:2], WINDOW_FRAMES, keys.shape[3])
             self._stored = keys.new_empty(shape), values.new_empty(shape)
@@ -127,7 +127,7 @@ class MLP(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention and an MLP, each after a norm and beside a shortcut."""
+    """Self-attention and an MLP, each after a norm and with a residual connection."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Learned positions, layers and a final norm: the form of all three encoders."""
+    """A Transformer encoder: learned positions, layers and a final norm."""
 
     def __init__(self, config: ModelConfig, layers: int, length: int) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, S, D), mask (B, S) -> (B, S, D)."""
+        """Encode (B, S, D) as (B, S, D); mask (B, S) is False at padding."""
         x = self.dropout(x + self.position.weight[: x.shape[1]])
         for layer in self.layers:
             x = layer(x, mask)

@@ -28,7 +28,7 @@ LEVELS_AT_ONCE = 64  # noise levels whose films are computed in one product: 9 M
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """What the decoder is told about B windows, computed once and used in every step."""
+    """The encoded notes and context of B windows, which the decoder reads in every step."""
 
     keys_values: tuple[tuple[Tensor, Tensor], ...]  # for each decoder layer, (B, H, S, d) each
     mask: Tensor | None = None  # (B, S), False where a key is padding; None: there is none
@@ -38,12 +38,13 @@ class Memory:
 
 @dataclass(frozen=True, eq=False)
 class EncodedNotes:
-    """The encoded notes of B windows, which do not depend on the windows before."""
+    """The encoded notes of B windows, which do not depend on earlier windows."""
 
     tokens: Tensor | None = None  # (B, L, D)
     lengths: tuple[int, ...] = ()  # how many of the L tokens are real
     frames: Tensor | None = None  # (B, T, D), frame-aligned notes
     draft: Tensor | None = None  # (B, 1 + T, M), beginning one frame early
+    settled: Tensor | None = None  # (B, 1, M), the share of that frame that `Tail` may compare
 
 
 def _mask(lengths: Sequence[int], rows: Tensor) -> Tensor | None:
@@ -57,10 +58,10 @@ def _mask(lengths: Sequence[int], rows: Tensor) -> Tensor | None:
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, attention to the memory, and an MLP, each after a norm and with a shortcut.
+    """Self-attention, attention to the memory, and an MLP, each with a norm and a residual.
 
-    In a diffusion decoder every frame sees all frames, and FiLM tells the layer the noise level. In
-    an autoregressive one no frame sees a later one, and there is no FiLM.
+    In a diffusion decoder every frame attends to all frames, and FiLM conditions the layer on the
+    noise level. In an autoregressive decoder no frame attends to a later one, and there is no FiLM.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -106,24 +107,24 @@ class DecoderLayer(nn.Module):
         return x + self.dropout(self.mlp(h))
 
     def films(self, level: Tensor) -> LayerFilms:
-        """What embedded noise levels (B, level_width) do to this layer, of a diffusion decoder."""
+        """Factors and shifts of a diffusion layer at embedded noise levels (B, level_width)."""
         assert self.self_film is not None and self.mlp_film is not None
         return LayerFilms(self.self_film(level), self.mlp_film(level))
 
 
 class MelDecoder(nn.Module):
-    """Layers that read a memory through cross-attention: what decoders of both kinds share."""
+    """The base of both decoders: layers that read a memory through cross-attention."""
 
     layers: Sequence[DecoderLayer]
 
     def remember(self, encoded: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Keys and values of the encodings (B, S, D), layer by layer."""
+        """Keys and values (B, H, S, d) of encodings (B, S, D), layer by layer."""
         for layer in self.layers:
             yield layer.cross_attention.keys_values(encoded)
 
 
 def decoder_layers(config: ModelConfig) -> Sequence[DecoderLayer]:
-    """The layers of a decoder, in a module list."""
+    """Make the layers of a decoder, in a module list."""
     layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.decoder_layers))
     return cast(Sequence[DecoderLayer], layers)
 
@@ -142,7 +143,7 @@ class Decoder(MelDecoder):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, noisy: Tensor, films: Sequence[LayerFilms], memory: Memory | None) -> Tensor:
-        """Noisy mel (B, T, M), and what its noise level does to each layer -> (B, T, M)."""
+        """Predict (B, T, M) from a noisy mel (B, T, M), given each layer's factors and shifts."""
         x = self.input(noisy) + self.position.weight[: noisy.shape[1]]
         if memory is not None and memory.frames is not None:
             x = x + memory.frames
@@ -155,15 +156,15 @@ class Decoder(MelDecoder):
         return self.output(self.dropout(self.norm(x)))
 
     def films(self, times: Tensor) -> list[LayerFilms]:
-        """What the noise levels at diffusion times (B,) do to each layer."""
+        """Factors and shifts of each layer at the noise levels of diffusion times (B,)."""
         level = self.level(times)
         return [layer.films(level) for layer in self.layers]
 
     def films_by_time(self, times: Sequence[float]) -> dict[float, list[LayerFilms]]:
-        """What the noise level at each of these times, N <= LEVELS_AT_ONCE, does to each layer.
+        """Factors and shifts of each layer at each of N <= LEVELS_AT_ONCE diffusion times.
 
-        All levels go through one product: the weights, many times larger than a level, are read
-        once instead of N times.
+        All noise levels go through one product, so the weights, many times larger than a level, are
+        read once instead of N times.
         """
         device = self.position.weight.device
         # A tensor of all of them would have to be copied, which waits for the device.
@@ -180,7 +181,7 @@ class TokenEncoder(nn.Module):
         self.encoder = Encoder(config, config.note_layers, MAX_TOKENS)
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Ids (B, L), and a mask (B, L) where some are padding -> (B, L, D)."""
+        """Encode ids (B, L) as (B, L, D); mask (B, L) is False at padding."""
         return self.encoder(self.embedding(ids), mask)
 
 
@@ -195,10 +196,13 @@ class FrameEncoder(nn.Module):
         self.notes = NoteFrames(config.width, config.velocity_bins, config.note_width)
         self.encoder = Encoder(config, config.note_layers, WINDOW_FRAMES)
 
-    def forward(self, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Notes (B, N, 6) -> frames (B, T, D) and the draft (B, 1 + T, M) of `NoteFrames`."""
-        features, draft = self.notes(table)
-        return self.encoder(features), draft
+    def forward(self, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Notes (B, N, 6) -> encoded frames (B, T, D), draft (B, 1 + T, M), share (B, 1, M).
+
+        Draft and share are what `NoteFrames` returns.
+        """
+        features, draft, share = self.notes(table)
+        return self.encoder(features), draft, share
 
 
 class ContextEncoder(nn.Module):
@@ -211,18 +215,18 @@ class ContextEncoder(nn.Module):
         self.tail = Tail(config.width, config.tail_frames) if config.tail_frames else None
 
     def forward(self, context: Tensor) -> Tensor:
-        """Mel in [-1, 1], (B, T, M) -> (B, T, D)."""
+        """Encode a mel in [-1, 1], (B, T, M), as (B, T, D)."""
         return self.encoder(self.input(context))
 
 
 class MelModel(nn.Module, ABC):
-    """A network that turns notes, and the mel before them, into a mel.
+    """A network that draws a window's mel from its notes and the previous window's mel.
 
-    `encode` a window's notes and context, then `draw` its mel.
+    Call `encode` for the window's notes and context, then `draw` for its mel.
     """
 
     decoder: MelDecoder
-    has_sampler: ClassVar[bool]  # whether `draw` heeds the sampler, its steps and the guidance
+    has_sampler: ClassVar[bool]  # whether `draw` uses the sampler, its steps and the guidance
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -244,21 +248,21 @@ class MelModel(nn.Module, ABC):
     ) -> Tensor:
         """Draw the mels of B windows in [-1, 1], (B, T, M) float32.
 
-        `noise` gives standard normal numbers (B, T, M), fresh ones at every call; `schedule` is
-        that of the sampler 'diffusers'; `dtype` is the number format of the network's products;
+        `noise` gives standard normal numbers (B, T, M), fresh ones at every call. `schedule` is
+        for the sampler 'diffusers' only. `dtype` is the number format of the network's products.
         `on_step` is called with 1, 2, ... `progress_steps`. Raises OptionError for an unknown
-        sampler or number of steps.
+        sampler or an impossible number of steps.
         """
 
     @abstractmethod
     def progress_steps(self, sampling: Sampling) -> int:
-        """How many steps `draw` takes, as `on_step` counts them."""
+        """The number of steps that `draw` takes, as `on_step` counts them."""
 
     def narrow(self, dtype: torch.dtype) -> None:
-        """Store the weights of products in a number format, for `draw` to compute in.
+        """Convert the weights of linear layers to the number format that `draw` computes in.
 
-        Results are the same as if every product converted them. The notes' own layers stay as they
-        are: some of them compute in float32 always.
+        Results are the same as if every product converted them. The layers of `NoteFrames` stay as
+        they are, because some of them always compute in float32.
         """
         if dtype is torch.float32:
             return
@@ -271,15 +275,15 @@ class MelModel(nn.Module, ABC):
     def encode(
         self, notes: Tensor, context: Tensor | None, has_context: Tensor | None = None
     ) -> Memory:
-        """The memory of B windows: `encode_notes`, then `remember`, whose arguments these are."""
+        """Make the memory of B windows; for the arguments see `encode_notes` and `remember`."""
         return self.remember(self.encode_notes(notes), context, has_context)
 
     def encode_notes(self, notes: Tensor, lengths: Sequence[int] | None = None) -> EncodedNotes:
-        """Encode the notes of B windows, for which the windows before need not be there yet.
+        """Encode the notes of B windows, which is possible before earlier windows are drawn.
 
         `notes` are token ids (B, L) padded with 0, or note rows (B, N, 6) for frame-aligned models.
-        `lengths` are the numbers of ids of each window without padding. Without them they are
-        counted, which waits for the device where the ids lie.
+        `lengths` are the numbers of ids of each window without padding. If None, they are counted,
+        which waits for the device where the ids lie.
         """
         if not isinstance(self.notes, TokenEncoder):
             return EncodedNotes(None, (), *self.notes(notes))
@@ -291,10 +295,10 @@ class MelModel(nn.Module, ABC):
     def remember(
         self, notes: EncodedNotes, context: Tensor | None, has_context: Tensor | None = None
     ) -> Memory:
-        """The memory of B windows, from their notes and the mels before them.
+        """Make the memory of B windows from their notes and the previous windows' mels.
 
-        `context` is the previous window's mel in [-1, 1], (B, T, M), or None where nothing came
-        before; `has_context` (B,) is False for windows whose context is to be ignored.
+        `context` is the previous window's mel in [-1, 1], (B, T, M), or None at a song's start.
+        `has_context` (B,) is False for windows whose context is to be ignored.
         """
         frames, draft = notes.frames, None if notes.draft is None else notes.draft[:, 1:]
         parts, masks = [], []
@@ -306,19 +310,17 @@ class MelModel(nn.Module, ABC):
             masks.append(
                 None if has_context is None else has_context[:, None].expand(context.shape[:2])
             )
-            if self.context.tail is not None and frames is not None and notes.draft is not None:
+            if self.context.tail is not None and frames is not None:
+                assert notes.draft is not None and notes.settled is not None
                 here = 1 if has_context is None else has_context[:, None, None]
-                features, correction = self.context.tail(context, notes.draft)
+                features, correction = self.context.tail(context, notes.draft, notes.settled)
                 frames, draft = frames + features * here, draft + correction * here
         keys_values = tuple(self.decoder.remember(torch.cat(parts, 1))) if parts else ()
         return Memory(keys_values, _joined_mask(masks, parts), frames, draft)
 
 
 def _joined_mask(masks: Sequence[Tensor | None], parts: Sequence[Tensor]) -> Tensor | None:
-    """The mask (B, S) of all parts (B, S', D) in a row; a part whose mask is None has no padding.
-
-    It is None if no part has padding.
-    """
+    """Join the masks (B, S') of parts (B, S', D) in a row to one, (B, S); None: no padding."""
     if all(mask is None for mask in masks):
         return None
     pairs = zip(masks, parts, strict=True)
@@ -327,7 +329,7 @@ def _joined_mask(masks: Sequence[Tensor | None], parts: Sequence[Tensor]) -> Ten
 
 
 class SpectrogramModel(MelModel):
-    """The paper's model, which draws mels by diffusion: one or two `denoise` in each step."""
+    """The paper's model, which draws mels by diffusion."""
 
     decoder: Decoder
     has_sampler = True
@@ -339,8 +341,8 @@ class SpectrogramModel(MelModel):
     def denoise(self, noisy: Tensor, time: Tensor, memory: Memory | None) -> Tensor:
         """Predict `config.target`, (B, T, M), from noisy mels (B, T, M) at diffusion times (B,).
 
-        A single time (1,) is that of all windows. Without memory nothing is known of notes and
-        context: the unconditional pass of guidance.
+        A single time (1,) applies to all windows. The unconditional pass of guidance has no memory:
+        it uses neither notes nor context.
         """
         return self._denoise(noisy, self.decoder.films(time), memory)
 
@@ -362,7 +364,7 @@ class SpectrogramModel(MelModel):
     ) -> Tensor:
         levels = sampling_levels(sampling.sampler, sampling.steps, schedule or DiscreteSchedule())
         times = [level.time for level in levels[:-1]]
-        films: dict[float, list[LayerFilms]] = {}  # of the next few steps
+        films: dict[float, list[LayerFilms]] = {}  # of the next few steps, by diffusion time
 
         def predict(noisy: Tensor, time: float, memory: Memory | None) -> Tensor:
             nonlocal films

@@ -1,4 +1,4 @@
-"""Networks by name: the sizes and variants of the paper, and those of this project."""
+"""Networks by name: the paper's sizes and variants, and this project's own."""
 
 from dataclasses import replace
 from typing import Any
@@ -42,7 +42,7 @@ _BUNDLED_LARGE = replace(
 
 
 def autoregressive(config: ModelConfig) -> ModelConfig:
-    """A diffusion network's configuration with the autoregressive decoder instead."""
+    """Replace the decoder of a diffusion network's configuration by the autoregressive one."""
     return replace(config, decoder="autoregressive", target="x0")
 
 
@@ -57,7 +57,7 @@ PRESETS = {
     "small-autoregressive": autoregressive(replace(_SMALL, context_layers=0)),
 }
 
-# Options beside a preset, and the decoder or the output function that each of them is for.
+# Option beside a preset -> the decoder or the output function that it is meant for.
 _MEANT_FOR = {
     "target": "diffusion",
     "loss": "diffusion",
@@ -72,8 +72,8 @@ _MEANT_FOR = {
 def choose_network(preset: str, decoder: str | None = None, **choices: Any) -> ModelConfig:
     """The configuration of a preset, with the user's choices in place of its own.
 
-    `choices` are fields of ModelConfig, and 'loss', which is only checked; None stands for the
-    preset's own. Raises OptionError for an unknown preset, and for choices that do not go together.
+    `choices` are fields of ModelConfig, and 'loss', which is only checked. None means the preset's
+    own. Raises OptionError for an unknown preset, and for choices that do not go together.
     """
     config = _with_decoder(preset, decoder)
     chosen = {name: value for name, value in choices.items() if value is not None}
@@ -92,10 +92,11 @@ def choose_network(preset: str, decoder: str | None = None, **choices: Any) -> M
 
 def _with_decoder(preset: str, decoder: str | None) -> ModelConfig:
     if preset not in PRESETS:
-        raise OptionError(f"unknown preset {preset!r}", f"one of {', '.join(PRESETS)}")
+        raise OptionError(f"unknown preset {preset!r}", f"use one of {', '.join(PRESETS)}")
     config = PRESETS[preset]
     if decoder == "autoregressive":
         return autoregressive(config)
     if decoder not in (None, config.decoder):
-        raise OptionError(f"the preset {preset!r} is {config.decoder}", "choose another --preset")
+        message = f"the preset {preset!r} has the decoder {config.decoder!r}, not {decoder!r}"
+        raise OptionError(message, "choose another --preset")
     return config

@@ -1,4 +1,4 @@
-"""All stages together: MIDI -> notes -> tokens -> mel -> sound."""
+"""Renders songs, by all stages together: MIDI -> notes -> tokens -> mel -> sound."""
 
 from spectro_render.options import Progress, RenderOptions
 from spectro_render.render.renderer import Renderer

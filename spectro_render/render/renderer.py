@@ -1,4 +1,4 @@
-"""The one file that knows all stages: MIDI -> notes -> tokens -> mel -> sound."""
+"""Renders songs with a loaded model: MIDI -> notes -> tokens -> mel -> sound."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -37,8 +37,8 @@ from spectro_render.tokens.vocabulary import PAD, TokenWindow
 from spectro_render.tokens.write import song_windows, sounding_seconds
 from spectro_render.vocoder.harmonic_map import map_notes
 
-# Tables of notes are padded to a multiple of this: products of fewer rows round otherwise, and a
-# song's sound would depend on the songs beside it.
+# Tables of notes are padded to a multiple of this number of rows. Matrix products with fewer rows
+# round differently, and a song's sound would depend on the other songs in its batch.
 NOTE_ROWS = 64
 
 Source: TypeAlias = Score | str | os.PathLike[str] | bytes | BinaryIO
@@ -53,7 +53,7 @@ class Renderer:
         self.vocabulary = checkpoint.vocabulary
         self.device = device
         self.dtype = dtype
-        self.sample_rate = SAMPLE_RATE
+        self.sample_rate = SAMPLE_RATE  # Hz
         self._model: MelModel = checkpoint.model.to(device).eval()
         if isinstance(checkpoint.vocoder, torch.nn.Module):
             checkpoint.vocoder.to(device).eval()
@@ -70,13 +70,16 @@ class Renderer:
     ) -> "Renderer":
         """Load a model by name or directory, or `owner/repo` of the Hugging Face Hub.
 
-        A model of the Hub that is not on this machine yet is fetched, with messages on standard
-        error unless `quiet`. `vocoder` is one of the model's ('melgan', 'onnx', 'griffin-lim'),
-        another model, or an ONNX file.
+        A model of the Hub that is not on this machine yet is downloaded, with messages on standard
+        error unless `quiet`. `vocoder` is 'melgan', 'onnx' or 'griffin-lim' (the model's own),
+        another model whose vocoder to use, or an ONNX file.
 
-        `device` is 'auto' (a CUDA device if there is one), 'cpu', 'cuda', 'cuda:1', 'mps';
-        `dtype` is the number format of the network's products: 'float32', 'bfloat16', 'float16' or
-        'auto', bfloat16 where that is measured to be faster. Raises WeightsError, DeviceError.
+        `device` is 'auto' (a CUDA device if there is one), 'cpu', 'cuda', 'cuda:N' or 'mps'.
+        `dtype` is the number format of the network's matrix products: 'float32', 'bfloat16',
+        'float16' or 'auto' (bfloat16 for wide networks, if the device computes in it).
+
+        Raises WeightsError if the model cannot be found or loaded, DeviceError if the device or the
+        number format cannot be used.
         """
         find_model = partial(resolve_model, model, vocoder, Reporter(quiet=quiet))
         return cls.load_found(find_model, device=device, dtype=dtype)
@@ -85,9 +88,10 @@ class Renderer:
     def load_found(
         cls, find_model: Callable[[], ModelFiles], *, device: str = "auto", dtype: str = "auto"
     ) -> "Renderer":
-        """Load the model that `find_model` finds; arguments and errors are those of `load`.
+        """Load the model that `find_model` returns; other arguments and errors are as in `load`.
 
-        It is called, and may fetch the model, once device and number format are known to be usable.
+        `find_model` may download the model, and is only called if device and number format can be
+        used.
         """
         place = find_device(device)
         check_dtype(dtype)
@@ -104,9 +108,10 @@ class Renderer:
         on_progress: OnProgress | None = None,
         **overrides: object,
     ) -> Audio:
-        """Render a score, a MIDI file's path, its bytes or an open file: mono Audio at 16 kHz.
+        """Render a score, or a MIDI file (a path, its bytes or an open file): mono, 16 kHz.
 
-        `overrides` are fields of RenderOptions. Raises MidiError, OptionError.
+        `overrides` are fields of RenderOptions. Raises MidiError if the file cannot be read,
+        OptionError for options that are impossible or that this model does not have.
         """
         parts = self.stream(
             source,
@@ -126,11 +131,11 @@ class Renderer:
         on_progress: OnProgress | None = None,
         **overrides: object,
     ) -> Iterator[Audio]:
-        """Render piece by piece, about 5.12 s each; the pieces join to the sound of `render`.
+        """Render in parts of about 5.12 s, which together are the sound of `render`.
 
-        Each piece comes as soon as it is final. `live=False` gives larger pieces, which are less
-        work, for those who do not listen meanwhile; only rounding differs. Memory does not grow
-        with the sound's length.
+        Each part is yielded as soon as its samples are final. `live=False` gives larger parts,
+        which take less work; the samples differ only by rounding. Memory does not grow with the
+        length of the song. Arguments and errors are as in `render`.
         """
         song = self.begin(source, options, live=live, **overrides)
         while not song.is_over:
@@ -146,9 +151,9 @@ class Renderer:
         live: bool = True,
         **overrides: object,
     ) -> Song:
-        """Read a song, to be rendered by `advance` alone or beside others.
+        """Read a song, which `advance` then renders, alone or together with other songs.
 
-        Arguments and errors are those of `stream`.
+        Arguments and errors are as in `stream`.
         """
         options = replace(options or RenderOptions(), **overrides)  # type: ignore[arg-type]
         sampling = self.sampling(options)
@@ -156,21 +161,25 @@ class Renderer:
         windows = self.windows(score, options)
         seconds = min(sounding_seconds(score, options.duration), len(windows) * WINDOW_SECONDS)
         samples = round(seconds * SAMPLE_RATE)
+        # Without velocities, no note is softer for the loudest one's sake.
+        gain = self.gain(options) + (score.gain if self.vocabulary.velocity_bins > 1 else 0.0)
         sound = SongSound(
             self.checkpoint.vocoder,
-            self.gain(options),
+            gain,
             samples,
             live=live,
             notes=self.vocoder_notes(score),
+            fades=score.fades,
         )
         return Song(self._cursor(windows), sampling, sound)
 
     def advance(self, songs: Sequence[Song], on_progress: OnProgress | None = None) -> list[Audio]:
-        """Render the next window of each song side by side; the sound that is final by then.
+        """Render the next window of each song together; returns the new final part of each song.
 
-        Noise depends on the seed and the window alone, so a song sounds the same whichever songs
-        are beside it, but for rounding: within 2 steps of 16 bits in float32, where notes are on
-        frames. Progress is the first song's. Several threads may each advance songs of their own.
+        Noise depends only on the seed and the window, so a song sounds the same with any other
+        songs in the batch, except for rounding: within 2 steps of 16 bits in float32, for
+        frame-aligned models. Progress is reported for the first song. Several threads may call this
+        method, each with its own songs.
         """
         mels: dict[Song, Tensor] = {}
         for sampling in dict.fromkeys(song.sampling for song in songs):
@@ -182,7 +191,7 @@ class Renderer:
         ]
 
     def windows(self, score: Score, options: RenderOptions | None = None) -> list[TokenWindow]:
-        """The token windows of a score: to the end of the sound, or as many as were published."""
+        """The token windows that a score is rendered from; see `song_windows`."""
         return song_windows(score, self.vocabulary, (options or RenderOptions()).duration)
 
     def mels(
@@ -191,15 +200,15 @@ class Renderer:
         options: RenderOptions | None = None,
         on_progress: OnProgress | None = None,
     ) -> Iterator[Tensor]:
-        """Natural log-mels (256, 128) of windows in order; each is given the one before it."""
+        """Render windows in order: natural log-mels (256, 128), each the context of the next."""
         cursor, sampling = self._cursor(windows), self.sampling(options)
         while not cursor.is_over:
             yield from self.next_mels([cursor], sampling, on_progress)
 
     def vocode(self, log_mel: Tensor, score: Score | None = None) -> Tensor:
-        """Natural log-mel (T, 128) -> samples (320 T,), at the model's own level.
+        """Vocode a natural log-mel (T, 128): samples (320 T,), without gain and limiter.
 
-        With the score whose mel it is, a vocoder that can read notes makes a clearer sound.
+        With the score that the mel belongs to, a vocoder that reads notes gives a clearer sound.
         """
         notes = None if score is None else self.vocoder_notes(score)
         with torch.inference_mode():
@@ -219,17 +228,17 @@ class Renderer:
         return map_notes(replace(note, program=classes(note.program)) for note in score.notes)
 
     def sampling(self, options: RenderOptions | None = None) -> Sampling:
-        """How mels are drawn with these options: what they leave open is the model's default.
+        """The sampler, steps, guidance and seed; options that are None get the model's defaults.
 
-        Raises OptionError for what is impossible, or means nothing to this model.
+        Raises OptionError for options that are impossible or that this model does not have.
         """
         options = options or RenderOptions()
         own = self.checkpoint.defaults
-        unheeded = () if self._model.has_sampler else ("quality", "sampler", "steps", "guidance")
-        for name in unheeded:
+        unknown = () if self._model.has_sampler else ("quality", "sampler", "steps", "guidance")
+        for name in unknown:
             if getattr(options, name) is not None:
-                model = f"{self.name}, which draws its mels frame by frame"
-                raise OptionError(f"{name} means nothing to {model}", f"leave out {name}")
+                message = f"the model {self.name} is autoregressive and has no option {name}"
+                raise OptionError(message, f"leave out {name}")
         sampler, steps = own.sampler_and_steps(options.quality)
         sampler = options.sampler or sampler
         steps = steps if options.steps is None else options.steps
@@ -238,7 +247,7 @@ class Renderer:
         return Sampling(sampler, steps, guidance, options.seed)
 
     def gain(self, options: RenderOptions) -> float:
-        """The gain in dB before the limiter: the user's, else the model's, else the program's."""
+        """The gain in dB before the limiter: from the options, the model or DEFAULT_GAIN."""
         if options.gain is not None:
             return options.gain
         own = self.checkpoint.defaults.gain
@@ -252,8 +261,8 @@ class Renderer:
     ) -> list[Tensor]:
         """Render the next window of each song: natural log-mels (256, 128), on the CPU.
 
-        Songs that begin make a batch of their own: a mask, for the context that they do not have,
-        would change how the others round.
+        First windows have no context. They get a separate batch, as the mask that a common batch
+        needs would change the rounding of the other windows.
         """
         first = [cursor for cursor in cursors if cursor.previous_mel is None]
         later = [cursor for cursor in cursors if cursor.previous_mel is not None]
@@ -275,7 +284,7 @@ class Renderer:
         sampling: Sampling,
         on_progress: OnProgress | None,
     ) -> Tensor:
-        """The mels (B, 256, 128) of the next windows of songs that all, or none, have begun."""
+        """Render the next windows of songs, all or none of them first ones: (B, 256, 128)."""
         numbers = [cursor.window.index for cursor in cursors]
         with number_format(self.device, self.dtype):
             notes = self._encode_notes(cursors)
@@ -293,7 +302,7 @@ class Renderer:
         return from_model(drawn).cpu()
 
     def _encode_notes(self, cursors: Sequence[WindowCursor]) -> EncodedNotes:
-        """The notes of each song's next window: token ids, or rows for frame-aligned models."""
+        """Encode the notes of each song's next window, from token ids or from rows of a table."""
         if self._model.config.conditioning == "frame_aligned":
             table = note_table([cursor.next_notes() for cursor in cursors], NOTE_ROWS)
             return self._model.encode_notes(table.to(self.device))
@@ -304,7 +313,7 @@ class Renderer:
     def _reporter(
         self, on_progress: OnProgress | None, cursor: WindowCursor, sampling: Sampling
     ) -> Callable[[int], None] | None:
-        """A function of the step of a window that is done, which reports it to `on_progress`."""
+        """A function that is called after each step of a window and reports to `on_progress`."""
         if on_progress is None:
             return None
         window, windows = cursor.done + 1, len(cursor.windows)
@@ -313,5 +322,5 @@ class Renderer:
 
 
 def as_score(source: Source) -> Score:
-    """Read MIDI into a score; a score is returned as it is. Raises MidiError."""
+    """Read a MIDI file; a score is returned as it is. Raises MidiError."""
     return source if isinstance(source, Score) else read_midi(source)

@@ -1,7 +1,7 @@
 """Token windows: the ids that the paper's note encoder reads, made from notes, and read back.
 
-A window covers 5.12 s. Its ids are the notes held from before (program and pitch of each), the
-`tie` mark, then every onset, offset and drum hit in time order, and EOS:
+A window covers 5.12 s. Its ids are the notes held from earlier windows (program and pitch of each:
+the tie section), the `tie` mark, then every onset, offset and drum hit in time order, and EOS:
 
     program pitch ... tie | shift program velocity pitch ... shift velocity drum ... | EOS
 

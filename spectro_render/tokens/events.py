@@ -17,7 +17,7 @@ from spectro_render.tokens.vocabulary import Vocabulary
 
 
 class Sound(NamedTuple):
-    """A note as a vocabulary can say it; sounds sort by their fields, in the grammar's order."""
+    """A note in the terms of a vocabulary; sorted by their fields, sounds are in writing order."""
 
     is_drum: bool
     program: int
@@ -48,7 +48,10 @@ def _step(seconds: float) -> int:
 
 
 def to_sounds(notes: Iterable[Note], vocabulary: Vocabulary) -> list[Sound]:
-    """Notes as sounds, sorted; tidied and on the 10 ms grid unless the vocabulary is published."""
+    """Convert notes to sorted sounds; only the published vocabulary keeps their times as they are.
+
+    With all others, the sounds are on the 10 ms grid and do not overlap on one pitch.
+    """
     if vocabulary.is_published:
         return sorted(_sound(note, note.start, note.end, vocabulary) for note in notes)
     return _tidy(sorted(_grid_sound(note, vocabulary) for note in notes))
@@ -84,7 +87,7 @@ def _tidy(sounds: Iterable[Sound]) -> list[Sound]:
 
 
 def to_events(sounds: Sequence[Sound]) -> list[Event]:
-    """The onsets and offsets of sounds by time, offsets first where times are equal."""
+    """The onsets and offsets of sounds, sorted by time; at equal times offsets come first."""
     ends = [
         _event(index, sound, sound.end, 0)
         for index, sound in enumerate(sounds)
@@ -108,13 +111,13 @@ def _event(index: int, sound: Sound, seconds: float, velocity_bin: int) -> Event
 def split_events(
     events: Iterable[Event], duration: float, vocabulary: Vocabulary
 ) -> list[list[Event]]:
-    """The events of each window; `duration` seconds fill all of these windows but the last.
+    """Divide sorted events into windows; `duration` seconds end within the last window.
 
-    An event later than the last window, by rounding, is in the last one.
+    An event that rounding puts after the last window is kept in the last window.
     """
     count = int(duration * SAMPLE_RATE) // WINDOW_SAMPLES + 1
     windows: list[list[Event]] = [[] for _ in range(count)]
-    # An offset on the edge closes the window before; in the published order it opens the next one.
+    # An offset on the edge belongs to the window before; in the published order, to the next one.
     early = 0 if vocabulary.is_published else 1
     for event in events:
         step = event.step if event.velocity_bin else event.step - early

@@ -1,4 +1,4 @@
-"""Chooses the notes that are left out of a window for which 2048 ids are too few."""
+"""Chooses the notes to leave out of a window that would need more than 2048 ids."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Page(NamedTuple):
     events: list[Event]
 
     def without(self, sounds: Collection[int]) -> Page:
-        """The page without the onsets and offsets of these sounds."""
+        """A copy of the page without the onsets and offsets of these sounds."""
         if not sounds:
             return self
         held = {key: event for key, event in self.held.items() if event.sound not in sounds}
@@ -34,7 +34,7 @@ class Page(NamedTuple):
         )
 
     def held_after(self, ties_end: float) -> dict[int, Event]:
-        """The notes held after the events before step `ties_end`, as `held` has them."""
+        """The onsets of notes held after the events before step `ties_end`, like `held`."""
         held = dict(self.held)
         for event in self.events:
             if event.step >= ties_end:
@@ -47,7 +47,7 @@ class Page(NamedTuple):
 
 
 def without_sounds(sounds: Collection[int], events: list[Event]) -> list[Event]:
-    """The events of all other sounds, in order."""
+    """The events that belong to none of these sounds, in order."""
     return [event for event in events if event.sound not in sounds] if sounds else events
 
 
@@ -57,13 +57,13 @@ def begun_sounds(events: Iterable[Event]) -> set[int]:
 
 
 def fit_page(page: Page, sounds: Sequence[Sound], vocabulary: Vocabulary) -> tuple[Page, set[int]]:
-    """The page of the sounds that fit into 2048 ids, and the sounds that do not.
+    """Leave sounds out of a page until 2048 ids suffice; returns the page and these sounds.
 
-    Those held from earlier windows stay, then the loudest, then the longest; equals are thinned
+    Sounds held from earlier windows stay, then the loudest, then the longest; equals are thinned
     evenly.
     """
     heap = _ranks(page, sounds)
-    heapify(heap)  # rather than sort: few of them leave
+    heapify(heap)  # rather than sort, because few of them are taken out
     surplus = {heappop(heap)[-1] for _ in range(len(heap) - MAX_TOKENS)}  # each takes an id or more
     page = page.without(surplus)
     length = _Length(page, vocabulary)
@@ -74,7 +74,7 @@ def fit_page(page: Page, sounds: Sequence[Sound], vocabulary: Vocabulary) -> tup
     return page.without(surplus), surplus
 
 
-_Rank = tuple[bool, int, float, float, int]  # the lowest leave first; the last item is the sound
+_Rank = tuple[bool, int, float, float, int]  # lowest are left out first; last item: the sound
 
 
 def _ranks(page: Page, sounds: Sequence[Sound]) -> list[_Rank]:
@@ -115,7 +115,7 @@ class _Chain:
     """A linked list of values in the order of writing; each change of value takes an id."""
 
     def __init__(self, in_force: int, events: Sequence[Event], field: str) -> None:
-        """The values of a field of events; `in_force` is what comes before them."""
+        """List the values of a field of events; `in_force` is the value before the first one."""
         self._values = [in_force, *map(attrgetter(field), events)]
         end = len(self._values)
         self._before, self._after = list(range(-1, end - 1)), list(range(1, end + 1))

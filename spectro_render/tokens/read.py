@@ -21,9 +21,9 @@ _Key = tuple[int, int]  # program class, pitch
 
 
 def window_notes(ids: Sequence[int], vocabulary: Vocabulary) -> list[WindowNote]:
-    """The notes of one window, by onset, tied ones first; ids after EOS are not read.
+    """Read the notes of one window, sorted by onset, tied ones first; ids after EOS are ignored.
 
-    Odd sequences are tolerated: an offset without a note does nothing, an onset of a sounding pitch
+    Odd sequences are tolerated: an offset without a note is ignored, an onset of a sounding pitch
     ends the note before it, PAD and UNK are skipped, onsets past the window are left out. Raises
     TokenError for an id outside the vocabulary, and for a window without the tie mark.
     """
@@ -43,14 +43,14 @@ def window_notes(ids: Sequence[int], vocabulary: Vocabulary) -> list[WindowNote]
 
 
 def detokenize(windows: Iterable[TokenWindow], vocabulary: Vocabulary) -> Score:
-    """The score that windows, in order, stand for; held notes are joined across windows.
+    """Convert token windows, in order, to a score; held notes are joined across windows.
 
     Times are multiples of 10 ms, programs are class programs, velocities the middle of their bin.
     A note that the next window does not tie ends with its window. The score's duration is the end
     of the last window. Raises TokenError as `window_notes` does.
     """
     notes: list[Note] = []
-    held: dict[_Key, tuple[int, int]] = {}  # onset step and velocity bin of notes that may go on
+    held: dict[_Key, tuple[int, int]] = {}  # onset step and velocity bin of notes that may continue
     end = 0
     for window in windows:
         start = window.index * STEPS_PER_WINDOW

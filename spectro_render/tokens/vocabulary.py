@@ -24,7 +24,7 @@ SLAKH_PROGRAMS = (
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The meaning of the ids; by default that of the published checkpoints.
+    """The meaning of token ids; the default is the vocabulary of the published checkpoints.
 
     Raises ValueError for velocity bins outside 1..127 or an unknown set of programs.
     """
@@ -40,7 +40,7 @@ class Vocabulary:
 
     @property
     def is_published(self) -> bool:
-        """True for the vocabulary of the published checkpoints, oddities included."""
+        """Whether this is the published checkpoints' vocabulary, whose irregularities are kept."""
         return self == Vocabulary()
 
     @property
@@ -101,7 +101,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class TokenWindow:
-    """The ids of 5.12 s of music."""
+    """The token ids of one window: 5.12 s of music."""
 
     index: int  # the window starts at index * 5.12 s
     ids: tuple[int, ...]  # at most 2048, the last one EOS, no PAD
@@ -113,7 +113,7 @@ class WindowNote(NamedTuple):
 
     pitch: int
     program: int  # class of the vocabulary; 0 for drums
-    velocity_bin: int  # 1..velocity_bins; the top bin where the ids do not say
+    velocity_bin: int  # 1..velocity_bins; the top bin where the ids have none
     is_drum: bool
     is_tied: bool  # held from the window before
     onset: int  # 10 ms step from the window's start, 0..511; 0 if tied

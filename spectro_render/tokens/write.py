@@ -22,16 +22,16 @@ from spectro_render.tokens.events import Event, Sound, split_events, to_events, 
 from spectro_render.tokens.fit import Page, begun_sounds, fit_page, without_sounds
 from spectro_render.tokens.vocabulary import EOS, TokenWindow, Vocabulary
 
-TAIL_SECONDS = 2.5  # how long a song rings on after its last note, as in training
+TAIL_SECONDS = 2.5  # rendered after the last note has ended, as in training
 
 
 def tokenize(
     score: Score, vocabulary: Vocabulary, seconds: float | None = None
 ) -> list[TokenWindow]:
-    """The windows of a score that cover [0, seconds), by default to the end of its notes.
+    """Convert a score to token windows of [0, seconds), by default to the end of its notes.
 
-    The default is as many as the published tokenizer makes. `seconds` changes no window: more only
-    append silent ones, fewer cut the list.
+    By default there are as many windows as the published tokenizer makes. `seconds` changes only
+    their number: silent windows are appended, or the list is cut.
     """
     sounds = to_sounds(score.notes, vocabulary)
     duration = max([score.duration, *(sound.end for sound in sounds)])
@@ -48,17 +48,17 @@ def tokenize(
 def song_windows(
     score: Score, vocabulary: Vocabulary, duration: float | None = None
 ) -> list[TokenWindow]:
-    """The windows of a score that a song is rendered from: `tokenize` with the song's length.
+    """Convert a score to the token windows from which its song is rendered.
 
-    They go to the end of the sound, of at most `duration` seconds (see `sounding_seconds`). With
-    the published vocabulary they are those of the published tokenizer.
+    They cover the song's sound, of at most `duration` seconds (see `sounding_seconds`). With the
+    published vocabulary there are as many as the published tokenizer makes.
     """
     seconds = None if vocabulary.is_published else sounding_seconds(score, duration)
     return tokenize(score, vocabulary, seconds)
 
 
 def sounding_seconds(score: Score, duration: float | None = None) -> float:
-    """How long a rendered score sounds, in seconds: until it has rung out, at most `duration`."""
+    """The length of a rendered song in seconds, with the end of its sound; at most `duration`."""
     seconds = score.duration + TAIL_SECONDS
     return seconds if duration is None else min(seconds, duration)
 
@@ -81,10 +81,10 @@ def _write_once(
     dropped: dict[int, int],
     vocabulary: Vocabulary,
 ) -> tuple[list[tuple[int, ...]], bool]:
-    """Write the ids of every window without the `dropped` sounds; adds those that do not fit.
+    """Write the ids of every window, and add the sounds that do not fit to `dropped`.
 
-    The second value is False if one of those added began in an earlier window, whose ids therefore
-    still have it.
+    Sounds in `dropped` are not written. The second value is False if an added sound began in an
+    earlier window, whose ids still contain it.
     """
     written: list[tuple[int, ...]] = []
     held: dict[int, Event] = {}
@@ -105,9 +105,9 @@ def _write_once(
 
 
 def _ties_end(windows: Sequence[list[Event]], vocabulary: Vocabulary) -> float:
-    """The step from which on events change no tie section.
+    """The step from which events no longer change tie sections.
 
-    In the published vocabulary it is that of the last event, in others there is none: infinity.
+    In the published vocabulary it is the step of the last event, in others it is infinity.
     """
     if not vocabulary.is_published:
         return math.inf
@@ -124,7 +124,7 @@ def _write(page: Page, vocabulary: Vocabulary) -> tuple[int, ...]:
 class _Writer:
     """Writes the ids of one window, leaving out programs and velocities already in force.
 
-    A dense hour of music has a million ids, so the loops call no functions of ours.
+    A dense hour of music has a million ids, so the loops call no Python functions.
     """
 
     def __init__(self, start: int, vocabulary: Vocabulary) -> None:

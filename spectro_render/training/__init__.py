@@ -1,1 +1,1 @@
-"""Training: data, objective and loops. Nothing outside this folder imports it but `cli train`."""
+"""Training of the Transformer and of the vocoder: data, objectives, optimisers and loops."""

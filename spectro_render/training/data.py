@@ -1,12 +1,12 @@
-"""MIDI -> shards of training windows on disk -> batches.
+"""Training data: MIDI files are rendered into shards on disk, from which batches are made.
 
-A piece is about a minute of music, real or made up. A shard is a safetensors file of W windows,
-those of several pieces in order:
+A piece is about a minute of music, real or made up. A shard is a safetensors file with the W
+windows of several pieces, in order:
     samples  float32 (W, 81920)      mono, 16 kHz
     mel      float16 (W, 256, 128)   natural log
     notes    int16 (sum of counts, 6), counts int32 (W,)   rows of `frames.note_table`
-    ids      int16 (sum of id_counts,), id_counts int32 (W,)   note ids; early shards lack them
-    piece    int32 (W,)              windows i - 1 and i belong together where these are equal
+    ids      int16 (sum of id_counts,), id_counts int32 (W,)   token ids; the first shards lack them
+    piece    int32 (W,)              number of the piece, within the shard, that a window is from
 """
 
 import hashlib
@@ -40,7 +40,14 @@ from spectro_render.network.frames import NOTE_FIELDS, PAD_NOTE, NoteMemory, not
 from spectro_render.tokens.read import window_notes
 from spectro_render.tokens.vocabulary import PAD, TokenWindow, Vocabulary
 from spectro_render.tokens.write import tokenize
-from spectro_render.training.compose import excerpt, made_up, mix, vary
+from spectro_render.training.compose import (
+    excerpt,
+    made_up,
+    meet_borders,
+    mix,
+    single_notes,
+    vary,
+)
 from spectro_render.training.synth import Synthesizer
 
 Conditioning = Literal["cross_attention", "frame_aligned"]
@@ -48,12 +55,14 @@ _NOTES = {"cross_attention": ("ids", "id_counts"), "frame_aligned": ("notes", "c
 
 PIECE_WINDOWS = 12  # 61 s
 PIECES_PER_SHARD = 16
-REAL_SHARE = 0.5  # of the pieces; the others are made up
-AS_WRITTEN_SHARE = 0.3  # of the real pieces; the others are varied
-MIXED_SHARE = 0.15  # of the real pieces: mixed with a made-up piece
+REAL_SHARE = 0.5  # share of the pieces that are from MIDI files; the others are made up
+SINGLE_SHARE = 0.2  # share of the made-up pieces that are single notes
+BORDER_SHARE = 0.5  # share of the pieces in which notes begin at the window borders
+AS_WRITTEN_SHARE = 0.3  # share of the real pieces that are left as written; others are varied
+MIXED_SHARE = 0.15  # share of the real pieces that are mixed with a made-up piece
 HELD_OUT = 20  # about one file in 20 is never trained on
-ATTEMPTS = 200  # files that are tried in search of one that can be read and has notes
-MIN_NOTES = 8  # of a real piece
+ATTEMPTS = 200  # how many files are tried to find one that can be read and has notes
+MIN_NOTES = 8  # a real piece has at least this many
 
 
 def name_hash(path: Path) -> int:
@@ -70,7 +79,8 @@ def midi_files(folder: Path, *, held_out: bool) -> list[Path]:
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MIDI_SUFFIXES)
     if len(files) < 2:
         raise SpectroRenderError(
-            f"{len(files)} MIDI files under {folder}", "give at least two: one is for evaluation"
+            f"only {len(files)} MIDI files under {folder}",
+            "give at least two, since one is kept for evaluation",
         )
     kept = [path for path in files if name_hash(path) % HELD_OUT == 0]
     if len(kept) in (0, len(files)):
@@ -82,10 +92,10 @@ def midi_files(folder: Path, *, held_out: bool) -> list[Path]:
 class CacheSpec:
     """What determines the shards of a cache, given the same MIDI files."""
 
-    midi: Path  # folder of MIDI files
-    folder: Path  # of the shards
+    midi: Path  # folder of the MIDI files
+    folder: Path  # folder of the shards
     vocabulary: Vocabulary
-    hours: float  # of music
+    hours: float  # hours of music
     seed: int = 0
     held_out: bool = False  # only real music as written, from the files kept for evaluation
 
@@ -103,8 +113,8 @@ class CacheSpec:
 def build_cache(spec: CacheSpec, workers: int) -> Iterator[Path]:
     """Render the missing shards of a cache in parallel, and yield each one's path when written.
 
-    `workers` is the number of processes. Raises SpectroRenderError where there is too little music,
-    OptionError where the folder holds another cache.
+    `workers` is the number of processes. Raises SpectroRenderError if there are too few MIDI files
+    or they have no notes, OptionError if the folder holds another cache.
     """
     midi_files(spec.midi, held_out=spec.held_out)
     _claim(spec)
@@ -115,7 +125,7 @@ def build_cache(spec: CacheSpec, workers: int) -> Iterator[Path]:
 
 
 def _claim(spec: CacheSpec) -> None:
-    """Write down in the folder what it holds. Raises OptionError if it already holds other data."""
+    """Record in the folder what its data are. Raises OptionError if it holds other data."""
     facts = json.dumps(
         {**asdict(spec.vocabulary), "seed": spec.seed, "midi": str(spec.midi.resolve())}
     )
@@ -125,19 +135,20 @@ def _claim(spec: CacheSpec) -> None:
         note.write_text(facts)
     elif note.read_text() != facts:
         raise OptionError(
-            f"{spec.folder} holds data made otherwise", "choose another --work, or delete it"
+            f"{spec.folder} holds data of other MIDI files, another seed or another vocabulary",
+            "choose another --work, or delete this folder",
         )
 
 
 def check_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
-    """Raise OptionError if a cache says that its notes are written in another vocabulary."""
+    """Raise OptionError if the notes of a cache are in another vocabulary."""
     note = folder / "cache.json"
     facts = json.loads(note.read_text()) if note.exists() else {}
     for name, wanted in asdict(vocabulary).items():
         if facts.get(name, wanted) != wanted:
             raise OptionError(
-                f"{folder} was made with {name} {facts[name]}, this preset has {wanted}",
-                "choose another --work",
+                f"{folder} was made with {name} {facts[name]}, but this preset needs {wanted}",
+                "choose another --work, or the preset that it was made with",
             )
 
 
@@ -146,14 +157,14 @@ _synthesizer: Synthesizer
 
 
 def _start_worker(spec: CacheSpec) -> None:
-    """Prepare a worker process for the shards of a cache."""
+    """Set up a worker process that renders shards of a cache."""
     global _spec, _synthesizer
     torch.set_num_threads(1)
     _spec, _synthesizer = spec, Synthesizer()
 
 
 def _write_shard(index: int) -> Path:
-    """Render the pieces of a shard, in a worker process; returns the shard's path."""
+    """Render and write a shard, in a worker process, and return its path."""
     first = index * PIECES_PER_SHARD
     pieces = [_piece(_spec, number) for number in range(first, first + PIECES_PER_SHARD)]
     parts = [piece_tensors(score, _spec.vocabulary, _synthesizer) for score in pieces]
@@ -166,8 +177,17 @@ def _write_shard(index: int) -> Path:
 
 
 def _piece(spec: CacheSpec, number: int) -> Score:
-    """Piece `number` of a cache: real music as written, real music varied, or made-up music."""
+    """Piece `number` of a cache: real music as written, real music varied, or made-up music.
+
+    In some of the pieces to learn from, notes begin at the window borders.
+    """
     rng = Random(f"{spec.seed}/{number}")
+    score = _music(spec, rng)
+    return score if spec.held_out or rng.random() >= BORDER_SHARE else meet_borders(score, rng)
+
+
+def _music(spec: CacheSpec, rng: Random) -> Score:
+    """A random piece for a cache."""
     seconds = (PIECE_WINDOWS - 0.5) * WINDOW_SECONDS
     files = midi_files(spec.midi, held_out=spec.held_out)
     for _ in range(ATTEMPTS):
@@ -186,7 +206,7 @@ def _piece(spec: CacheSpec, number: int) -> Score:
         raise SpectroRenderError(
             f"no music in {len(files)} held-out files of {spec.midi}", "give more MIDI files"
         )
-    return made_up(rng, seconds)
+    return single_notes(rng, seconds) if rng.random() < SINGLE_SHARE else made_up(rng, seconds)
 
 
 @cache
@@ -201,7 +221,7 @@ def _read(path: Path) -> Score | None:
 def piece_tensors(
     score: Score, vocabulary: Vocabulary, synthesizer: Synthesizer
 ) -> dict[str, Tensor]:
-    """The windows of a piece as a shard holds them; mels are cut from the mel of the whole."""
+    """The windows of a piece as a shard holds them; mels are cut from the whole piece's mel."""
     windows = tokenize(score, vocabulary, seconds=PIECE_WINDOWS * WINDOW_SECONDS)[:PIECE_WINDOWS]
     samples = torch.zeros(PIECE_WINDOWS * WINDOW_SAMPLES)
     rendered = torch.from_numpy(synthesizer.render_score(score)[: len(samples)])
@@ -215,7 +235,7 @@ def piece_tensors(
 
 
 def piece_notes(windows: Sequence[TokenWindow], vocabulary: Vocabulary) -> dict[str, Tensor]:
-    """The notes of windows as a shard holds them: as rows of a note table, and as ids."""
+    """The notes of windows as a shard holds them: as rows of a note table, and as token ids."""
     notes = [note_table([window_notes(window.ids, vocabulary)])[0] for window in windows]
     notes = [rows[rows[:, 0] != PAD_NOTE] for rows in notes]
     return {
@@ -228,9 +248,9 @@ def piece_notes(windows: Sequence[TokenWindow], vocabulary: Vocabulary) -> dict[
 
 @dataclass(frozen=True, eq=False)
 class TrainingBatch:
-    """B windows to learn from: T frames, M mel bands, N notes or L note ids."""
+    """B windows to train on: T frames, M mel bands, N notes or L token ids."""
 
-    numbers: Tensor  # (B,) int64: which windows of the cache
+    numbers: Tensor  # (B,) int64: indices of the windows in the cache
     notes: Tensor  # int64: rows (B, N, 6) padded with PAD_NOTE, or ids (B, L) padded with PAD
     context: Tensor  # (B, T, M) in [-1, 1]: the true mel of the window before
     has_context: Tensor  # (B,) bool: False for the first window of a piece
@@ -244,16 +264,16 @@ class TrainingBatch:
 
 
 def recalled(tables: Sequence[Tensor], first: Sequence[bool], steps: int) -> Sequence[Tensor]:
-    """Notes (n, 6) of consecutive windows, each with the notes remembered from those before.
+    """Add to the notes (n, 6) of consecutive windows the notes remembered from earlier windows.
 
-    `first` is True for the first window of a piece, `steps` is ModelConfig's memory_steps.
+    `first` is True for the first window of a piece; `steps` is ModelConfig's `memory_steps`.
     """
-    if not steps:
-        return tables
+    notes = [table_notes(rows) for rows in tables]
+    following = [[] if is_first else own for own, is_first in zip(notes, first, strict=True)]
     known, memory = [], NoteMemory(steps)
-    for rows, is_first in zip(tables, first, strict=True):
+    for own, after, is_first in zip(notes, [*following[1:], []], first, strict=True):
         memory = NoteMemory(steps) if is_first else memory
-        known.append(note_table([memory.recall(table_notes(rows))])[0].short())
+        known.append(note_table([memory.recall(own, after)])[0].short())
     return known
 
 
@@ -263,9 +283,9 @@ class Windows:
     def __init__(
         self, folder: Path, conditioning: Conditioning = "frame_aligned", memory_steps: int = 0
     ) -> None:
-        """`folder` is a cache's; `conditioning` and `memory_steps` are those of ModelConfig.
+        """Read the shards in `folder`; `conditioning` and `memory_steps` are as in ModelConfig.
 
-        Raises OptionError for a shard without the notes that this conditioning reads.
+        Raises OptionError for a shard without the notes that this conditioning needs.
         """
         self.folder, self.memory_steps = folder, memory_steps
         self.conditioning = conditioning
@@ -280,37 +300,38 @@ class Windows:
         return len(self._mel)
 
     def refresh(self) -> None:
-        """Read the shards written since the last call: training may begin while the cache grows.
+        """Read the shards written since the last call, as training may begin before all exist.
 
-        Raises OptionError for a shard without the notes that this conditioning reads.
+        Raises OptionError for a shard without the notes that the conditioning needs.
         """
         notes, counts = _NOTES[self.conditioning]
         for path in sorted(set(self.folder.glob("shard-*.safetensors")) - self._shards):
             with safe_open(path, "pt") as shard:
                 if notes not in shard.keys():
-                    hint = "choose another --work, or delete it; frame-aligned presets can use it"
-                    raise OptionError(f"{path} is of an early form, without note ids", hint)
+                    hint = "choose another --work, or a frame-aligned preset such as bundled"
+                    raise OptionError(f"{path} is from an early version and has no token ids", hint)
                 piece = shard.get_tensor("piece")
                 first = [True, *(piece[1:] != piece[:-1]).tolist()]
                 rows = shard.get_tensor(notes).split(shard.get_tensor(counts).tolist())
                 self._mel += shard.get_tensor("mel").unbind()
-                self._notes += recalled(rows, first, self.memory_steps)
+                if self.conditioning == "frame_aligned":
+                    rows = recalled(rows, first, self.memory_steps)
+                self._notes += rows
             self._first += first
             self._shards.add(path)
 
     def keep_predictions(self, numbers: Tensor, mels: Tensor) -> None:
-        """Keep the model's mels (B, T, M) of windows (B,), as contexts of the windows after."""
+        """Store the model's own mels (B, T, M) of windows (B,), as contexts of the next windows."""
         kept = mels.clamp(-1, 1).half().cpu().unbind()
         self._predictions.update(zip(numbers.tolist(), kept, strict=True))
 
     def batch(self, indices: Sequence[int]) -> TrainingBatch:
-        """The windows of these numbers, with their contexts."""
+        """The windows at these indices, with their contexts."""
         before = [index if self._first[index] else index - 1 for index in indices]
         notes = [self._notes[index].long() for index in indices]
         if self.conditioning == "frame_aligned":
-            one_row = torch.full(
-                (1, NOTE_FIELDS), PAD_NOTE
-            )  # so that a batch without notes has a shape
+            # An empty row gives a shape to batches without notes.
+            one_row = torch.full((1, NOTE_FIELDS), PAD_NOTE)
             padded = pad_sequence([one_row, *notes], True, PAD_NOTE)[1:]
         else:
             padded = pad_sequence(notes, True, PAD)

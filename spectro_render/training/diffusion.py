@@ -1,4 +1,4 @@
-"""Trains the Transformer: which optimisers, which steps, and what is checked on the way."""
+"""Trains the Transformer: optimisers, learning rates, steps and checks."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -30,18 +30,18 @@ CHECK_WINDOWS = 16
 class TrainingOptions(RunOptions):
     """How to train the Transformer.
 
-    Training of the bundled weights began with these defaults; their model card tells the rest.
+    The bundled weights were first trained with these defaults; their model card has the details.
     """
 
     learning_rate: float = 3e-3  # peak, of Muon on the hidden matrices
     adam_rate: float = 1e-3  # peak, of AdamW on everything else
     warmup: int = 50  # steps in which the learning rates rise
     decay_share: float = 0.4  # share of the steps, at the end, in which they fall to zero
-    loss: str = "l1"  # one of LOSSES; of a diffusion model only
+    loss: str = "l1"  # one of LOSSES; only for diffusion models
 
 
 def optimizers(model: MelModel, options: TrainingOptions) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices between hidden layers, AdamW for tables, gains, inputs and outputs."""
+    """Make Muon for matrices between hidden layers, AdamW for tables, gains, inputs and outputs."""
     hidden: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for module_name, module in model.named_modules():
@@ -66,13 +66,13 @@ _OUTER_LAYERS = {
 
 
 def rate_factor(step: int, options: TrainingOptions) -> float:
-    """Learning rate at a step, as a share of its peak: warm up, hold, fall linearly to zero."""
+    """Learning rate at a step as a share of its peak: it rises, stays, and falls to zero."""
     falling = max(1.0, options.decay_share * options.steps)
     return min(1.0, (step + 1) / options.warmup, (options.steps - step) / falling)
 
 
 class Trainer(TrainingRun[MelModel]):
-    """A training run of the Transformer, which also draws pictures `mel-*.png` into its folder."""
+    """A training run of the Transformer; pictures `mel-*.png` in its folder show its progress."""
 
     options: TrainingOptions
 
@@ -89,34 +89,36 @@ class Trainer(TrainingRun[MelModel]):
         self.optimizers = optimizers(self.model, options)
 
     def state(self) -> dict[str, Any]:
-        """What the checkpoint holds; the configuration tells which network the weights fit."""
+        """The contents of a checkpoint, with the configuration of the network."""
         return {"config": asdict(self.model.config), **super().state()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over the contents of a checkpoint. Raises OptionError for another network's."""
+        """Continue from the contents of a checkpoint. Raises OptionError for another network."""
         if ModelConfig(**state["config"]) != self.model.config:
             raise OptionError(
-                f"{self.checkpoint} is of another network", "choose another --work, or its --preset"
+                f"{self.checkpoint} belongs to another network",
+                "choose another --work, or the --preset that it was trained with",
             )
         super().restore(state)
 
     def start_from(self, model: MelModel) -> None:
-        """Begin with the weights of a trained model. Raises OptionError for another shape."""
+        """Begin with the weights of a trained model. Raises OptionError for another network."""
         if model.config != self.model.config:
             raise OptionError(
-                "these weights belong to a network of another shape", "match --preset"
+                "the weights to start from belong to another network",
+                "choose the --preset that they were trained with",
             )
         self.model.load_state_dict(model.state_dict())
         self.average = Average(self.model, self.options.ema_decay)
 
     def train(self, windows: Windows, held_out: Windows) -> None:
-        """Train to the last step on `windows`, and check on the held-out ones on the way.
+        """Train on `windows` to the last step, with regular checks on held-out windows.
 
-        Raises SpectroRenderError where there are too few windows of either.
+        Raises SpectroRenderError if there are too few windows.
         """
         if len(windows) < self.options.batch_size or not len(held_out):
             raise SpectroRenderError(
-                f"{len(windows)} windows to learn from and {len(held_out)} to check on are too few",
+                f"{len(windows)} windows to train on and {len(held_out)} held-out ones are too few",
                 "run the data stage first, with more --hours",
             )
         batches = self._batches(windows)
@@ -130,7 +132,7 @@ class Trainer(TrainingRun[MelModel]):
         self.run(update, lambda: self._check(held_out))
 
     def _update(self, batch: TrainingBatch) -> float:
-        """Make one step, and return its loss."""
+        """Take one training step, and return its loss."""
         peaks = self.options.learning_rate, self.options.adam_rate
         for optimizer, peak in zip(self.optimizers, peaks, strict=True):
             for group in optimizer.param_groups:
@@ -143,7 +145,7 @@ class Trainer(TrainingRun[MelModel]):
         return float(loss.detach())
 
     def _batches(self, windows: Windows) -> Iterator[TrainingBatch]:
-        """Batches in random order, endlessly; no window is repeated before all have been used."""
+        """Endless batches in random order; no window is repeated before all have been used."""
         while True:
             windows.refresh()
             order = torch.randperm(len(windows), generator=self.generator).tolist()
@@ -152,9 +154,9 @@ class Trainer(TrainingRun[MelModel]):
                 yield windows.batch(order[start : start + size])
 
     def _check(self, held_out: Windows) -> None:
-        """Draw held-out windows with the averaged weights; log their errors, plot some of them."""
+        """Sample held-out windows with the averaged weights; log their errors and plot some."""
         held_out.refresh()
-        # At random: evenly spaced ones would always be the same part of a piece.
+        # Chosen at random, as evenly spaced windows would all be the same part of a piece.
         chosen = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(0))
         batch = held_out.batch(chosen[:CHECK_WINDOWS].tolist()).to(self.device)
         drawn, draft = sample_windows(self.averaged(), batch)
@@ -171,10 +173,10 @@ class Trainer(TrainingRun[MelModel]):
 def sample_windows(
     model: MelModel, batch: TrainingBatch, steps: int = 10, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Mels drawn by the model after true contexts, and its drafts; (B, T, M) in [-1, 1] each.
+    """Sample mels with true contexts; returns them and the drafts, each (B, T, M) in [-1, 1].
 
-    A diffusion model takes `steps` steps of DPM-Solver++, without guidance. For a model without
-    drafts, the mels are returned twice.
+    A diffusion model takes `steps` steps of DPM-Solver++, without guidance. A model without drafts
+    gives the mels twice.
     """
     memory = model.encode(batch.notes, batch.context, batch.has_context)
     noise = noise_source(seed, range(len(batch.target)), batch.target.device)
@@ -183,14 +185,14 @@ def sample_windows(
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
-    """Pearson's correlation of two mels (B, T, M) within each window, averaged over windows."""
+    """Pearson's correlation of two mels (B, T, M): the mean over windows."""
     a, b = (x.flatten(1) - x.flatten(1).mean(1, keepdim=True) for x in (a, b))
     scale = (a.norm(dim=1) * b.norm(dim=1)).clamp(min=1e-8)
     return float(((a * b).sum(1) / scale).mean())
 
 
 def plot_mels(path: Path, mels: dict[str, Tensor], columns: int = 4) -> None:
-    """Write a PNG with a row for each name: the first mels of its (B, T, M), in [-1, 1]."""
+    """Draw the first mels of each name, (B, T, M) in [-1, 1], as a row of pictures in a PNG."""
     figure = Figure(figsize=(4 * columns, 2.4 * len(mels)), layout="constrained")
     axes = figure.subplots(len(mels), columns, squeeze=False)
     for row, (name, mel) in zip(axes, mels.items(), strict=True):

@@ -1,4 +1,4 @@
-"""Discriminators for the vocoder's training: networks that tell its samples from recorded ones.
+"""Discriminators: networks that tell a vocoder's samples from recorded ones, for its training.
 
     SpectrogramDiscriminator   spectrograms at several resolutions (UnivNet, Jang et al. 2021,
                                arXiv 2106.07889): smearing, noise, spectral lines
@@ -7,8 +7,8 @@
     ScaleDiscriminator         samples averaged over ever longer stretches (MelGAN, Kumar et al.
                                2019, arXiv 1910.06711): the waveform over longer times
 
-Each returns its feature maps (B, C, ...), the last of which is its output: above 0 for recorded,
-below 0 for generated samples.
+Each returns its feature maps (B, C, ...), the last of which is its output. It learns to be above 0
+for recorded samples and below 0 for generated ones.
 """
 
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ Features = list[Tensor]
 
 @dataclass(frozen=True)
 class DiscriminatorConfig:
-    """How many discriminators of each kind, and their size; an empty tuple leaves a kind out."""
+    """The discriminators of each kind, and their size; an empty tuple leaves a kind out."""
 
     channels: int = 16
     resolutions: tuple[int, ...] = (512, 1024, 2048)  # FFT and window sizes; the hop is a quarter
-    periods: tuple[int, ...] = (2, 3, 5, 7, 11)  # samples a row
-    scales: tuple[int, ...] = (1, 2, 4)  # samples averaged
+    periods: tuple[int, ...] = (2, 3, 5, 7, 11)  # samples per row
+    scales: tuple[int, ...] = (1, 2, 4)  # samples that are averaged
 
 
 class Discriminator(nn.Module):
@@ -131,7 +131,10 @@ class Discriminators(nn.Module):
 
 
 def discriminator_loss(recorded: list[Features], generated: list[Features]) -> Tensor:
-    """Hinge loss, a scalar: outputs should exceed +1 for recorded, fall below -1 for generated."""
+    """Hinge loss of the discriminators, a scalar.
+
+    It is 0 where outputs are above +1 for recorded and below -1 for generated samples.
+    """
     losses = [
         F.relu(1 - real[-1]).mean() + F.relu(1 + fake[-1]).mean()
         for real, fake in zip(recorded, generated, strict=True)
@@ -145,7 +148,10 @@ def adversarial_loss(generated: list[Features]) -> Tensor:
 
 
 def feature_matching_loss(recorded: list[Features], generated: list[Features]) -> Tensor:
-    """Mean absolute difference of the feature maps, relative to the recorded ones' size."""
+    """Mean absolute difference of the feature maps, relative to the size of the recorded ones.
+
+    A scalar, after Kumar et al. 2019 (MelGAN, arXiv 1910.06711), who do not divide by the size.
+    """
     distances = [
         (r.detach() - m).abs().mean() / r.detach().abs().mean().clamp(min=1e-6)
         for real, fake in zip(recorded, generated, strict=True)

@@ -1,4 +1,4 @@
-"""Writes what a training run has learned as a model directory."""
+"""Writes the result of a training run as a model directory."""
 
 import json
 from pathlib import Path
@@ -15,11 +15,11 @@ from spectro_render.training.vocoder import load_trained_vocoder
 def export(work: Path, output: Path) -> None:
     """Write the averaged weights as a model directory, with the vocoder if one was trained.
 
-    `work` is the folder of the run. Raises SpectroRenderError if no Transformer was trained there.
+    `work` is the work folder of the training. Raises SpectroRenderError if it has no Transformer.
     """
     checkpoint = work / "diffusion" / "checkpoint.pt"
     if not checkpoint.exists():
-        raise SpectroRenderError(f"no {checkpoint}", "train the diffusion stage first")
+        raise SpectroRenderError(f"{checkpoint} is missing", "run the diffusion stage first")
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     model = make_model(ModelConfig(**state["config"]))
     model.load_state_dict(state["average"])

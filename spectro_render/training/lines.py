@@ -61,7 +61,6 @@ def measure_lines(lines: int, say: Callable[[str], None] = print) -> LineTable:
             say(f"lines of {program + 1} programs measured")
     for drum, sound in zip(DRUMS, _play(synthesizer, DRUMS, None), strict=True):
         _measure(table, MELODIC_SOURCES + drum, sound, None)
-    synthesizer.close()
     return table
 
 

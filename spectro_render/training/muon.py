@@ -1,7 +1,7 @@
-"""Muon in float32 (Jordan et al., https://kellerjordan.github.io/posts/muon/).
+"""The optimiser Muon in float32 (Jordan et al., https://kellerjordan.github.io/posts/muon/).
 
-`torch.optim.Muon` orthogonalises in bfloat16, which a CPU without bfloat16 units emulates: a step
-took 47 s there where this one takes about one. Matrices of one shape share a batched product.
+`torch.optim.Muon` orthogonalises in bfloat16, which a CPU without bfloat16 units emulates: there a
+step took 47 s, and takes about 1 s with this one. Matrices of one shape share a batched product.
 """
 
 from collections import defaultdict
@@ -28,9 +28,9 @@ def orthogonalise(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon: steps of Nesterov's momentum, orthogonalised. For matrices only.
+    """Muon, an optimiser for matrices: it orthogonalises the updates of Nesterov's momentum.
 
-    Updates are scaled so that learning rates of AdamW fit.
+    Updates are scaled so that learning rates for AdamW suit it.
     """
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
@@ -38,7 +38,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every matrix that has a gradient. `closure` is not called."""
+        """Update every matrix that has a gradient; `closure` is ignored."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for parameter in group["params"]:

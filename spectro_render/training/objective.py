@@ -1,4 +1,4 @@
-"""Training objectives: how far a model's predictions are from a batch of true windows."""
+"""Training objectives: the losses of a model's predictions on a batch of windows."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from spectro_render.network.autoregressive import AutoregressiveModel
 from spectro_render.network.model import MelModel, Memory, SpectrogramModel
 from spectro_render.training.data import TrainingBatch
 
-UNCONDITIONAL_SHARE = 0.1  # of the windows: notes and context are dropped together, for guidance
+UNCONDITIONAL_SHARE = 0.1  # share of the windows without notes and context, for guidance
 CONTEXT_DROPOUT = 0.1  # share of the windows whose context alone is dropped, as at a piece's start
-OWN_PREDICTION_SHARE = 0.5  # of the contexts: replaced by what the model itself predicted
+OWN_PREDICTION_SHARE = 0.5  # share of the contexts that are replaced by own predictions
 # Lowest diffusion time at which the one-step prediction resembles a sampler's result; with less
 # noise the input gives the answer away.
 OWN_PREDICTION_TIME = 0.5
-CONTEXT_NOISE = 0.06  # largest deviation added to a context, on the model's scale: 0.5 nat
-DRAFT_WEIGHT = 0.25  # of the draft's own error: without it the draft drifts away from any mel
+CONTEXT_NOISE = 0.06  # largest deviation of the noise in contexts, on [-1, 1]; it is 0.5 nats
+DRAFT_WEIGHT = 0.25  # weight of the draft's own error; without it drafts do not resemble mels
 
 LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"l1": torch.abs, "mse": torch.square}
 
@@ -41,24 +41,24 @@ def drop_conditions(memory: Memory, keep: Tensor) -> Memory:
 
 
 def stratified_times(count: int, generator: torch.Generator) -> Tensor:
-    """Draw `count` times, one in each of as many equal parts of [0, 1], in random order."""
+    """Draw `count` times, one in each of `count` equal parts of [0, 1], in random order."""
     jitter = torch.rand(count, generator=generator)
     order = torch.randperm(count, generator=generator)
     return (order + jitter) / count
 
 
 def frame_weights(device: torch.device) -> Tensor:
-    """Weight of each frame of a window, (T, 1), 1 in the mean: most where two windows join."""
+    """Weight of each frame of a window, (T, 1): highest where two windows join, 1 on average."""
     time = torch.arange(WINDOW_FRAMES, device=device)[:, None]
     weights = 1 + 4 * torch.exp(-time / 6) + 12 * torch.exp(-time / 1.5)
     return weights / weights.mean()
 
 
 class Objective(ABC):
-    """A training loss of a batch, with contexts as imperfect as those of rendering."""
+    """A training loss; contexts are made as imperfect as they are in rendering."""
 
-    # What the model predicted of the last batch, for use as contexts: numbers of windows (B',)
-    # and their mels (B', T, M).
+    # Own predictions for the last batch, for use as contexts: indices of windows (B',) and their
+    # mels (B', T, M).
     own_predictions: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, generator: torch.Generator) -> None:
@@ -69,11 +69,10 @@ class Objective(ABC):
         """The loss, a scalar: a mean over all windows, frames and bands."""
 
     def encode(self, model: MelModel, batch: TrainingBatch) -> Memory:
-        """The memory of a batch, of which some contexts are dropped and some are replaced.
+        """Encode a batch, with some contexts dropped and some replaced by own predictions.
 
-        In rendering a context is never the true mel. So noise is added to the true contexts, and
-        OWN_PREDICTION_SHARE of them are replaced by the model's own predictions, as far as there
-        are any.
+        In rendering, a context is never the true mel. So noise is added to the true contexts, and
+        OWN_PREDICTION_SHARE of them are replaced by the model's own predictions, where these exist.
         """
         size, device = len(batch.target), batch.target.device
         dropout, own = torch.rand(2, size, generator=self.generator).to(device)
@@ -89,7 +88,7 @@ class Objective(ABC):
 
 
 class Denoising(Objective):
-    """The distance of a diffusion model's prediction from its target, at random noise levels."""
+    """The error of a diffusion model's predictions at random noise levels."""
 
     def __init__(
         self, model: SpectrogramModel, generator: torch.Generator, loss: str = "l1"
@@ -121,7 +120,7 @@ class Denoising(Objective):
 
 
 class TeacherForcing(Objective):
-    """The loss of an autoregressive model's output function, each frame after the true ones."""
+    """The loss of an autoregressive model, which predicts each frame after the true ones."""
 
     def __init__(self, model: AutoregressiveModel, generator: torch.Generator) -> None:
         super().__init__(generator)
@@ -133,9 +132,10 @@ class TeacherForcing(Objective):
 
 
 def make_objective(model: MelModel, generator: torch.Generator, loss: str = "l1") -> Objective:
-    """The objective that trains the model's kind of decoder.
+    """The training objective for the model's kind of decoder.
 
-    `loss` is one of LOSSES, for a diffusion model; an autoregressive one has its output function's.
+    `loss` is one of LOSSES and applies to diffusion models; an autoregressive model uses the loss
+    of its output function.
     """
     objectives: dict[str, Callable[[Any, torch.Generator], Objective]] = {
         "diffusion": partial(Denoising, loss=loss),

@@ -25,7 +25,7 @@ class RunOptions:
     steps: int = 10_000
     batch_size: int = 16
     gradient_clip: float = 1.0  # largest norm of the gradient of one network
-    ema_decay: float = 0.998  # decay a step of the average of the weights
+    ema_decay: float = 0.998  # decay per step of the average of the weights
     seed: int = 0
     log_every: int = 50  # steps
     check_every: int = 500  # steps
@@ -40,14 +40,14 @@ class Average:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after `step` steps; the first steps decay faster."""
+        """Update the average with the weights after `step` steps; the first steps decay faster."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in network.state_dict().items():
             self.weights[name].lerp_(value, 1 - decay)
 
 
 class TrainingRun(Generic[Network]):
-    """A network in training, with `log.jsonl` and `checkpoint.pt` in the run's folder.
+    """The training of one network, with `log.jsonl` and `checkpoint.pt` in the run's folder.
 
     Random numbers come from the seed alone: from `generator`, and from torch's own generator for
     initial weights and dropout. Subclasses fill `optimizers`.
@@ -63,7 +63,7 @@ class TrainingRun(Generic[Network]):
         device: torch.device,
         say: Callable[[str], None] = print,
     ) -> None:
-        """`say` is called with each line of the log, as text for people."""
+        """`say` is called with each row of the log, as readable text."""
         torch.manual_seed(options.seed)
         self.options, self.folder, self.device, self.say = options, folder, device, say
         self._make_network = make_network
@@ -82,7 +82,7 @@ class TrainingRun(Generic[Network]):
     def save(self) -> None:
         """Write the checkpoint; if writing is interrupted, the previous checkpoint stays.
 
-        Raises OutputError where the system refuses to write.
+        Raises OutputError if it cannot be written.
         """
         with new_file(self.checkpoint) as temporary:
             torch.save(self.state(), temporary)
@@ -92,7 +92,7 @@ class TrainingRun(Generic[Network]):
         self.restore(torch.load(self.checkpoint, map_location=self.device, weights_only=True))
 
     def state(self) -> dict[str, Any]:
-        """What the checkpoint holds."""
+        """The contents of a checkpoint."""
         return {
             "step": self.step,
             "model": self.model.state_dict(),
@@ -102,7 +102,7 @@ class TrainingRun(Generic[Network]):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over the contents of a checkpoint."""
+        """Continue from the contents of a checkpoint."""
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.average.weights = state["average"]
@@ -117,10 +117,10 @@ class TrainingRun(Generic[Network]):
         return network
 
     def run(self, update: Callable[[], dict[str, float]], check: Callable[[], None]) -> None:
-        """Train to the last step, with log rows and checkpoints on the way.
+        """Train to the last step, with regular log rows and checkpoints.
 
-        `update` makes one step, which ends with `end_step`, and returns its losses by name; the
-        log shows their means. `check` is called after each checkpoint.
+        `update` takes one step, which ends with `end_step`, and returns its losses by name; the
+        log has their means. `check` is called after each checkpoint.
         """
         losses: list[dict[str, float]] = []
         seconds = 0.0
@@ -130,7 +130,11 @@ class TrainingRun(Generic[Network]):
             seconds += time.monotonic() - started
             if self.step % self.options.log_every == 0:
                 rate = len(losses) * self.options.batch_size / seconds
-                self.log(**_means(losses), examples_per_second=rate)
+                # Some losses begin later than others.
+                names = dict.fromkeys(name for row in losses for name in row)
+                found = {name: [row[name] for row in losses if name in row] for name in names}
+                means = {name: sum(values) / len(values) for name, values in found.items()}
+                self.log(**means, examples_per_second=rate)
                 losses, seconds = [], 0.0
             if self.step % self.options.check_every == 0 or self.step == self.options.steps:
                 self.save()
@@ -146,19 +150,13 @@ class TrainingRun(Generic[Network]):
             optimizer.step()
 
     def end_step(self) -> None:
-        """Count a step that has been made, and take the new weights into the average."""
+        """Count a step that has been taken, and update the average of the weights."""
         self.step += 1
         self.average.update(self.model, self.step)
 
     def log(self, **numbers: float) -> None:
-        """Append a row to the log, and say it."""
+        """Append a row to the log, and pass it to `say`."""
         row = {"step": self.step, **{key: round(value, 4) for key, value in numbers.items()}}
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
         self.say("  ".join(f"{key} {value}" for key, value in row.items()))
-
-
-def _means(rows: list[dict[str, float]]) -> dict[str, float]:
-    """The mean of each loss over the rows that have it: some losses begin later than others."""
-    columns = {key: [row[key] for row in rows if key in row] for row in rows for key in row}
-    return {key: sum(column) / len(column) for key, column in columns.items()}

@@ -1,9 +1,9 @@
-"""Score -> the audio that the model learns from, through FluidSynth.
+"""Synthesises the sound that models learn from: scores are played by FluidSynth.
 
-FluidSynth is bound here through ctypes because rendering must be in float32: its 16-bit output
-puts a noise floor at -8 nats under a mel that reaches down to -11.5, and Python's packaged binding
-offers only that. Rendering runs at 48 kHz and is decimated: at 16 kHz directly the soundfont's
-upper bands come out wrong by 0.3 nat.
+FluidSynth is called through ctypes, as rendering must be in float32 and Python's packaged binding
+offers only 16 bits. These have a noise floor of -8 nats, where a mel reaches down to -11.5. The
+sound is rendered at 48 kHz and resampled: at 16 kHz the soundfont's upper bands would be wrong by
+0.3 nats.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ import soxr
 
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import SpectroRenderError
-from spectro_render.midi.repair import DRUM_CHANNEL
+from spectro_render.midi.notes import DRUM_CHANNEL
 from spectro_render.midi.score import Note, Score
 from spectro_render.tokens.write import TAIL_SECONDS
 
@@ -27,6 +27,7 @@ SYNTH_RATE = 48_000  # Hz
 GAIN = 0.2  # FluidSynth's own default; no real file passes log-mel 4.0 at this level
 MELODIC_CHANNELS = [channel for channel in range(16) if channel != DRUM_CHANNEL]
 BLOCK = 4800  # samples fetched at a time: 0.1 s
+DRAINED = 1e-7  # samples that are no larger than this are silence
 
 SOUNDFONTS = (
     "/usr/share/sounds/sf3/MuseScore_General_Lite.sf3",  # Debian musescore-general-soundfont-small
@@ -35,9 +36,9 @@ SOUNDFONTS = (
 
 
 def find_soundfont() -> Path:
-    """The soundfont that $SPECTRO_RENDER_SOUNDFONT names, or Debian's MuseScore General (Lite).
+    """The soundfont named in $SPECTRO_RENDER_SOUNDFONT, or Debian's MuseScore General (Lite).
 
-    Raises SpectroRenderError where there is none.
+    Raises SpectroRenderError if there is none.
     """
     chosen = os.environ.get("SPECTRO_RENDER_SOUNDFONT")
     for path in [Path(chosen)] if chosen else map(Path, SOUNDFONTS):
@@ -51,10 +52,10 @@ def find_soundfont() -> Path:
 
 
 def score_to_midi(score: Score) -> bytes:
-    """A MIDI file of a score's notes: one tick a millisecond, one channel for each program.
+    """Write a score's notes as a MIDI file: one tick per millisecond, one channel per program.
 
-    MIDI has fifteen channels for programs; notes of further programs play on the last of them, with
-    its program.
+    MIDI has fifteen channels for programs. Notes of further programs are put on the last of these
+    channels and played with its program.
     """
     programs = sorted({note.program for note in score.notes if not note.is_drum})
     channels = {p: MELODIC_CHANNELS[min(k, 14)] for k, p in enumerate(programs)}
@@ -76,7 +77,7 @@ def score_to_midi(score: Score) -> bytes:
 def _events(
     notes: Iterable[Note], channels: dict[int, int]
 ) -> Iterable[tuple[int, int, mido.Message]]:
-    """Messages as (tick, order, message): on one tick, notes end before others start."""
+    """MIDI messages as (tick, order, message); at the same tick notes end before others start."""
     for note in notes:
         channel = DRUM_CHANNEL if note.is_drum else channels[note.program]
         key = {"channel": channel, "note": note.pitch}
@@ -86,17 +87,17 @@ def _events(
 
 
 class Synthesizer:
-    """A FluidSynth with one soundfont; a process needs only one."""
+    """A FluidSynth synthesizer with one soundfont; a process needs only one."""
 
     def __init__(self, soundfont: Path | None = None) -> None:
         """Load a soundfont, by default that of `find_soundfont`.
 
-        Raises SpectroRenderError without FluidSynth, and for a file that it cannot load.
+        Raises SpectroRenderError if FluidSynth is missing or cannot load the soundfont.
         """
         name = ctypes.util.find_library("fluidsynth")
         if name is None:
             raise SpectroRenderError(
-                "FluidSynth is not installed", "install its library: fluidsynth"
+                "FluidSynth is not installed", "install its library (Debian: fluidsynth)"
             )
         self._lib = ctypes.CDLL(name)
         for constructor in ("new_fluid_settings", "new_fluid_synth", "new_fluid_player"):
@@ -107,9 +108,7 @@ class Synthesizer:
         self._synth = ctypes.c_void_p(self._lib.new_fluid_synth(self._settings))
         path = str(soundfont or find_soundfont())
         if self._lib.fluid_synth_sfload(self._synth, path.encode(), 1) < 0:
-            raise SpectroRenderError(
-                f"FluidSynth cannot load {path}", "is it an .sf2 or .sf3 file?"
-            )
+            raise SpectroRenderError(f"FluidSynth cannot load {path}", "name an .sf2 or .sf3 file")
 
     def _set(self, key: str, value: float) -> None:
         self._lib.fluid_settings_setnum(self._settings, key.encode(), ctypes.c_double(value))
@@ -123,18 +122,26 @@ class Synthesizer:
         blocks = -(-round(seconds * SYNTH_RATE) // BLOCK)
         stereo = np.zeros((2, blocks * BLOCK), np.float32)
         for start in range(0, stereo.shape[1], BLOCK):
-            left, right = (ctypes.c_void_p(stereo[side, start:].ctypes.data) for side in range(2))
-            self._lib.fluid_synth_write_float(self._synth, BLOCK, left, 0, 1, right, 0, 1)
+            self._write(stereo[:, start : start + BLOCK])
         self._lib.fluid_player_stop(player)
         self._lib.delete_fluid_player(player)
+        self._drain()
         mono = stereo.mean(0)[: round(seconds * SYNTH_RATE)]
         return np.asarray(soxr.resample(mono, SYNTH_RATE, SAMPLE_RATE, quality="HQ"), np.float32)
 
-    def render_score(self, score: Score) -> np.ndarray:
-        """The notes of a score and TAIL_SECONDS after them: mono float32 at 16 kHz, (S,)."""
-        return self.render(score_to_midi(score), score.duration + TAIL_SECONDS)
+    def _drain(self) -> None:
+        """Render until nothing sounds: a reset leaves voices and reverb to the next rendering."""
+        self._lib.fluid_synth_all_sounds_off(self._synth, -1)
+        block = np.full((2, BLOCK), np.inf, np.float32)
+        while np.abs(block).max() > DRAINED:
+            self._write(block)
 
-    def close(self) -> None:
-        """Free FluidSynth's memory; the object cannot be used any more."""
-        self._lib.delete_fluid_synth(self._synth)
-        self._lib.delete_fluid_settings(self._settings)
+    def _write(self, block: np.ndarray) -> None:
+        """Fill a stereo block (2, S), whose rows are contiguous, with the synth's next samples."""
+        left, right = (ctypes.c_void_p(side.ctypes.data) for side in block)
+        samples = block.shape[1]
+        self._lib.fluid_synth_write_float(self._synth, samples, left, 0, 1, right, 0, 1)
+
+    def render_score(self, score: Score) -> np.ndarray:
+        """A score and TAIL_SECONDS after its last note: mono float32 at 16 kHz, (S,)."""
+        return self.render(score_to_midi(score), score.duration + TAIL_SECONDS)

@@ -1,12 +1,13 @@
 """Trains the vocoder, in three stages.
 
-    1  magnitudes    the spectrum generator's prediction against the recording's STFT: cheap
-    2  sound         the samples against the recording, at several STFT resolutions
-    3  adversarial   the second stage's losses, and those of discriminators
+    1  magnitudes    compares predicted magnitudes with the recording's STFT, which is cheap
+    2  sound         compares samples with the recording, at several STFT resolutions
+    3  adversarial   adds the losses of discriminators to the losses of the second stage
 
-A waveform generator starts with the second stage. A spectrum generator has two networks, one that
-reads mels alone and one that also reads notes, which learn side by side; a run that starts from
-another vocoder leaves the first one as it is. B crops, T frames, S samples, K frequencies.
+A waveform generator predicts no magnitudes and starts with the second stage. A spectrum generator
+has two networks, one that reads mels alone and one that also reads notes, which learn side by side;
+a run that starts from another vocoder leaves the first one as it is. In shapes there are B crops, T
+frames, S samples and K frequencies.
 """
 
 import json
@@ -56,7 +57,7 @@ MARGIN_FRAMES = 2  # on either side of a crop, so that the spectra at its ends a
 CHECK_CLIPS = 16
 REMEMBERED_STEPS = 300  # for which notes that have ended are known, in 10 ms steps
 LINES = 40  # of each note in the line table
-CONTRAST = 1.3  # of vocoders trained here: less loses notes, more gains none (EXPERIMENTS.md)
+CONTRAST = 1.3  # of vocoders trained here: less loses notes, more does not help (EXPERIMENTS.md)
 COLUMNS = 4  # clips in a picture
 
 
@@ -64,14 +65,14 @@ COLUMNS = 4  # clips in a picture
 class VocoderOptions(RunOptions):
     """How to train the vocoder.
 
-    The bundled weights were made in several runs, much like this: see their model card.
+    The bundled weights were trained in several runs with similar settings; see their model card.
     """
 
     steps: int = 2000
     magnitude_share: float = 1.0  # share of the steps, at the start, that train magnitudes only
     adversarial_share: float = 0.0  # share of the steps, at the end, that have discriminators
     batch_size: int = 4
-    frames: int = 128  # of a crop
+    frames: int = 128  # length of a crop
     learning_rate: float = 2e-3
     sound_rate: float = 3e-4  # learning rate from the second stage on
     discriminator_rate: float = 3e-4
@@ -82,12 +83,12 @@ class VocoderOptions(RunOptions):
     gradient_clip: float = 5.0
     adversarial_weight: float = 0.1
     feature_weight: float = 1.0
-    gain_deviation: float = 5.0  # dB, of the random level of a crop
-    smooth_share: float = 0.15  # of the crops: mel smoothed in time, as a diffusion model might
-    noise_share: float = 0.3  # of the crops: noise is added to the mel
-    noise_deviation: float = 0.1  # at most, natural log
-    forget_share: float = 0.2  # of the crops: some notes are left out
-    forgotten_share: float = 0.3  # of the notes of such a crop
+    gain_deviation: float = 5.0  # dB, standard deviation of the random gain of a crop
+    smooth_share: float = 0.15  # share of the crops whose mel is smoothed in time
+    noise_share: float = 0.3  # share of the crops whose mel gets noise
+    noise_deviation: float = 0.1  # largest standard deviation of that noise, natural log
+    forget_share: float = 0.2  # share of the crops that lack some of their notes
+    forgotten_share: float = 0.3  # share of the notes that such a crop lacks
     log_every: int = 100
     discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
@@ -120,7 +121,7 @@ class Crops:
 
 
 class Recordings:
-    """The audio and the notes of shards (see `data.py`); only windows in use are read of the audio.
+    """The audio and the notes of shards (see `data.py`); audio is read from disk when needed.
 
     Shards without notes count as windows in which none are known.
     """
@@ -146,14 +147,14 @@ class Recordings:
         return len(self._windows)
 
     def window(self, number: int) -> Tensor:
-        """Samples (81920,) of the window of this number."""
+        """Samples (81920,) of window `number`, counted from 0 over all shards."""
         path, index = self._windows[number]
         with safe_open(path, "pt") as shard:
             samples: Tensor = shard.get_slice("samples")[index]
         return samples
 
     def random(self, size: int, frames: int, generator: torch.Generator) -> Crops:
-        """Draw `size` crops of `frames` frames at random places."""
+        """Cut `size` crops of `frames` frames at random places."""
         numbers = torch.randint(len(self), (size,), generator=generator).tolist()
         length = HOP_LENGTH * (frames + 2 * MARGIN_FRAMES + 1)
         room = WINDOW_SAMPLES - length + 1
@@ -161,7 +162,7 @@ class Recordings:
         return self._crops(numbers, starts, frames)
 
     def spread(self, size: int) -> Crops:
-        """The middles of at most `size` windows, evenly spread over all: always the same crops."""
+        """The middles of at most `size` windows, evenly spaced; always the same crops."""
         size = min(size, len(self))
         numbers = [i * len(self) // size for i in range(size)]
         return self._crops(numbers, [0] * size, WINDOW_FRAMES - 2 * MARGIN_FRAMES - 1)
@@ -186,9 +187,9 @@ def map_rows(table: Tensor, velocity_bins: int) -> Tensor:
 
 
 def magnitude_loss(log_predicted: Tensor, magnitude: Tensor) -> Tensor:
-    """Log-magnitude L1 plus spectral convergence, a scalar.
+    """Log-magnitude L1 plus spectral convergence of predicted magnitudes, a scalar.
 
-    The predicted magnitudes (B, T, K) are given as natural logarithms, the true ones as they are.
+    Both are (B, T, K); the predicted magnitudes are given as natural logarithms.
     """
     floor = torch.tensor(FLOOR * log_predicted.shape[-1] / 2).to(log_predicted)
     logs = (log_predicted.maximum(floor.log()) - magnitude.maximum(floor).log()).abs().mean()
@@ -229,7 +230,7 @@ def _convergence(predicted: Tensor, true: Tensor) -> Tensor:
 
 
 def degrade(mel: Tensor, options: VocoderOptions, generator: torch.Generator) -> Tensor:
-    """Make some of the log-mels (B, T, 128) as imperfect as a diffusion model's."""
+    """Smooth some of the log-mels (B, T, 128) and add noise, like errors of a diffusion model."""
     size = len(mel)
 
     def amount(share: float, most: float) -> Tensor:
@@ -252,7 +253,7 @@ def forget(notes: Tensor, options: VocoderOptions, generator: torch.Generator) -
 
 
 class VocoderTrainer(TrainingRun[MelGAN]):
-    """A training run of the vocoder, which also writes pictures and the vocoder into its folder."""
+    """A training run of the vocoder, with pictures and the vocoder's files in its folder."""
 
     options: VocoderOptions
 
@@ -308,7 +309,7 @@ class VocoderTrainer(TrainingRun[MelGAN]):
             parameter.requires_grad_(".noted." in name)
 
     def state(self) -> dict[str, Any]:
-        """What the checkpoint holds, the discriminators included."""
+        """The contents of a checkpoint, with the discriminators."""
         return {
             **super().state(),
             "discriminators": self.discriminators.state_dict(),
@@ -316,19 +317,19 @@ class VocoderTrainer(TrainingRun[MelGAN]):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over the contents of a checkpoint."""
+        """Continue from the contents of a checkpoint."""
         super().restore(state)
         self.discriminators.load_state_dict(state["discriminators"])
         if state["keeps_mel_network"]:
             self._keep_mel_network()
 
     def train(self, recordings: Recordings, held_out: Recordings) -> None:
-        """Train to the last step on `recordings`, and check on the held-out ones on the way."""
+        """Train on `recordings` to the last step, with regular checks on held-out recordings."""
         self.run(lambda: self._update(recordings), lambda: self._check(held_out))
 
     @property
     def _magnitude_steps(self) -> int:
-        """How many steps the first stage has; a waveform generator starts with the second."""
+        """Number of steps in the first stage; 0 for a waveform generator."""
         share = self.options.magnitude_share if self.model.config.head == "spectrum" else 0
         return round(share * self.options.steps)
 
@@ -348,25 +349,21 @@ class VocoderTrainer(TrainingRun[MelGAN]):
                 group["lr"] = rate * factor
 
     def _update(self, recordings: Recordings) -> dict[str, float]:
-        """Make one step, and return the weighted losses by name."""
+        """Take one training step, and return the weighted losses by name."""
+        o = self.options
         self._set_rates()
         self.model.train()
-        on_gpu = self.device.type == "cuda"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=on_gpu):
-            losses = self._losses(self._random_crops(recordings))
-        total = torch.stack(list(losses.values())).sum()
-        self.descend(total, self.model, self.optimizers[0])
-        self.end_step()
-        return {name: float(loss.detach()) for name, loss in losses.items()}
-
-    def _random_crops(self, recordings: Recordings) -> Crops:
-        """A batch of crops at random levels, on the training device."""
-        o = self.options
         crops = recordings.random(o.batch_size, o.frames, self.generator)
         decibels = torch.randn(o.batch_size, 1, generator=self.generator) * o.gain_deviation
         samples = (crops.samples * 10 ** (decibels / 20)).to(self.device)
         notes = [forget(rows, o, self.generator) for rows in crops.notes]
-        return Crops(samples, crops.frames, notes)
+        crops = Crops(samples, crops.frames, notes)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            losses = self._losses(crops)
+        total = torch.stack(list(losses.values())).sum()
+        self.descend(total, self.model, self.optimizers[0])
+        self.end_step()
+        return {name: float(loss.detach()) for name, loss in losses.items()}
 
     def _losses(self, crops: Crops) -> dict[str, Tensor]:
         """The weighted losses of the current stage, by name."""
@@ -397,7 +394,7 @@ class VocoderTrainer(TrainingRun[MelGAN]):
     def _sound_losses(self, generated: Tensor, recorded: Tensor) -> dict[str, Tensor]:
         """The weighted losses of samples (B, S), by name.
 
-        In the adversarial stage this also takes a step of the discriminators.
+        In the adversarial stage the discriminators take a step, too.
         """
         o = self.options
         losses = {"stft": stft_loss(generated, recorded), "mel": mel_loss(generated, recorded)}
@@ -415,7 +412,7 @@ class VocoderTrainer(TrainingRun[MelGAN]):
 
     @torch.no_grad()
     def _check(self, held_out: Recordings) -> None:
-        """Vocode held-out sound with the averaged weights; log, plot, and write the vocoder."""
+        """Vocode held-out crops with the averaged weights; log, plot and save the vocoder."""
         model, crops = self.averaged(), held_out.spread(CHECK_CLIPS)
         mel, recorded = crops.log_mel.to(self.device), crops.inner.to(self.device)
         notes = crops.notes
@@ -441,7 +438,7 @@ class VocoderTrainer(TrainingRun[MelGAN]):
 
 
 def plot_spectra(path: Path, sounds: dict[str, Tensor]) -> None:
-    """Write a PNG with a row for each name: spectrograms of the first of its samples (B, S)."""
+    """Draw spectrograms of the first samples (B, S) of each name, as a row of pictures in a PNG."""
     figure = Figure(figsize=(4 * COLUMNS, 3 * len(sounds)), layout="constrained")
     axes = figure.subplots(len(sounds), COLUMNS, squeeze=False)
     for row, (name, samples) in zip(axes, sounds.items(), strict=True):
@@ -461,13 +458,13 @@ def save_vocoder(model: MelGAN, folder: Path) -> None:
 
 
 def load_trained_vocoder(folder: Path) -> MelGAN:
-    """Load the vocoder that `save_vocoder` wrote; raises SpectroRenderError if there is none."""
+    """Load a vocoder that `save_vocoder` wrote. Raises SpectroRenderError if there is none."""
     try:
         config = VocoderConfig.from_dict(json.loads((folder / "vocoder.json").read_text()))
         model = MelGAN(config)
         model.load_state_dict(load_file(folder / "vocoder.safetensors"))
     except FileNotFoundError as error:
-        raise SpectroRenderError(f"no {error.filename}", "train the vocoder first") from error
+        raise SpectroRenderError(f"{error.filename} is missing", "run the vocoder stage") from error
     return model.eval()
 
 
@@ -480,10 +477,10 @@ def train_vocoder(
     start_from: MelGAN | None = None,
     velocity_bins: int = 32,
 ) -> None:
-    """Train a vocoder on a cache's shards, or continue the run that `folder` holds.
+    """Train a vocoder on the shards in `cache`, or continue the run in `folder`.
 
     A new run measures the line table of the soundfont, or takes it and all weights from the vocoder
-    `start_from`. The first shard is kept for checking. Raises SpectroRenderError for fewer than two
+    `start_from`. The first shard is used for checks. Raises SpectroRenderError for fewer than two
     shards.
     """
     shards = sorted(cache.glob("shard-*.safetensors"))

@@ -1,7 +1,7 @@
-"""Sound from a mel without a network: magnitudes fitted to the mel, phases by Griffin and Lim.
+"""Turns a mel into sound without a network: fits magnitudes, then finds phases (Griffin-Lim).
 
 Griffin and Lim, Signal estimation from modified short-time Fourier transform, 1984. The spectrum
-generator of `melgan` begins and ends with functions of this file.
+generator of `melgan` uses functions of this file before and after its network.
 B batch, T mel frames, K frequency bins.
 """
 
@@ -23,23 +23,23 @@ from spectro_render.constants import (
 from spectro_render.mel import hz_to_mel, mel_matrix
 from spectro_render.vocoder.phase import Stft, sound, steady_partials
 
-MAGNITUDE_UPDATES = 30  # of `mel_to_magnitude`, where no network follows
-MAX_CORRECTION = 2.0  # natural log, largest change of a band's level in a round of `match_mel`
+MAGNITUDE_UPDATES = 30  # rounds of `mel_to_magnitude`, where no network follows
+MAX_CORRECTION = 2.0  # natural log: largest change of a band's level in a round of `match_mel`
 SEGMENT = 64  # frames over which start phases are tracked
 
 
 class GriffinLim:
-    """The vocoder without weights: the fallback, and the yardstick of the networks.
+    """The vocoder without weights, for models that have none and for comparisons; deterministic.
 
-    It is deterministic. Its spectrogram is the mel's own (640 samples, hop 320), which says little
-    about phases.
+    Its spectrogram has the window and hop of the mel (640 and 320 samples). With so little overlap
+    the magnitudes determine the phases only poorly.
     """
 
     period = SEGMENT
     reads_notes = False
 
     def __init__(self, iterations: int = 60) -> None:
-        """`iterations` of Griffin-Lim make the phases consistent."""
+        """`iterations`: how many rounds of Griffin-Lim make the phases consistent."""
         self.iterations = iterations
         self._stft = Stft(WIN_LENGTH, HOP_LENGTH, N_FFT)
 
@@ -55,26 +55,26 @@ class GriffinLim:
 
 
 def sketch(log_mel: Tensor, stft: Stft, updates: int, iterations: int) -> Tensor:
-    """Log-mel (B, T, 128) -> samples (B, 320 (T + 1)) made without a network.
+    """Natural log-mel (B, T, 128) -> samples (B, 320 (T + 1)), made without a network.
 
-    Magnitudes come from `updates` rounds of `mel_to_magnitude`, phases from steady partials and
-    `iterations` of Griffin-Lim.
+    Magnitudes come from `updates` rounds of `mel_to_magnitude`, phases from `steady_partials` and
+    `iterations` rounds of Griffin-Lim.
     """
     magnitude = mel_to_magnitude(log_mel, updates)
     return sound(magnitude, steady_partials(magnitude, stft, SEGMENT), stft, iterations)
 
 
 def sketch_reach(stft: Stft, iterations: int) -> tuple[int, int]:
-    """How many frames before and after frame 0 have an influence on its samples in a `sketch`."""
+    """The numbers of frames before and after frame 0 on which its samples in a `sketch` depend."""
     before, after = stft.reach(iterations)
     return before + SEGMENT - 1, after + SEGMENT - 1
 
 
 def mel_to_magnitude(log_mel: Tensor, iterations: int) -> Tensor:
-    """Non-negative magnitudes (B, T, 513) that explain a log-mel (B, T, 128), nearly.
+    """Non-negative magnitudes (B, T, 513) whose mel is close to a natural log-mel (B, T, 128).
 
-    The clipped pseudo-inverse, then `iterations` multiplicative updates (Lee and Seung, Algorithms
-    for non-negative matrix factorization, 2001).
+    They start from the clipped pseudo-inverse, which is refined by `iterations`
+    multiplicative updates (Lee and Seung, Algorithms for non-negative matrix factorization, 2001).
     """
     mel = log_mel.exp()
     matrix, inverse = mel_matrix().to(mel), _mel_inverse().to(mel)
@@ -116,9 +116,10 @@ def band_interpolation(bins: int) -> Tensor:
 
 
 def match_mel(samples: Tensor, log_mel: Tensor, stft: Stft, iterations: int) -> Tensor:
-    """Correct the level of samples (B, 320 T), band by band and frame by frame.
+    """Correct the level of samples (B, 320 T), so that their mel approaches a log-mel (B, T, 128).
 
-    After each of `iterations` rounds their mel is nearer to the natural log-mel (B, T, 128).
+    Each of `iterations` rounds changes the level band by band and frame by frame. The log-mel is
+    natural. Returns samples (B, 320 T).
     """
     matrix = mel_matrix().to(log_mel)
     share = F.normalize(matrix, p=1, dim=1).T  # of each band in a bin's gain; DC belongs to none

@@ -1,13 +1,15 @@
-"""The vocoders with weights: networks that turn a log-mel into samples, trained as GANs.
+"""The vocoders with weights: networks that turn a log-mel into samples, trained as a GAN.
 
     waveform   log-mel -> convolutions -> upsampling stages, 320 times -> samples
     spectrum   log-mel -> sketch -> convolutions -> magnitudes -> phases -> samples
 
 The waveform generator is MelGAN's (Kumar et al., arXiv 1910.06711). It has to learn what a partial
-is and how its phase advances. The spectrum generator leaves that to `phase` and learns only what
-the mel does not say about magnitudes, in a hundredth of the training. All vocoders are local: a
-sample depends on at most `receptive_field` frames before and after its own, so `streaming` can join
-pieces seamlessly. B batch, T mel frames, C channels, K frequency bins, P patches of bins.
+is and how its phase advances. The spectrum generator takes phases from `phase` and learns only the
+detail of magnitudes that a mel lacks, which needs a hundredth of the training. All vocoders are
+local: a sample depends on at most `receptive_field` frames before and after its own, so `streaming`
+can join pieces without a seam.
+
+B batch, T mel frames, C channels, K frequency bins, P patches of bins.
 """
 
 import math
@@ -43,7 +45,7 @@ from spectro_render.vocoder.phase import Stft, sound
 
 Span = tuple[int, int]  # the first and the last of some frames, counted from frame 0
 
-LEAKY_SLOPE = 0.2  # of leaky ReLUs: MelGAN's
+LEAKY_SLOPE = 0.2  # of leaky ReLUs, as in MelGAN
 END_KERNEL = 7  # of the waveform generator's first and last convolution
 MAX_LOG_MAGNITUDE = 9.0  # natural log; a full-scale sine reaches 6 under 1280 samples of Hann
 LOG_CENTRE, LOG_DEVIATION = -4.0, 4.0  # rough mean and deviation of log magnitudes
@@ -52,7 +54,7 @@ CONTRAST_BINS = 17  # bins around a bin that its magnitude is compared with: 200
 
 
 class Vocoder(Protocol):
-    """A function from log-mels to samples that can be applied to a long mel piece by piece."""
+    """The interface of vocoders: log-mel to samples, also piece by piece for a long mel."""
 
     @property
     def receptive_field(self) -> int:
@@ -79,16 +81,16 @@ class VocoderConfig:
     """The shape of a vocoder network, as stored in a model directory's config.json."""
 
     head: Literal["spectrum", "waveform"] = "spectrum"
-    channels: int = 48  # of the waveform generator: halved by every upsampling stage
+    channels: int = 48  # in the waveform generator they are halved by every upsampling stage
     dilations: tuple[int, ...] = (1, 2, 4, 8, 1)  # in time, of the units at the mel's frame rate
     upsample: tuple[int, ...] = ()  # factors of the waveform generator's stages: 320 in all
     stage_dilations: tuple[int, ...] = (1, 3, 9)  # of the units after each upsampling
     window: int = 1280  # samples under the spectrum generator's Hann window
     patch: int = 16  # frequency bins that share a position
-    sketch_iterations: int = 0  # of Griffin-Lim, before the network: it makes partials unsteady
-    iterations: int = 10  # of Griffin-Lim, after it
+    sketch_iterations: int = 0  # of Griffin-Lim before the network; they make partials unsteady
+    iterations: int = 10  # of Griffin-Lim after the network
     corrections: int = 1  # rounds of `match_mel`, at the end
-    contrast: float = 1.0  # between partials and the valleys between them; 1 changes nothing
+    contrast: float = 1.0  # of neighbouring magnitudes, see `sharpen`; 1 changes nothing
     lines: int = 0  # of each note in the line table; 0: notes are not used
 
     def __post_init__(self) -> None:
@@ -96,7 +98,7 @@ class VocoderConfig:
         rate = math.prod(self.upsample)
         wanted = HOP_LENGTH if self.head == "waveform" else 1
         if rate != wanted:
-            raise ValueError(f"upsampling by {rate}, but the {self.head} head needs {wanted}")
+            raise ValueError(f"upsample is {rate} in all, but the {self.head} head needs {wanted}")
         if self.channels % 2 ** len(self.upsample):
             raise ValueError(
                 f"{self.channels} channels cannot be halved {len(self.upsample)} times"
@@ -108,7 +110,7 @@ class VocoderConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "VocoderConfig":
-        """The config that `to_dict` gave these values for; JSON's lists may stand for tuples."""
+        """Make a config from the values of `to_dict`; lists, as in JSON, become tuples."""
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
@@ -120,7 +122,7 @@ class VocoderConfig:
 
 
 class ResidualUnit(nn.Module):
-    """A wide and a pointwise convolution with a shortcut around them; any shape -> the same."""
+    """A wide and a pointwise convolution with a residual connection; any shape -> the same."""
 
     def __init__(self, wide: nn.Module, pointwise: nn.Module) -> None:
         super().__init__()
@@ -133,13 +135,13 @@ class ResidualUnit(nn.Module):
 
 
 def time_unit(channels: int, dilation: int) -> ResidualUnit:
-    """A residual unit on (B, C, T)."""
+    """Make a residual unit for features (B, C, T), dilated in time."""
     wide = nn.Conv1d(channels, channels, 3, dilation=dilation, padding=dilation)
     return ResidualUnit(wide, nn.Conv1d(channels, channels, 1))
 
 
 def time_frequency_unit(channels: int, dilation: int) -> ResidualUnit:
-    """A residual unit on (B, C, T, P), dilated in time."""
+    """Make a residual unit for features (B, C, T, P), dilated in time."""
     wide = nn.Conv2d(channels, channels, 3, dilation=(dilation, 1), padding=(dilation, 1))
     return ResidualUnit(wide, nn.Conv2d(channels, channels, 1))
 
@@ -215,7 +217,7 @@ class MagnitudeNetwork(nn.Module):
         units = (time_frequency_unit(width, dilation) for dilation in config.dilations)
         self.body = nn.Sequential(*units)
         output = nn.ConvTranspose2d(width, outputs, (1, 2 * patch), stride, (0, half))
-        nn.init.normal_(output.weight, std=1e-3)  # untrained, it all but leaves the sketch alone
+        nn.init.normal_(output.weight, std=1e-3)  # without training the sketch hardly changes
         self.output = weight_norm(output)
 
     def correct(self, maps: list[Tensor]) -> list[Tensor]:
@@ -241,16 +243,16 @@ class MagnitudeNetwork(nn.Module):
 
 
 class SpectrumGenerator(MagnitudeNetwork):
-    """Corrects the magnitudes of a sound made without weights, the sketch, and adds phases.
+    """Corrects the magnitudes of a `sketch`, a sound made without weights, and adds phases.
 
-    The sketch has magnitudes that explain the mel, and the phases of steady partials. Its spectrum
+    The sketch has magnitudes that fit the mel, and the phases of steady partials. Its spectrum
     under a window twice as long as the mel's already shows where partials lie between the mel's
-    bands, and how neighbouring partials beat. What it lacks looks much the same at every pitch, so
-    the convolutions run along time and frequency.
+    bands, and how neighbouring partials beat. The errors that are left look much the same at every
+    pitch, so the convolutions run along time and frequency.
 
-    Where the notes are known, a second network takes the place of the first one. It also sees where
-    the partials of these notes should lie (`harmonic_map`), and decides bin by bin how far to
-    believe that.
+    If the notes are known, a second network takes the place of the first one. Its input also shows
+    where the partials of these notes should be (`harmonic_map`), and it decides for each bin how
+    much of that to use.
     """
 
     period = SEGMENT
@@ -295,7 +297,7 @@ class SpectrumGenerator(MagnitudeNetwork):
 
     @torch.no_grad()
     def sketch(self, log_mel: Tensor) -> Tensor:
-        """The complex spectrum (B, T, K) of the sound made of a log-mel (B, T, 128)."""
+        """The complex spectrum (B, T, K) of the `sketch` of a natural log-mel (B, T, 128)."""
         config = self.config
         samples = sketch(log_mel.float(), self.mel_stft, SKETCH_UPDATES, config.sketch_iterations)
         length = (log_mel.shape[1] - 1) * HOP_LENGTH + self.stft.window
@@ -339,10 +341,10 @@ class SpectrumGenerator(MagnitudeNetwork):
         return HarmonicMap(*(part.to(log_mel.device) for part in parts))
 
     def sharpen(self, log_magnitude: Tensor) -> Tensor:
-        """Log magnitudes (B, T, K) with `contrast` times their difference from their neighbours.
+        """Multiply the difference of log magnitudes (B, T, K) from their neighbours by `contrast`.
 
-        A network trained on distances predicts the mean of what is possible, and that is flatter
-        than any real spectrum: its peaks are too low and its valleys too high.
+        A network trained on distances predicts the mean of all possible spectra. That is flatter
+        than a real spectrum: its peaks are too low and its valleys too high.
         """
         rows = log_magnitude.flatten(0, 1)[:, None]
         around = F.avg_pool1d(
@@ -392,9 +394,10 @@ class MelGAN(nn.Module):
         return max(-first, last)
 
     def fold_weight_norm(self) -> "MelGAN":
-        """Replace the direction and length of every kernel by their product; returns self.
+        """Remove the weight norm, for use after training; returns self.
 
-        Done after training: the results are the same and take less time.
+        The direction and length of every kernel are replaced by their product. Results are the
+        same and take less time.
         """
         for module in self.modules():
             if is_parametrized(module, "weight"):

@@ -16,12 +16,12 @@ INPUT = "input_features"
 
 
 class OnnxVocoder:
-    """Runs an ONNX graph by onnxruntime, on the CPU.
+    """Runs an ONNX graph with onnxruntime, on the CPU.
 
-    Raises WeightsError without onnxruntime, WeightsCorrupt if the file is no vocoder's graph.
+    Raises WeightsError if onnxruntime is not installed, WeightsCorrupt for another kind of file.
     """
 
-    receptive_field = 64  # frames to each side; the graph does not say, so this is generous
+    receptive_field = 64  # frames to each side; the graph does not tell it, so this is generous
     period = 1
     reads_notes = False
 

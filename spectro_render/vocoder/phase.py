@@ -1,4 +1,4 @@
-"""Phases for a magnitude spectrogram: a sound needs them, and a mel spectrogram has none.
+"""Estimates phases for a magnitude spectrogram, which a sound needs and a mel does not have.
 
     magnitudes -> partial tracks -> start phases -> a few consistency iterations -> samples
 
@@ -14,13 +14,14 @@ from spectro_render.constants import HOP_LENGTH
 
 # Fast Griffin-Lim (Perraudin, Balazs, Sondergaard 2013): 0.99 is their choice, and the best here.
 MOMENTUM = 0.99
-# Below this share of the full overlap the ends of a signal fade instead of being divided by ~0.
+# At the ends of a signal, where the overlap is less than this share of the full one, the sound
+# fades instead of being divided by almost zero.
 MIN_OVERLAP = 0.1
 GOLDEN_RATIO = 0.6180339887
 
 
 class Stft:
-    """A short-time Fourier transform with a Hann window, its frames centred on the mel's.
+    """A short-time Fourier transform with a Hann window, whose frames are centred like the mel's.
 
     The centre of frame 0 lies at sample 320 of the signal.
     """
@@ -51,7 +52,7 @@ class Stft:
         return self._overlap_add(frames * self._hann.to(frames)) / self._overlap(frames)
 
     def _overlap(self, like: Tensor) -> Tensor:
-        """The sum of the squared windows over each of the S samples of T frames, (1, S)."""
+        """The sum of the squared windows at each of the S samples of T frames, (1, S)."""
         if self._known is None or self._known[0] != (like.shape[1], like.device, like.dtype):
             squares = self._hann.to(like).square()
             weight = self._overlap_add(squares.expand(1, like.shape[1], -1))
@@ -75,7 +76,7 @@ class Stft:
         return samples[..., self.lead : self.lead + length]
 
     def reach(self, iterations: int) -> tuple[int, int]:
-        """How many frames before and after frame t have an influence on block t of the samples.
+        """The numbers of frames before and after frame t on which block t of the samples depends.
 
         A block is `hop` samples of the signal, made with `iterations` of Griffin-Lim.
         """
@@ -128,7 +129,7 @@ def steady_partials(magnitude: Tensor, stft: Stft, segment: int) -> Tensor:
 
 
 def _partials(magnitude: Tensor, stft: Stft) -> tuple[Tensor, Tensor]:
-    """The peak nearest to each bin, and each bin's advance in turns a frame; (B, T, K) each.
+    """The peak nearest to each bin, and each bin's phase advance in turns a frame; (B, T, K) each.
 
     The advance of a peak is that of its interpolated frequency: where the parabola through the
     logarithms of three magnitudes has its top.

@@ -1,8 +1,8 @@
 """Turns a mel that comes window by window into sound, piece by piece.
 
-A piece is vocoded together with the frames on both sides that have an influence on it (the
-vocoder's receptive field), so that the pieces join to what the whole mel would give. The larger the
-pieces, the less is computed twice; the smaller, the sooner they come.
+A piece is vocoded together with the frames on both sides on which it depends (the vocoder's
+receptive field), so that the joined pieces equal the sound of the whole mel. With larger pieces
+less is computed twice, with smaller ones the sound is ready sooner.
 """
 
 import torch
@@ -12,9 +12,9 @@ from spectro_render.constants import HOP_LENGTH, WINDOW_FRAMES
 from spectro_render.vocoder.harmonic_map import notes_between
 from spectro_render.vocoder.melgan import Vocoder
 
-LEAST_FRAMES = 128  # of a piece, but for the last one; in shorter ones most is computed twice
-LIVE_FRAMES = WINDOW_FRAMES  # of a piece at most, where somebody listens
-PATIENT_FRAMES = 8 * WINDOW_FRAMES  # where nobody waits: the bundled vocoder computes 1/8 twice
+LEAST_FRAMES = 128  # at least in a piece, except the last; in shorter ones most is computed twice
+LIVE_FRAMES = WINDOW_FRAMES  # at most in a piece, for live playback
+PATIENT_FRAMES = 8 * WINDOW_FRAMES  # otherwise: the bundled vocoder computes 1/8 twice
 
 
 class StreamingVocoder:
@@ -25,7 +25,7 @@ class StreamingVocoder:
     """
 
     def __init__(self, vocoder: Vocoder, *, live: bool = True, notes: Tensor | None = None) -> None:
-        """`live`: vocode short pieces as soon as they can be, rather than wait for large ones.
+        """`live`: vocode short pieces as soon as possible, rather than wait for large ones.
 
         `notes` are those of the whole signal, (N, 5), as `harmonic_map` describes them.
         """
@@ -39,9 +39,9 @@ class StreamingVocoder:
         self._done = 0  # frames whose samples have been returned
 
     def push(self, log_mel: Tensor) -> Tensor:
-        """Add the next frames (T, 128); returns the samples (S,) that are final now, perhaps none.
+        """Add the next frames (T, 128) of a natural log-mel; returns the finished samples (S,).
 
-        The log-mel is natural, as for any vocoder.
+        S may be 0.
         """
         self._frames = log_mel if self._frames is None else torch.cat([self._frames, log_mel])
         pieces = [log_mel.new_zeros(0)]
@@ -51,7 +51,7 @@ class StreamingVocoder:
         return torch.cat(pieces)
 
     def flush(self) -> Tensor:
-        """The samples (S,) of all frames that are left; the next push starts a new signal."""
+        """Return the samples (S,) of the frames that are left; the next `push` starts anew."""
         if self._frames is None:
             return torch.zeros(0)
         samples = self._vocode(self._frames, self._start + len(self._frames))
@@ -60,7 +60,7 @@ class StreamingVocoder:
 
     @torch.no_grad()
     def _vocode(self, frames: Tensor, end: int) -> Tensor:
-        """The samples up to frame `end` that were not returned before; drops unneeded frames."""
+        """The samples up to frame `end` that were not returned yet; drops unneeded frames."""
         piece = frames[: end + self._context - self._start]
         if self._notes is None:
             samples = self._vocoder(piece[None])[0]

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
-DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
+DEMO = Path(__file__).parents[2] / "docs" / "demo.mid"
 
 
 def render_under_profile(begun: float) -> None:
@@ -26,9 +26,8 @@ def render_under_profile(begun: float) -> None:
     from spectro_render.cli.app import run
 
     let_idle_threads_sleep()  # as the console script does
-    for name in ("pretty_midi", "safetensors", "soundfile", "spectro_render.render"):
+    for name in ("safetensors", "soundfile", "spectro_render.render"):
         import_module(name)
-    import_module("spectro_render.midi.read")._note_seq_modules()
     start_up = time.time() - begun
     profiler = cProfile.Profile()
     with tempfile.TemporaryDirectory() as folder:

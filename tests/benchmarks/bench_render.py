@@ -15,7 +15,7 @@ from spectro_render.options import RenderOptions
 from spectro_render.render.renderer import Renderer
 from spectro_render.vocoder.griffin_lim import GriffinLim
 
-DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
+DEMO = Path(__file__).parents[2] / "docs" / "demo.mid"
 REPEATS = 3
 
 

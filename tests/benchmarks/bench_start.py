@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
+DEMO = Path(__file__).parents[2] / "docs" / "demo.mid"
 PROGRAM = [sys.executable, "-m", "spectro_render"]
 REPEATS = 5
 FIRST_BYTES = 100_000  # 3.1 s of 16 bit

@@ -19,7 +19,7 @@ from spectro_render.midi.score import Score, section
 from spectro_render.options import RenderOptions
 from spectro_render.render.renderer import Renderer
 
-DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
+DEMO = Path(__file__).parents[2] / "docs" / "demo.mid"
 SAMPLERS = ("ddpm", "ddim", "dpm++")
 STEPS = (1000, 100, 50, 20, 10, 5, 3, 2, 1)
 

@@ -1,1 +1,1 @@
-"""What several tests, benchmarks and fuzzers share; none of it is a test."""
+"""Helpers for several tests, benchmarks and fuzzers; there are no tests in this folder."""

@@ -1,4 +1,4 @@
-"""What rendering and loading cost, each measured in a process of its own. Linux only."""
+"""Measures the time and the memory of rendering and of loading, in new processes on Linux."""
 
 import json
 import subprocess
@@ -57,7 +57,7 @@ finally:
 
 
 def time_and_memory(minutes: int, folder: Path, model: str) -> tuple[float, int]:
-    """Wall seconds and megabytes that a song of so many minutes takes, start-up and all."""
+    """Wall seconds and megabytes for rendering a song of `minutes` minutes, with start-up."""
     midi, wav = folder / f"{minutes}.mid", folder / f"{minutes}.wav"
     write_long_song(midi, minutes)
     begin = time.perf_counter()
@@ -69,7 +69,7 @@ def time_and_memory(minutes: int, folder: Path, model: str) -> tuple[float, int]
 
 @dataclass(frozen=True)
 class Cost:
-    """What loading took; bytes, `weights` in float32."""
+    """The cost of loading a model; memory in bytes, `weights` as float32."""
 
     seconds: float
     cpu_seconds: float
@@ -78,7 +78,7 @@ class Cost:
 
 
 def write_model(path: Path, config: ModelConfig, kind: str) -> None:
-    """A model directory with random weights in safetensors of a number format, or in pickles."""
+    """Write a model with random weights, as safetensors files of a number format or .bin files."""
     torch.manual_seed(0)
     save_model(path, SpectrogramModel(config), dtype="float32" if kind == "bin" else kind)
     if kind == "bin":
@@ -91,7 +91,7 @@ def write_model(path: Path, config: ModelConfig, kind: str) -> None:
 
 
 def measure_loading(path: Path) -> Cost:
-    """Load a model directory in a fresh process, twice: the first brings it into the cache."""
+    """Load a model directory in a new process, after a first one has filled the file cache."""
     for _ in range(2):
         arguments = [sys.executable, "-c", LOAD, str(path)]
         done = subprocess.run(arguments, stdout=subprocess.PIPE, text=True, check=True)

@@ -1,9 +1,9 @@
-"""The environment of the tests: the same whoever starts them."""
+"""The environment of the tests, which does not depend on who starts them."""
 
 import os
 import site
 
-# What changes what programs say, how they show it, and which models and settings they find.
+# Variables that change the output of programs, or the models and settings that they find.
 OWN = {
     *("COLUMNS", "LINES", "TERMINAL_WIDTH", "FORCE_COLOR", "NO_COLOR", "PY_COLORS"),
     *("CLICOLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "GITHUB_ACTIONS"),
@@ -18,17 +18,17 @@ OWN_FAMILIES = (
 
 
 def clean_environment(home: str) -> None:
-    """Forget the user's own settings; must run before the libraries are imported that read them.
+    """Remove the user's settings. Call it before importing the libraries that read them.
 
-    `home` is an empty folder: no model was fetched there, and libraries may write to it.
+    `home` is an empty folder without models, to which libraries may write.
     """
     for name in [name for name in os.environ if name in OWN or name.startswith(OWN_FAMILIES)]:
         del os.environ[name]
-    os.environ["PYTHONUSERBASE"] = site.getuserbase()  # where packages are, of the user's own home
+    os.environ["PYTHONUSERBASE"] = site.getuserbase()  # packages in the user's real home folder
     os.environ["HOME"] = home
-    os.environ["OMP_NUM_THREADS"] = "1"  # the fastest for toys, above all on a busy machine
+    os.environ["OMP_NUM_THREADS"] = "1"  # fastest for tiny models, especially on a busy machine
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
-        os.environ[name] = "300"  # seconds until the server of the tests is given up
-    os.environ["TERM"] = "dumb"  # whatever is no terminal of a test's own
+        os.environ[name] = "300"  # seconds to wait for the server of the tests
+    os.environ["TERM"] = "dumb"  # for programs without a terminal made by a test
     os.umask(0o022)

@@ -1,4 +1,4 @@
-"""The stored numbers of the public implementations, and the tiny model they were made with."""
+"""Stored results of the public implementations, and the tiny model that they were made with."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -28,12 +28,12 @@ def checkpoint() -> Checkpoint:
 
 
 def tokens(window: int) -> Tensor:
-    """Ids (1, L) of one of the three windows."""
+    """Token ids (1, L) of one of the three windows."""
     return arrays("runs")[f"tokens_{window}"].long()[None]
 
 
 def golden_noise(seed: int) -> Callable[[], Tensor]:
-    """Draws the noise (1, 256, 128) of one window after another."""
+    """A function that draws the noise (1, 256, 128) of one window after another."""
     generator = torch.Generator().manual_seed(seed)
     return lambda: torch.randn(1, 256, 128, generator=generator)
 

@@ -1,4 +1,4 @@
-"""A server that speaks as much of the Hugging Face Hub as fetching a model takes, with faults."""
+"""A server with the part of the Hugging Face Hub's interface that fetching needs, and faults."""
 
 import hashlib
 import json
@@ -25,17 +25,21 @@ class Request:
 
 @dataclass
 class Hub:
-    """One repository, what was asked for, and what goes wrong."""
+    """One repository, the requests so far, and the faults to simulate."""
 
     files: dict[str, bytes]
     address: str = ""
     requests: list[Request] = field(default_factory=list)
-    cut: dict[str, list[int]] = field(default_factory=dict)  # file -> bytes sent, then the end
+    cut: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # file -> bytes after which sending ends
     altered: set[str] = field(default_factory=set)  # files that come with a wrong last byte
-    sizes: dict[str, int] = field(default_factory=dict)  # file -> what the listing says instead
-    answer: bytes | None = None  # to every question about the repository
+    sizes: dict[str, int] = field(default_factory=dict)  # file -> wrong size in the listing
+    answer: bytes | None = None  # to every request for the description
     status: int = 200  # of every answer
-    held: threading.Event = field(default_factory=threading.Event)  # a cut file waits for it
+    held: threading.Event = field(
+        default_factory=threading.Event
+    )  # before a cut file ends, it is awaited
 
     def __post_init__(self) -> None:
         self.held.set()
@@ -46,18 +50,18 @@ class Hub:
         return hashlib.sha1(names.encode()).hexdigest()
 
     def asked_for(self, method: str = "GET") -> list[str]:
-        """The files that were fetched, in order: large ones from the storage."""
+        """The files that were fetched, in order; large ones were fetched from the storage."""
         marks = [f"/{REPO}/resolve/{self.commit}/", f"/{REPO}/resolve/main/", "/storage/"]
         paths = [request.path for request in self.requests if request.method == method]
         return [path.removeprefix(mark) for path in paths for mark in marks if mark in path]
 
     def ranges(self) -> list[str]:
-        """The parts of files that were asked for."""
+        """The parts of files that were requested."""
         return [request.range for request in self.requests if request.range]
 
 
 def checksum(name: str, content: bytes) -> str:
-    """What the Hub calls the content: its SHA-256 for large files, else git's SHA-1."""
+    """The checksum that the Hub gives: the SHA-256 of large files, else git's SHA-1."""
     if name.endswith(LARGE_SUFFIXES):
         return hashlib.sha256(content).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
@@ -93,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
         hub, path = self.hub, unquote(urlsplit(self.path).path)
         range_, authorization = self.headers.get("Range"), self.headers.get("Authorization")
         hub.requests.append(Request(self.command, path, range_, authorization))
-        if path.startswith(f"/{GATED}/"):  # its description is for all, its files are not
+        if path.startswith(f"/{GATED}/"):  # its description is public, its files are not
             self._reply(403, headers={"X-Error-Code": "GatedRepo"})
         elif PRIVATE in path:
             self._reply(401, headers={"X-Error-Code": "RepoNotFound"})
@@ -132,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {"id": REPO, "modelId": REPO, "sha": self.hub.commit, "siblings": siblings}
 
     def _resolve(self, name: str) -> None:
-        """Small files are here, large ones on another host."""
+        """Send a small file, or redirect to another host for a large one."""
         facts = {"X-Repo-Commit": self.hub.commit}
         if name not in self.hub.files:
             self._reply(404, headers={**facts, "X-Error-Code": "EntryNotFound"})

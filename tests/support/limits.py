@@ -1,4 +1,4 @@
-"""A disk that is full, for a while, as far as this process can tell."""
+"""Simulates a full disk."""
 
 import signal
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
-    """Writing beyond so many bytes of any file fails inside."""
+    """Make writing fail in this context, for more than `size` bytes in a file."""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

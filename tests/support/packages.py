@@ -1,14 +1,14 @@
-"""Environments of their own for what a test installs, without fetching packages again."""
+"""Lets new environments use the installed packages, so that they are not fetched again."""
 
 import sys
 from pathlib import Path
 
 
 def lend_packages(site: Path, folder: Path) -> None:
-    """Let an environment use the packages of the running one, except the project's own.
+    """Let an environment use the packages of the running environment, except this project.
 
-    `site` is the site-packages folder of the environment; `folder` is made to hold links. What the
-    environment was born with comes after them, for it may be too old for them.
+    `site` is the site-packages folder of the environment; `folder` is made for links to packages.
+    They take precedence over the environment's own packages, which may be too old.
     """
     folder.mkdir()
     for place in map(Path, sys.path):

@@ -1,8 +1,8 @@
-"""Programs that tests start: nothing of them outlives the test, and none can hang for ever.
+"""Starts programs for tests: they end with the test, and after a time limit.
 
-Each is the leader of a session and process group of its own, so Ctrl-C in the terminal of the tests
-reaches only the tests, which end what they started. All carry a mark in their environment, by which
-Linux finds even those that have left the group.
+Each program leads its own session and process group, so Ctrl-C in the terminal of the tests reaches
+only the tests, which then end the programs. All programs have a mark in their environment, by which
+they can be found on Linux even if they have left the group.
 """
 
 import itertools
@@ -23,13 +23,13 @@ __all__ += ["end_marked", "guard_session", "read_all", "run_on_terminal", "run_p
 __all__ += ["start_program", "take_default_signals", "wait_until"]
 
 REPOSITORY = Path(__file__).parents[2]
-LIMIT = 600.0  # seconds until whatever hangs is ended; whatever works takes a small part of it
+LIMIT = 600.0  # seconds until a program is ended; one that does not hang takes much less
 MARK = "TESTS_OF_SPECTRO_RENDER"  # name of an environment variable
 _numbers = itertools.count()
 
 
 def take_default_signals() -> None:
-    """Have programs start as from a shell's prompt, whatever this process was told to ignore.
+    """Start programs with the default signals, even if this process ignores some.
 
     A program inherits ignored and blocked signals (SIGINT from the background of a shell, SIGHUP
     from nohup), but not handlers. So what is ignored gets a handler that does nothing.
@@ -45,10 +45,10 @@ def _ignore(number: int, frame: FrameType | None) -> None:
 
 
 def guard_session(folder: str) -> Popen:
-    """Start a process that waits until this one has ended, and ends what it started then.
+    """Start a process that waits until this one has ended, and then ends its programs.
 
-    It also removes a folder. So even SIGKILL leaves nothing behind (processes on Linux only). The
-    guard's standard input, when it is closed, has it do its work at once.
+    It also removes a folder. So even SIGKILL leaves nothing behind (on Linux). It does this at once
+    when its standard input is closed.
     """
     unmarked = {name: value for name, value in os.environ.items() if name != MARK}
     mark = os.environ[MARK] = f"{os.environ.get(MARK, '')}/{os.getpid()}"
@@ -61,7 +61,7 @@ def guard_session(folder: str) -> Popen:
 
 @contextmanager
 def start_program(arguments: Sequence[str | os.PathLike[str]], **options: Any) -> Iterator[Popen]:
-    """Start a program; in the end it and all that it started are ended.
+    """Start a program; at the end of the context, it and all its children are ended.
 
     `options` are those of `subprocess.Popen`. Standard input is empty unless one is given.
     """
@@ -72,11 +72,11 @@ def start_program(arguments: Sequence[str | os.PathLike[str]], **options: Any) -
     process = Popen(arguments, env=environment, start_new_session=True, **options)
 
     def end() -> None:
-        with suppress(ProcessLookupError, PermissionError):  # macOS says the latter of zombies
+        with suppress(ProcessLookupError, PermissionError):  # the latter for zombies on macOS
             os.killpg(process.pid, signal.SIGKILL)
         end_marked(mark)
 
-    watchdog = threading.Timer(LIMIT, end)  # so that no read and no wait goes on for ever
+    watchdog = threading.Timer(LIMIT, end)  # so that no read or wait can hang
     watchdog.daemon = True
     watchdog.start()
     try:
@@ -86,7 +86,7 @@ def start_program(arguments: Sequence[str | os.PathLike[str]], **options: Any) -
         end()
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream is not None:
-                with suppress(OSError):  # what was not written, to a reader who is gone
+                with suppress(OSError):  # the rest cannot be written if the reader has ended
                     stream.close()
         process.wait()
 
@@ -134,13 +134,13 @@ def read_all(terminal: int) -> str:
     try:
         while block := os.read(terminal, 4096):
             shown += block
-    except OSError:  # how Linux says that the other end is closed
+    except OSError:  # Linux raises this when the other end is closed
         pass
     return shown.decode()
 
 
 def wait_until(is_true: Callable[[], Any], process: Popen | None = None) -> None:
-    """Wait for something that happens elsewhere; it is an error if the process ends before."""
+    """Wait until a condition is true; it is an error if the process ends before."""
     end = time.monotonic() + LIMIT
     while not is_true():
         assert process is None or process.poll() is None or is_true(), (
@@ -151,8 +151,8 @@ def wait_until(is_true: Callable[[], Any], process: Popen | None = None) -> None
 
 
 def end_marked(mark: str) -> None:
-    """End all that was started under a mark; on Linux, as elsewhere nobody can tell."""
-    for _ in range(500):  # each may have started another meanwhile
+    """End all processes with a mark; works on Linux only."""
+    for _ in range(500):  # processes may start others meanwhile
         found = [pid for pid in _processes_with(mark) if pid != os.getpid()]
         if not found:
             break
@@ -163,12 +163,12 @@ def end_marked(mark: str) -> None:
 
 
 def _processes_with(mark: str) -> list[int]:
-    """The processes that carry a mark, or one that begins with it."""
+    """The processes whose mark is this one or begins with it."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             environment = (folder / "environ").read_bytes().split(b"\0")
-        except OSError:  # it has ended, or is somebody else's
+        except OSError:  # it has ended, or belongs to another user
             continue
         if any(
             f"{line.decode(errors='replace')}/".startswith(f"{MARK}={mark}/")

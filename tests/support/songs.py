@@ -5,13 +5,13 @@ from pathlib import Path
 
 import mido
 
-DEMO = Path(__file__).parents[2] / "spectro_render" / "assets" / "demo.mid"
+DEMO = Path(__file__).parents[2] / "docs" / "demo.mid"
 SONGS = 16
-MakeSong = Callable[..., Path]  # what the fixture `song` gives
+MakeSong = Callable[..., Path]  # the type of the fixture `song`
 
 
 def write_long_song(path: Path, minutes: int) -> None:
-    """Eight notes a second on four instruments and drums."""
+    """Write a MIDI file with eight notes per second, on four instruments and drums."""
     track = mido.MidiTrack()
     for channel, program in ((0, 0), (1, 33), (2, 48), (3, 73)):
         track.append(mido.Message("program_change", channel=channel, program=program))
@@ -24,7 +24,7 @@ def write_long_song(path: Path, minutes: int) -> None:
 
 
 def write_songs(folder: Path) -> float:
-    """Sections of the example, 15 to 22.5 s long; seconds of music."""
+    """Write sections of the example song, 15 to 22.5 s long; returns the seconds of music."""
     import pretty_midi
 
     from spectro_render.midi.read import read_midi

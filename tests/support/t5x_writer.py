@@ -1,7 +1,7 @@
 """Writes checkpoints as T5X does: msgpack for the tree, tensorstore for the large arrays.
 
-The names are those that the authors' modules give their parameters and, beside them, those of
-diffusers, paired as the script pairs them that made the published model of the authors' checkpoint.
+Names of the authors' parameters are paired with diffusers' names as in the script that converted
+the authors' checkpoint to the published model.
 """
 
 import re
@@ -27,7 +27,7 @@ ENCODER = {
     "layers_*.mlp.wo.kernel": "encoders.*.layer.1.DenseReluDense.wo",
     "encoder_norm.scale": "layer_norm",
 }
-MODULES = {  # folder of diffusers -> theirs, and the names within
+MODULES = {  # folder of diffusers -> module of the authors, and their names in it
     "notes_encoder": ("token_encoder", {"token_embedder.embedding": "token_embedder", **ENCODER}),
     "continuous_encoder": ("continuous_encoder", {"input_proj.kernel": "input_proj", **ENCODER}),
     "decoder": (
@@ -70,7 +70,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def t5x_arrays(model: nn.Module) -> Arrays:
-    """A model's parameters as T5X has them: 'decoder.spec_out_dense.kernel' -> (in, out)."""
+    """A model's parameters with the names and shapes of T5X, such as kernels (in, out)."""
     arrays = {}
     has_context = getattr(model, "context", None) is not None
     for name, tensor in model.state_dict().items():
@@ -92,9 +92,9 @@ def _t5x_name(diffusers: str, names: Mapping[str, str]) -> str:
 
 
 def write_t5x(folder: Path, arrays: Mapping[str, np.ndarray], only: Set[str] | None = None) -> None:
-    """A checkpoint folder, as T5X writes it: norms in the index, the rest as zarr.
+    """Write a checkpoint folder like T5X: norms in the index, other arrays as zarr folders.
 
-    With `only`, the zarr folders of all other arrays are already there.
+    With `only`, the zarr folders of other arrays exist already and are not written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     leaves: dict[str, Any] = {}
@@ -107,7 +107,7 @@ def write_t5x(folder: Path, arrays: Mapping[str, np.ndarray], only: Set[str] | N
 
 
 def describe(place: str, array: np.ndarray) -> dict[str, Any]:
-    """What stands for an array in the index; it is stored in two pieces."""
+    """The description of an array in the index; the array is stored in two chunks."""
     import tensorstore
 
     rows, *rest = array.shape
@@ -122,7 +122,7 @@ def describe(place: str, array: np.ndarray) -> dict[str, Any]:
 
 
 def write_zarr(folder: Path, name: str, array: np.ndarray) -> None:
-    """Write an array."""
+    """Write an array as a zarr folder."""
     import tensorstore
 
     spec = describe(str(folder / name), array)
@@ -130,7 +130,7 @@ def write_zarr(folder: Path, name: str, array: np.ndarray) -> None:
 
 
 def write_index(folder: Path, leaves: Mapping[str, Any], version: int = 3) -> None:
-    """The file `checkpoint`; beside the parameters, it speaks of an optimizer."""
+    """Write the file `checkpoint`, with parameters and the state of an optimizer."""
     import msgpack
 
     target: dict[str, Any] = {}
@@ -146,12 +146,12 @@ def write_index(folder: Path, leaves: Mapping[str, Any], version: int = 3) -> No
 
 
 def zarr_elsewhere(path: str = "state.param_states.decoder.v") -> dict[str, Any]:
-    """The description of an array that is not there."""
+    """The description of an array that does not exist."""
     return {"driver": "zarr", "dtype": "float32", "kvstore": {"driver": "gfile", "path": path}}
 
 
 def _pack(value: Any) -> Any:
-    """Arrays as flax.serialization packs them."""
+    """Pack an array like flax.serialization."""
     import msgpack
 
     parts = (value.shape, value.dtype.name, value.tobytes())

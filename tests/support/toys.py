@@ -1,4 +1,4 @@
-"""A toy of the default model's form, with random weights."""
+"""A tiny model of the default model's kind, with random weights."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +38,7 @@ def toy_config(**changes: object) -> "ModelConfig":
 
 
 def write_toy_model(path: Path) -> None:
-    """Write a model directory that is small and quick, and sounds like noise."""
+    """Write a model directory that is small and fast; its sound is noise."""
     import torch
 
     from spectro_render.checkpoints.load import Defaults, save_model
@@ -56,7 +56,7 @@ def window_alone(
     before: "Tensor | None",
     options: "RenderOptions | None" = None,
 ) -> "Tensor":
-    """The log-mel (256, 128) of a window that only knows the mel before it."""
+    """Render a window alone, with the mel `before` as its context: log-mel (256, 128)."""
     from spectro_render.render.song import WindowCursor
 
     cursor = WindowCursor([window], renderer.vocabulary, 0)

@@ -1,0 +1,372 @@
+"""Loudness: what volume, expression and master volume make of the velocities of notes.
+
+The level of a SoundFont voice is proportional to the square of velocity, volume and expression
+(SoundFont 2.04, section 8.4), so their product is a velocity that is as loud. A note has one
+velocity; what changes while it sounds is left to a gain over the whole sound, where all channels
+that sound change alike, as in the fade at the end of a song.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from math import inf, log10
+from typing import NamedTuple
+
+from spectro_render.midi.smf import VOLUME
+
+_DEFAULT_VOLUME, _FULL_EXPRESSION = 100, 127  # until the file sets them
+_LOUDEST = 127  # velocity
+
+_FLOOR = 1 / 128  # a factor that nobody hears: -84 dB
+_STEP_SECONDS = 0.25  # changes so close together are compared as one
+_ALIKE_DB, _ALIKE_SHARE = 3.0, 0.35  # changes of channels are alike within one of them
+_ROOM_DB = 6.0  # over the level of a channel at its defaults that a note may need to be
+_RAMP_SECONDS = 0.01  # of a sudden change: without a click
+_HEARD_DB = 6.0  # a change within a note that is heard
+_FAINT_DB = -40.0  # under the usual level: so faint that differences do not matter
+
+
+@dataclass(eq=False, slots=True)
+class Levels:
+    """The volume and expression of one channel over time."""
+
+    master: float = 1.0  # volume of the whole device
+    ticks: list[int] = field(default_factory=list)
+    # One more than ticks: factors[i], of velocity, holds before ticks[i].
+    factors: list[float] = field(default_factory=lambda: [1.0])
+    _volume: int = _DEFAULT_VOLUME
+    _expression: int = _FULL_EXPRESSION
+
+    def set(self, tick: int, controller: int, value: int) -> None:
+        """Set volume or expression from a tick on, which is no earlier than the one before."""
+        if controller == VOLUME:
+            self._volume = value
+        else:
+            self._expression = value
+        self.update(tick)
+
+    def update(self, tick: int) -> None:
+        """Note the level from a tick on."""
+        factor = self._volume / _DEFAULT_VOLUME * self._expression / _FULL_EXPRESSION * self.master
+        if factor == self.factors[-1]:
+            return
+        if self.ticks and self.ticks[-1] == tick:
+            self.factors[-1] = factor
+        else:
+            self.ticks.append(tick)
+            self.factors.append(factor)
+
+    def last_heard(self, start: int, end: int) -> int:
+        """The tick at which a note ends that is switched off at `end`: where it falls silent."""
+        index = bisect_left(self.ticks, end)
+        if index and self.factors[index] == 0.0 and self.ticks[index - 1] > start:
+            return self.ticks[index - 1]
+        return end
+
+    def at(self, tick: int) -> float:
+        """The factor at a tick, after all that happens there."""
+        return self.factors[bisect_right(self.ticks, tick)]
+
+
+class Span(NamedTuple):
+    """A note, as far as loudness is concerned."""
+
+    channel: int
+    velocity: int
+    is_drum: bool
+    start: int  # tick
+    end: int
+    start_seconds: float
+    end_seconds: float
+
+
+@dataclass(frozen=True)
+class Loudness:
+    """The velocities of notes, and what they cannot say."""
+
+    velocities: list[int]  # of each note
+    gain: float  # dB by which the notes are louder than their velocities, which end at 127
+    fades: tuple[tuple[float, float], ...]  # seconds, and a factor of amplitude
+    unplayed: Counter[str]  # phrase -> notes
+
+
+class _Course:
+    """A level that stays from each of its times to the next, and its power."""
+
+    def __init__(self, seconds: Sequence[float], factors: Sequence[float]) -> None:
+        """Takes times, the first being 0, and factors of velocity."""
+        self._seconds = seconds
+        self._powers = [max(factor, _FLOOR) ** 4 for factor in factors]
+        self._sums = [0.0]  # of power over time, from the beginning to each time
+        for power, (begin, end) in zip(self._powers, pairwise(seconds), strict=False):
+            self._sums.append(self._sums[-1] + power * (end - begin))
+
+    def power(self, begin: float, end: float) -> float:
+        """The mean power between two times."""
+        return max((self._sum(end) - self._sum(begin)) / (end - begin), _FLOOR**4)
+
+    def _sum(self, seconds: float) -> float:
+        index = bisect_right(self._seconds, seconds) - 1
+        return self._sums[index] + self._powers[index] * (seconds - self._seconds[index])
+
+
+class Fades:
+    """A gain over time, in dB: lines between points."""
+
+    def __init__(self, points: Sequence[tuple[float, float]]) -> None:
+        """`points`: seconds and dB, by time; before the first and after the last it stays."""
+        self.points = points
+        self._seconds = [seconds for seconds, _ in points]
+
+    def at(self, seconds: float) -> float:
+        """The gain at a time, in dB."""
+        if not self.points:
+            return 0.0
+        index = bisect_right(self._seconds, seconds)
+        if index in (0, len(self.points)):
+            return self.points[min(index, len(self.points) - 1)][1]
+        (begin, first), (end, last) = self.points[index - 1 : index + 1]
+        return first + (last - first) * (seconds - begin) / (end - begin)
+
+    def course(self) -> _Course:
+        """The gain as a factor of velocity."""
+        levels = [level for _, level in self.points]
+        return _Course(
+            [0.0, *self._seconds], [10 ** (level / 40) for level in (*levels[:1], *levels, 0.0)]
+        )
+
+    def factors(self) -> tuple[tuple[float, float], ...]:
+        """The points with factors of amplitude; what nobody hears is silent."""
+        lowest = _decibels(0.0)
+        return tuple(
+            (seconds, 10 ** (level / 20) if level > lowest else 0.0)
+            for seconds, level in self.points
+        )
+
+
+def measure(
+    spans: Sequence[Span], levels: dict[int, Levels], seconds: dict[int, list[float]]
+) -> Loudness:
+    """How loud notes are. `seconds`: the times of the ticks of each channel's levels."""
+    if not any(own.ticks for own in levels.values()):
+        return Loudness([span.velocity for span in spans], 0.0, (), Counter())
+    fades = _fades(spans, levels, seconds)
+    shared = fades.course()
+    courses = {
+        channel: _Course([0.0, *seconds[channel]], own.factors)
+        for channel, own in levels.items()
+        if own.ticks
+    }
+    unplayed: Counter[str] = Counter()
+    products = []
+    for span in spans:
+        own, begin, end = levels[span.channel], span.start_seconds, span.end_seconds
+        factor = _over(own.at(span.start), fades.at(begin))
+        if own.ticks and not span.is_drum:
+            power = courses[span.channel].power(begin, end) / shared.power(begin, end)
+            place = bisect_left(own.ticks, span.end)  # after the last change within the note
+            last = max(begin, seconds[span.channel][place - 1]) if place else begin
+            at_end = _over(own.factors[place], fades.at(last))
+            levels_within = [_decibels(factor), 10 * log10(power)]
+            if max(_decibels(own.factors[place]), fades.at(last)) > _FAINT_DB:
+                levels_within.append(_decibels(at_end))
+            if max(levels_within) - min(levels_within) >= _HEARD_DB:
+                unplayed["volume change within a note"] += 1
+            # A note that swells by 12 dB or more would be lost with the level of its start.
+            mean = power**0.25
+            factor = mean if 2 * factor < mean else factor
+        products.append(span.velocity * factor)
+    loudest = max(products, default=0.0)
+    scale = min(1.0, _LOUDEST / loudest) if loudest else 1.0
+    velocities = [min(max(round(product * scale), 1), _LOUDEST) for product in products]
+    gain = 40 * log10(1 / scale)
+    return Loudness(velocities, gain, fades.factors(), unplayed)
+
+
+def _over(factor: float, gain: float) -> float:
+    """A factor of velocity without the gain in dB that all channels share."""
+    return max(factor, _FLOOR) / 10 ** (gain / 40)
+
+
+def _decibels(factor: float) -> float:
+    """A factor of velocity as a change of level."""
+    return 40 * log10(max(factor, _FLOOR))
+
+
+# --- fades of all channels
+
+
+@dataclass
+class _Step:
+    """Changes of levels that are close together."""
+
+    begin: float  # seconds
+    chain: int  # number of chains that had begun
+    sounding: frozenset[int]  # channels
+    before: dict[int, float] = field(default_factory=dict)  # dB by channel
+    after: dict[int, float] = field(default_factory=dict)
+    events: list[tuple[float, int, float]] = field(default_factory=list)  # seconds, channel, dB
+
+
+class _Chain(NamedTuple):
+    """The time between two moments at which nothing sounds."""
+
+    start: float  # seconds
+    before: float  # seconds at which the last notes before it ended
+    changes: list[tuple[float, float, float]]  # of the gain: begin and end in seconds, dB
+
+
+def _fades(
+    spans: Sequence[Span], levels: dict[int, Levels], seconds: dict[int, list[float]]
+) -> Fades:
+    """The gain over the sound: every change that all sounding channels make alike."""
+    sweep = _Sweep([span for span in spans if not span.is_drum])
+    step: _Step | None = None
+    changes = sorted((at, i, c) for c, times in seconds.items() for i, at in enumerate(times))
+    for at, place, channel in changes:
+        sweep.play_until(at)
+        if step is None or at - step.begin > _STEP_SECONDS or len(sweep.chains) > step.chain:
+            sweep.add(step)
+            step = _Step(at, len(sweep.chains), sweep.channels(at))
+        before, after = map(_decibels, levels[channel].factors[place : place + 2])
+        step.before.setdefault(channel, before)
+        step.after[channel] = after
+        step.events.append((at, channel, after - before))
+    sweep.add(step)
+    if not any(chain.changes for chain in sweep.chains):
+        return Fades(())
+    sweep.play_until(inf)
+    return _joined(sweep.chains, spans, levels)
+
+
+class _Sweep:
+    """Goes through notes by time, and knows which channels sound."""
+
+    def __init__(self, spans: Sequence[Span]) -> None:
+        self.sounding: Counter[int] = Counter()  # channel -> notes
+        self._last: frozenset[int] = frozenset()  # the channels that sounded before nothing did
+        self.end = -1.0  # seconds: when that was
+        self.chains: list[_Chain] = []
+        starts = [(span.start_seconds, 1, span.channel) for span in spans]
+        ends = [(span.end_seconds, 0, span.channel) for span in spans]
+        self._events = sorted(starts + ends, reverse=True)  # the next is the last; ends come first
+
+    def play_until(self, now: float) -> None:
+        """Go on to a time: notes that end then have ended, those that start then have not begun."""
+        while self._events and self._events[-1][:2] < (now, 1):
+            at, is_start, channel = self._events.pop()
+            if is_start and not self.sounding:
+                self.chains.append(_Chain(at, self.end, []))
+            self.sounding[channel] += 1 if is_start else -1
+            if not self.sounding[channel]:
+                if at > self.end:
+                    self._last, self.end = frozenset(self.sounding), at
+                del self.sounding[channel]
+
+    def channels(self, now: float) -> frozenset[int]:
+        """The channels that sound at a time to which it has gone, or have just ended."""
+        return frozenset(self.sounding) or (self._last if now == self.end else frozenset())
+
+    def add(self, step: _Step | None) -> None:
+        """Note the change that a step makes to the gain."""
+        if step is None or not _is_common(step):
+            return
+        chain = self.chains[step.chain - 1]
+        for at, channel, change in step.events:
+            if channel in step.sounding:
+                last = chain.changes[-1][1] if chain.changes else chain.start
+                begin = last if at - last <= _STEP_SECONDS else at - _RAMP_SECONDS
+                chain.changes.append((begin, at, change / len(step.sounding)))
+
+
+def _is_common(step: _Step) -> bool:
+    """Whether all channels that sound change alike in a step."""
+    if not step.sounding or not step.sounding <= step.after.keys():
+        return False
+    changes = [step.after[channel] - step.before[channel] for channel in step.sounding]
+    mean = sum(changes) / len(changes)
+    reach = max(_ALIKE_DB, _ALIKE_SHARE * abs(mean))
+    return all(abs(change - mean) <= reach and change * mean > 0 for change in changes)
+
+
+def _joined(chains: Sequence[_Chain], spans: Sequence[Span], levels: dict[int, Levels]) -> Fades:
+    """One gain of the changes of all chains; it may jump where nothing sounds."""
+    by_start = sorted(spans, key=lambda span: span.start_seconds)
+    times = [span.start_seconds for span in by_start]
+    points = [(0.0, 0.0)]
+    for number, chain in enumerate(chains):
+        end = chains[number + 1].start if number + 1 < len(chains) else inf
+        notes = by_start[bisect_left(times, chain.start) : bisect_left(times, end)]
+        last, level = points[-1]
+        fade = None
+        if chain.start - chain.before <= _STEP_SECONDS:  # it goes on
+            fade = _fade(chain.start, chain.changes, level, notes, levels)
+        if fade is None:
+            fade = _own_fade(chain, notes, levels)
+        if level != fade[0][1]:
+            points.append((max(last, chain.start - _RAMP_SECONDS), level))
+        points += fade if len(fade) > 1 or level != fade[0][1] else ()
+    if not any(level for _, level in points):
+        return Fades(())
+    return Fades(sorted(dict(points).items()))  # the later of two at one time
+
+
+def _own_fade(
+    chain: _Chain, notes: Sequence[Span], levels: dict[int, Levels]
+) -> list[tuple[float, float]]:
+    """The gain during a chain, 0 dB at its loudest.
+
+    Changes are given up where a note after them would have to be louder than a velocity can say.
+    """
+    changes = chain.changes
+    if fade := _fade(chain.start, changes, _under_zero(changes), notes, levels):
+        return fade
+    softened = _points(chain.start, changes, _under_zero(changes))
+    after = max(_too_loud(softened, notes, levels))
+    changes = [change for change in changes if change[0] >= after]
+    fade = _fade(chain.start, changes, _under_zero(changes), notes, levels)
+    return fade or [(chain.start, 0.0)]
+
+
+def _under_zero(changes: Sequence[tuple[float, float, float]]) -> float:
+    """The gain in dB from which changes never lead above 0 dB."""
+    return -max(accumulate((change for _, _, change in changes), initial=0.0))
+
+
+def _points(
+    start: float, changes: Iterable[tuple[float, float, float]], level: float
+) -> list[tuple[float, float]]:
+    points = [(start, level)]
+    for begin, end, change in changes:
+        points += [(begin, level), (end, level + change)]
+        level += change
+    return points
+
+
+def _too_loud(
+    points: Sequence[tuple[float, float]], notes: Iterable[Span], levels: dict[int, Levels]
+) -> list[float]:
+    """When notes start that would have to be louder than a velocity can say, in seconds."""
+    fades = Fades(points)
+    needed = (
+        (_decibels(levels[note.channel].at(note.start)) - fades.at(note.start_seconds), note)
+        for note in notes
+    )
+    return [note.start_seconds for level, note in needed if level > _ROOM_DB]
+
+
+def _fade(
+    start: float,
+    changes: Sequence[tuple[float, float, float]],
+    level: float,
+    notes: Sequence[Span],
+    levels: dict[int, Levels],
+) -> list[tuple[float, float]] | None:
+    """The gain that changes make of a level in dB; None where it would be too high or too low."""
+    points = _points(start, changes, level)
+    is_high = max(level for _, level in points) > _ALIKE_DB
+    return None if is_high or _too_loud(points, notes, levels) else points

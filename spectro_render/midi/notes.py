@@ -1,0 +1,359 @@
+"""Plays a parsed MIDI file as a synthesiser does, and writes down the notes that sound.
+
+All tracks are played together, events in the order of the file where they are at one tick. What
+events set (program, pedals, volume) belongs to the channel, whichever track they are in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+from spectro_render.midi.loudness import Levels
+from spectro_render.midi.pitch import PITCH_CONTROLLERS, Pitch
+from spectro_render.midi.smf import (
+    ALL_NOTES_OFF,
+    ALL_SOUND_OFF,
+    BANK,
+    CONTROL,
+    EXPRESSION,
+    MODES,
+    NOTE_OFF,
+    NOTE_ON,
+    PITCH_BEND,
+    PROGRAM,
+    RESET_CONTROLLERS,
+    SOSTENUTO,
+    SUSTAIN,
+    SYSTEM,
+    TICK,
+    VOLUME,
+    Event,
+    Smf,
+)
+from spectro_render.midi.system import (
+    COARSE_TUNING,
+    FINE_TUNING,
+    GM2,
+    GS,
+    RESET,
+    XG,
+    SystemMessage,
+)
+from spectro_render.midi.system import VOLUME as MASTER_VOLUME
+from spectro_render.midi.tempo import MAX_SECONDS, Clock
+
+DRUM_CHANNEL = 9  # the tenth, unless the file says otherwise
+STANDARD_KIT, ORCHESTRA_KIT = 0, 48  # programs
+# The keys of the orchestra kit that are timpani, tuned to their pitch (GS, GM2, SC-55 manual); they
+# are played by the instrument of that name.
+TIMPANI_KEYS, TIMPANI = range(41, 54), 47
+
+_NO_END = "note never switched off, closed at the next of its pitch or the track's end"
+_IS_DOWN = 64  # the least value at which a pedal is down
+
+
+@dataclass(eq=False, slots=True)
+class PlayedNote:
+    """A note as it was played."""
+
+    start: int  # tick
+    end: int | None  # tick; None while it sounds
+    pitch: int
+    velocity: int  # as in the file
+    program: int  # of the channel when the note started
+    is_drum: bool
+    channel: int  # 16 * port + channel
+    track: int
+    # Whether a note-off of its pitch and track is at the same tick, which ended no other note. If
+    # the track has none later, the note has no length: some programs write its end first.
+    follows_an_end: bool
+    is_latched: bool = False  # by the sostenuto pedal
+
+
+@dataclass(eq=False, slots=True)
+class _Channel:
+    """The state of one channel of one port."""
+
+    number: int
+    is_drum: bool
+    program: int = 0
+    bank: int | None = None  # if it was selected after the last program change
+    is_sustained: bool = False  # by the pedal
+    is_sostenuto: bool = False
+    levels: Levels = field(default_factory=Levels)
+    pitch: Pitch = field(default_factory=Pitch)
+    # By pitch. Notes whose keys are down may have ended, where their pitch was struck again.
+    down: dict[int, list[PlayedNote]] = field(default_factory=dict)
+    held: dict[int, list[PlayedNote]] = field(default_factory=dict)  # by pedals alone
+    # By pitch: tick and track of the last note-off that ended no note of its track.
+    stray_ends: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Performance:
+    """The notes of a file, and what its channels did meanwhile."""
+
+    notes: list[PlayedNote]  # in the order of their starts; all have ended
+    levels: dict[int, Levels]  # by channel
+    pitches: dict[int, Pitch]  # likewise
+
+
+def play(smf: Smf, clock: Clock) -> Performance:
+    """Play a file; `smf.repairs` grows by what had to be mended."""
+    player = _Player()
+    player.play(_merged(smf, clock.last_tick(MAX_SECONDS)), smf.messages)
+    player.stop(smf)
+    notes = [note for note in player.notes if note.end is not None and note.end > note.start]
+    levels = {number: channel.levels for number, channel in player.channels.items()}
+    pitches = {number: channel.pitch for number, channel in player.channels.items()}
+    if player.other_parameters:
+        smf.ignored["sound parameter"] += player.other_parameters
+    return Performance(notes, levels, pitches)
+
+
+def _merged(smf: Smf, limit: int) -> list[Event]:
+    """All events by tick; those after tick `limit`, most often behind a damaged time step, go."""
+    for track in smf.tracks:
+        if track.end > limit:
+            kept = [event for event in track.events if event[0] <= limit]
+            if lost := len(track.events) - len(kept):
+                smf.repairs[f"event past {MAX_SECONDS // 3600} hours left out"] += lost
+            track.events = kept
+            track.end = max(map(TICK, kept), default=0)
+    events = chain.from_iterable(track.events for track in smf.tracks)
+    return sorted(events, key=TICK)  # stable
+
+
+class _Player:
+    """Plays events in the order in which they come."""
+
+    def __init__(self) -> None:
+        self.notes: list[PlayedNote] = []
+        self.channels: dict[int, _Channel] = {}
+        self.other_parameters = 0  # how often one was set that is not played
+        self._modes: dict[int, str] = {}  # by port: whose rules hold
+        self._tunings: dict[int, dict[str, float]] = {}  # by port and kind, in semitones
+        self._last_tick = 0  # of pitched notes and pedals
+
+    def play(self, events: Iterable[Event], messages: Sequence[SystemMessage]) -> None:
+        channels = self.channels
+        for tick, track, kind, number, first, second in events:
+            channel = channels.get(number) or self._channel(number)
+            if kind == NOTE_ON and second:
+                self._start(channel, tick, track, first, second)
+            elif kind in (NOTE_ON, NOTE_OFF):
+                self._release_key(channel, tick, track, first)
+            elif kind == PROGRAM:
+                self._set_program(channel, first)
+            elif kind == CONTROL:
+                self._control(channel, tick, first, second)
+            elif kind == PITCH_BEND:
+                channel.pitch.bend(tick, second << 7 | first)
+            elif kind == SYSTEM:
+                self._obey(number // 16, tick, messages[first])
+
+    def _channel(self, number: int) -> _Channel:
+        """A channel, new if need be."""
+        channel = self.channels.get(number)
+        if channel is None:
+            channel = _Channel(number, number % 16 == DRUM_CHANNEL)
+            self.channels[number] = channel
+        return channel
+
+    def _start(self, channel: _Channel, tick: int, track: int, pitch: int, velocity: int) -> None:
+        is_drum, program = channel.is_drum, channel.program
+        if is_drum and program == ORCHESTRA_KIT and pitch in TIMPANI_KEYS:
+            is_drum, program = False, TIMPANI
+        again = channel.held.pop(pitch, []) if channel.held else []
+        down = channel.down.setdefault(pitch, [])
+        if channel.is_sustained and not is_drum:
+            again += down
+        for note in again:
+            note.end = tick if note.end is None else note.end
+        follows_an_end = channel.stray_ends.get(pitch) == (tick, track)
+        note = PlayedNote(
+            *(tick, None, pitch, velocity, program, is_drum),
+            *(channel.number, track, follows_an_end),
+        )
+        self.notes.append(note)
+        down.append(note)
+        if not is_drum:
+            self._last_tick = tick
+
+    def _set_program(self, channel: _Channel, program: int) -> None:
+        """Choose the instrument, or the drum kit; a bank decides which of the two.
+
+        GM2 has drums in bank 120 and instruments in 121 (RP-024, 3.3), XG drums in 127 and 126 and
+        instruments in the others. In GS banks are variations of an instrument. Where a file does
+        not say whose rules it follows, 120, 126 and 127 are drums, as no others use them so.
+        """
+        channel.program = program
+        bank, channel.bank = channel.bank, None
+        mode = self._modes.get(channel.number // 16)
+        if bank is None or mode == GS or (mode == GM2 and bank not in (120, 121)):
+            return
+        is_tenth = channel.number % 16 == DRUM_CHANNEL
+        if mode == GM2:
+            channel.is_drum = bank == 120
+        elif mode == XG:
+            channel.is_drum = bank in (126, 127) or (is_tenth and bank == 0)
+        else:
+            channel.is_drum = bank in (120, 126, 127) or is_tenth
+
+    def _obey(self, port: int, tick: int, message: SystemMessage) -> None:
+        channels = [self._channel(number) for number in range(16 * port, 16 * port + 16)]
+        if message.kind == RESET:
+            self._modes[port] = message.mode
+            self._tunings.pop(port, None)
+            for channel in channels:
+                self._reset(channel, tick)
+        elif message.kind in (FINE_TUNING, COARSE_TUNING):
+            tunings = self._tunings.setdefault(port, {})
+            tunings[message.kind] = message.value
+            for channel in channels:
+                channel.pitch.master = sum(tunings.values())
+                channel.pitch.update(tick)
+        elif message.kind == MASTER_VOLUME:
+            for channel in channels:
+                channel.levels.master = message.value
+                channel.levels.update(tick)
+        else:
+            self._modes.setdefault(port, message.mode)
+            channels[message.channel].is_drum = bool(message.value)
+
+    def _reset(self, channel: _Channel, tick: int) -> None:
+        """Silence a channel and set it to what it was at the beginning."""
+        channel.levels.master = 1.0
+        for controller, value in ((ALL_SOUND_OFF, 0), (RESET_CONTROLLERS, 0), (VOLUME, 100)):
+            self._control(channel, tick, controller, value)
+        channel.is_drum = channel.number % 16 == DRUM_CHANNEL
+        channel.program, channel.bank = 0, None
+        channel.pitch.reset(tick)
+
+    def _release_key(self, channel: _Channel, tick: int, track: int, pitch: int) -> None:
+        """A note-off ends all notes of its pitch, but those that have just been struck.
+
+        If there are no others, it ends those of its own track: they have no length.
+        """
+        notes = channel.down.pop(pitch, [])
+        just_started = [note for note in notes if note.start == tick]
+        if just_started and len(just_started) == len(notes):
+            notes = [note for note in notes if note.track == track]
+            just_started = [note for note in just_started if note.track != track]
+        elif just_started:
+            notes = [note for note in notes if note.start < tick]
+        if just_started:
+            channel.down[pitch] = just_started
+        has_own = False
+        for note in notes:
+            is_own = note.track == track
+            has_own = has_own or is_own
+            self._release(channel, note, tick if is_own or not note.follows_an_end else note.start)
+        if not has_own:
+            channel.stray_ends[pitch] = (tick, track)
+
+    def _release(self, channel: _Channel, note: PlayedNote, tick: int) -> None:
+        """End a note, unless a pedal holds it; a note without length gets a tick."""
+        if note.end is not None:
+            return
+        if not note.is_drum:
+            self._last_tick = max(self._last_tick, tick)
+        if (channel.is_sustained or note.is_latched) and not note.is_drum:
+            channel.held.setdefault(note.pitch, []).append(note)
+        else:
+            note.end = max(tick, note.start + 1)
+
+    def _control(self, channel: _Channel, tick: int, controller: int, value: int) -> None:
+        if controller == BANK:
+            channel.bank = value
+        elif controller in (VOLUME, EXPRESSION):
+            channel.levels.set(tick, controller, value)
+        elif controller in PITCH_CONTROLLERS:
+            self.other_parameters += not channel.pitch.control(tick, controller, value)
+        elif controller == SUSTAIN:
+            self._last_tick = tick
+            channel.is_sustained = value >= _IS_DOWN
+            self._lift(channel, tick)
+        elif controller == SOSTENUTO:
+            self._last_tick = tick
+            self._set_sostenuto(channel, tick, value >= _IS_DOWN)
+        elif controller == RESET_CONTROLLERS:  # MIDI recommended practice RP-015
+            channel.levels.set(tick, EXPRESSION, 127)
+            channel.pitch.reset_controllers(tick)
+            channel.is_sustained = False
+            self._set_sostenuto(channel, tick, False)
+        elif controller == ALL_SOUND_OFF:
+            for note in _all_notes(channel):
+                note.end = max(tick, note.start + 1) if note.end is None else note.end
+            channel.down.clear()
+            channel.held.clear()
+        elif controller == ALL_NOTES_OFF or controller in MODES:
+            down, channel.down = channel.down, {}
+            for note in chain.from_iterable(down.values()):
+                self._release(channel, note, tick)
+
+    def _set_sostenuto(self, channel: _Channel, tick: int, is_down: bool) -> None:
+        """The sostenuto pedal holds the notes whose keys are down when it comes down."""
+        if is_down and not channel.is_sostenuto:
+            for note in chain.from_iterable(channel.down.values()):
+                note.is_latched = True
+        elif not is_down:
+            for note in _all_notes(channel):
+                note.is_latched = False
+            self._lift(channel, tick)
+        channel.is_sostenuto = is_down
+
+    def _lift(self, channel: _Channel, tick: int) -> None:
+        """End the notes that no pedal holds any longer."""
+        if channel.is_sustained or not channel.held:
+            return
+        held, channel.held = channel.held, {}
+        for note in chain.from_iterable(held.values()):
+            if note.is_latched:
+                channel.held.setdefault(note.pitch, []).append(note)
+            else:
+                note.end = max(tick, note.start + 1)
+
+    def stop(self, smf: Smf) -> None:
+        """End the notes that still sound: those held by a pedal with the last event."""
+        hanging = 0
+        for channel in self.channels.values():
+            for notes in channel.down.values():
+                for note, end in _hanging_ends(notes, smf):
+                    hanging += not note.follows_an_end
+                    note.end = end
+                    self._last_tick = max(self._last_tick, end)
+        if hanging:
+            smf.repairs[_NO_END] += hanging
+        for channel in self.channels.values():
+            for note in chain.from_iterable(channel.held.values()):
+                note.end = max(self._last_tick, note.start + 1)
+
+
+def _all_notes(channel: _Channel) -> Iterator[PlayedNote]:
+    return chain.from_iterable((*channel.down.values(), *channel.held.values()))
+
+
+def _hanging_ends(notes: list[PlayedNote], smf: Smf) -> Iterator[tuple[PlayedNote, int]]:
+    """Where notes of one pitch end that the file never switches off.
+
+    That is where the pitch starts again, or at the end of the track; a note that starts at the end
+    lasts a quarter note.
+    """
+    again: int | None = None  # tick
+    for index in range(len(notes) - 1, -1, -1):
+        note = notes[index]
+        later = notes[index + 1].start if index + 1 < len(notes) else None
+        again = later if later is not None and later > note.start else again
+        if note.end is not None:
+            continue
+        if note.follows_an_end:
+            yield note, note.start + 1
+        elif again is not None:
+            yield note, again
+        elif (end := smf.tracks[note.track].end) > note.start:
+            yield note, end
+        else:
+            yield note, note.start + smf.division

@@ -1,0 +1,95 @@
+"""System exclusive messages that change how notes sound, of General MIDI, GS and XG.
+
+The messages stand in the specifications of General MIDI, levels 1 (RP-003) and 2 (RP-024), in the
+MIDI implementation of Roland's SC-55 and SC-88 (addresses 40 00 xx and 40 1x xx), and in Yamaha's
+specification of XG (system 00 00 xx, multi part 08 nn xx).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+GM, GM2, GS, XG = "GM", "GM2", "GS", "XG"
+RESET, PART_MODE = "reset", "part mode"
+FINE_TUNING, COARSE_TUNING = "fine tuning", "coarse tuning"  # of the whole device
+VOLUME = "volume"  # of the whole device
+
+# Roland counts the parts from 0 by the drums: part 0 is channel 10, parts 1..9 channels 1..9.
+_GS_CHANNELS = (9, *range(9), *range(10, 16))
+
+
+class SystemMessage(NamedTuple):
+    """What a system exclusive message does to the device at one port."""
+
+    kind: str
+    mode: str = ""  # of a reset: whose rules hold from here on
+    channel: int = 0  # 0..15, of a part mode
+    # Of a part mode 1 for drums, 0 for an instrument; of tunings semitones; of a volume 0 to 1.
+    value: float = 0.0
+
+
+def system_message(data: bytes) -> SystemMessage | None:
+    """The meaning of a message, given without F0 and F7; None for those that are not used."""
+    if data[:1] == b"\x7e" and data[2:3] == b"\x09" and len(data) >= 4:
+        mode = {1: GM, 3: GM2}.get(data[3])
+        return SystemMessage(RESET, mode=mode) if mode else None
+    if data[:1] == b"\x41" and data[2:4] == b"\x42\x12" and len(data) >= 8:
+        return _gs_message(data[4:7], data[7:])
+    if data[:1] == b"\x43" and data[1:2] and data[1] & 0xF0 == 0x10 and data[2:3] == b"\x4c":
+        return _xg_message(data[3:6], data[6:]) if len(data) >= 7 else None
+    if data[:1] == b"\x7f" and data[2:3] == b"\x04" and len(data) >= 6:
+        return _device_message(data[3], data[4], data[5])
+    return None
+
+
+def _device_message(kind: int, low: int, high: int) -> SystemMessage | None:
+    """A universal message for the whole device, with the two halves of its value.
+
+    Tunings are in CA-025.
+    """
+    if kind == 1:
+        return SystemMessage(VOLUME, value=(high << 7 | low) / 16383)
+    if kind == 3:
+        return SystemMessage(FINE_TUNING, value=((high << 7 | low) - 8192) / 8192)
+    if kind == 4:
+        return SystemMessage(COARSE_TUNING, value=high - 64)
+    return None
+
+
+def _tenths_of_cents(nibbles: bytes) -> SystemMessage | None:
+    """Master tune of GS and XG: tenths of cents from 1024 on, in four halves of bytes."""
+    if len(nibbles) < 4:
+        return None
+    number = sum(
+        (nibble & 0x0F) << shift for nibble, shift in zip(nibbles, (12, 8, 4, 0), strict=False)
+    )
+    return SystemMessage(FINE_TUNING, value=(number - 1024) / 1000)
+
+
+def _gs_message(address: bytes, values: bytes) -> SystemMessage | None:
+    if address in (b"\x40\x00\x7f", b"\x00\x00\x7f"):  # GS reset; system mode set of the SC-88
+        return SystemMessage(RESET, mode=GS)
+    if address == b"\x40\x00\x00":
+        return _tenths_of_cents(values)
+    if address == b"\x40\x00\x04":  # master volume
+        return SystemMessage(VOLUME, value=values[0] / 127)
+    if address == b"\x40\x00\x05":  # master key shift
+        return SystemMessage(COARSE_TUNING, value=values[0] - 64)
+    if address[0] == 0x40 and address[1] & 0xF0 == 0x10 and address[2] == 0x15:
+        channel = _GS_CHANNELS[address[1] & 0x0F]
+        return SystemMessage(PART_MODE, GS, channel, float(values[0] > 0))
+    return None
+
+
+def _xg_message(address: bytes, values: bytes) -> SystemMessage | None:
+    if address in (b"\x00\x00\x7e", b"\x00\x00\x7f"):  # XG system on; all parameters reset
+        return SystemMessage(RESET, mode=XG)
+    if address == b"\x00\x00\x00":
+        return _tenths_of_cents(values)
+    if address == b"\x00\x00\x04":  # master volume
+        return SystemMessage(VOLUME, value=values[0] / 127)
+    if address == b"\x00\x00\x06":  # transpose
+        return SystemMessage(COARSE_TUNING, value=values[0] - 64)
+    if address[0] == 0x08 and address[1] < 16 and address[2] == 0x07:
+        return SystemMessage(PART_MODE, XG, address[1], float(values[0] > 0))
+    return None
