@@ -22,7 +22,7 @@ from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints.files import TENSORS
 from spectro_render.checkpoints.load import save_model
 from spectro_render.cli import app as cli
-from spectro_render.compat.components import SpectrogramScheduler
+from spectro_render.compat.components import MelVocoder, SpectrogramScheduler
 from spectro_render.constants import LOG_MEL_MAX, LOG_MEL_MIN, MAX_TOKENS
 from spectro_render.errors import (
     MidiError,
@@ -36,7 +36,8 @@ from spectro_render.mel import from_model, to_model
 from spectro_render.network.build import make_model
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.model import SpectrogramModel
-from spectro_render.tokens.vocabulary import EOS
+from spectro_render.tokens.vocabulary import EOS, TokenWindow, Vocabulary
+from spectro_render.vocoder.harmonic_map import map_notes
 from spectro_render.vocoder.melgan import MelGAN, VocoderConfig
 from tests.support.golden import PIPELINE, arrays, checkpoint, difference, golden_noise, tokens
 from tests.support.toys import toy_config
@@ -335,6 +336,25 @@ def test_melgan_is_called_as_in_diffusers(sounding: Pipeline) -> None:
     assert samples[0].shape == (1, 81_920)
     own = load_checkpoint(PIPELINE, vocoder="onnx").vocoder(torch.from_numpy(log_mel))
     assert np.array_equal(samples[0], own.numpy())
+
+
+def test_a_vocoder_that_reads_notes_is_given_those_of_the_ids(
+    pipe: Pipeline, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    config = VocoderConfig(channels=4, dilations=(1,), iterations=0, lines=4)
+    vocoder = MelGAN(config).eval().requires_grad_(False)
+    pipe.melgan = MelVocoder(vocoder, tmp_path)
+    log_mel = mel(pipe, WINDOWS[:2])
+    score = sr.detokenize(
+        [TokenWindow(number, tuple(ids)) for number, ids in enumerate(WINDOWS[:2])], Vocabulary()
+    )
+    expected = vocoder(log_mel, [map_notes(score.notes)])
+    audios = pipe(WINDOWS[:2], seeded(), 1).audios
+    assert np.array_equal(audios[0], expected.numpy())
+    assert not np.array_equal(audios[0], vocoder(log_mel).numpy())
+    odd = [[*WINDOWS[0][:20], 1500]]  # no mark between tied and new notes, and an unknown id
+    assert np.isfinite(pipe(odd, seeded(), 1).audios).all()
 
 
 @pytest.mark.parametrize(("every", "steps"), [(1, [0, 1, 2, 3, 4, 5]), (4, [0, 4])])
