@@ -375,6 +375,21 @@ def test_crops_know_their_notes(noted_cache: Path) -> None:
         assert abs(hertz - 440 * 2 ** ((pitch - 69) / 12)) < SAMPLE_RATE / len(samples)
 
 
+def test_crops_may_have_the_mels_of_a_transformer(noted_cache: Path) -> None:
+    """... cut at the same frames as the recording; only the first window has one here."""
+    shards = sorted(noted_cache.iterdir())
+    mel = log_mel(Recordings(shards).window(0))[None].half()
+    recordings = Recordings(shards, drawn=mel)
+    crops = recordings.random(40, 24, torch.Generator().manual_seed(0), drawn_share=0.5)
+    drawn = [number for number, one in enumerate(crops.drawn) if one is not None]
+    assert 10 < len(drawn) < 30
+    for number in drawn:
+        own = crops.drawn[number]
+        assert own is not None
+        torch.testing.assert_close(own, crops.log_mel[number], atol=0.01, rtol=0)
+    assert not any(mel is not None for mel in recordings.random(9, 24, torch.Generator()).drawn)
+
+
 def test_the_part_that_reads_notes_is_trained_alone(
     noted_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

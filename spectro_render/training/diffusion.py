@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from spectro_render.constants import WINDOW_FRAMES
+from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.diffusion import noise_source
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.mel import from_model
@@ -24,6 +24,7 @@ from spectro_render.training.objective import make_objective
 from spectro_render.training.run import Average, RunOptions, TrainingRun
 
 CHECK_WINDOWS = 16
+DRAWN_AT_ONCE = 8  # windows
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,21 @@ def sample_windows(
     noise = noise_source(seed, range(len(batch.target)), batch.target.device)
     mel = model.draw(memory, noise, Sampling("dpm++", steps, guidance=1.0, seed=seed))
     return mel, mel if memory.draft is None else memory.draft.clamp(-1, 1)
+
+
+def draw_mels(model: MelModel, windows: Windows, first: int, count: int) -> Tensor:
+    """Natural log-mels (W, 256, 128), float16, of at most `count` windows from `first` on.
+
+    Each is drawn after its true predecessor, in 3 steps.
+    """
+    numbers = range(first, min(first + count, len(windows)))
+    device = next(model.parameters()).device
+    drawn = [torch.zeros(0, WINDOW_FRAMES, N_MELS)]
+    for start in numbers[::DRAWN_AT_ONCE]:
+        batch = windows.batch([*range(start, min(start + DRAWN_AT_ONCE, numbers.stop))])
+        mels, _ = sample_windows(model, batch.to(device), steps=3, seed=start)
+        drawn.append(from_model(mels).cpu())
+    return torch.cat(drawn).half()
 
 
 def correlation(a: Tensor, b: Tensor) -> float:

@@ -9,7 +9,18 @@ from spectro_render.checkpoints.load import Defaults, save_model
 from spectro_render.errors import SpectroRenderError
 from spectro_render.network.build import make_model
 from spectro_render.network.config import ModelConfig
+from spectro_render.network.model import MelModel
 from spectro_render.training.vocoder import load_trained_vocoder
+
+TRANSFORMER = Path("diffusion", "checkpoint.pt")  # in the work folder
+
+
+def trained_transformer(work: Path) -> tuple[MelModel, int]:
+    """The Transformer trained in a work folder, with its averaged weights, and its steps so far."""
+    state = torch.load(work / TRANSFORMER, map_location="cpu", weights_only=True)
+    model = make_model(ModelConfig(**state["config"]))
+    model.load_state_dict(state["average"])
+    return model.eval(), state["step"]
 
 
 def export(work: Path, output: Path) -> None:
@@ -17,12 +28,11 @@ def export(work: Path, output: Path) -> None:
 
     `work` is the work folder of the training. Raises SpectroRenderError if it has no Transformer.
     """
-    checkpoint = work / "diffusion" / "checkpoint.pt"
-    if not checkpoint.exists():
-        raise SpectroRenderError(f"{checkpoint} is missing", "run the diffusion stage first")
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    model = make_model(ModelConfig(**state["config"]))
-    model.load_state_dict(state["average"])
+    if not (work / TRANSFORMER).exists():
+        raise SpectroRenderError(
+            f"{work / TRANSFORMER} is missing", "run the diffusion stage first"
+        )
+    model, steps = trained_transformer(work)
     vocoder = work / "vocoder"
     save_model(
         output,
@@ -30,4 +40,4 @@ def export(work: Path, output: Path) -> None:
         load_trained_vocoder(vocoder) if vocoder.exists() else None,
         defaults=Defaults(sampler="dpm++", steps=10, guidance=1.0),
     )
-    print(json.dumps({"model": str(output), "steps": state["step"]}))
+    print(json.dumps({"model": str(output), "steps": steps}))

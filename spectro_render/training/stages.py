@@ -16,10 +16,20 @@ from spectro_render.checkpoints.load import read_melgan
 from spectro_render.checkpoints.manifest import MELGAN, vocoder_kinds
 from spectro_render.network.config import ModelConfig
 from spectro_render.tokens.vocabulary import Vocabulary
-from spectro_render.training.data import CacheSpec, Windows, build_cache, check_vocabulary
-from spectro_render.training.diffusion import Trainer, TrainingOptions
+from spectro_render.training.data import (
+    PIECE_WINDOWS,
+    PIECES_PER_SHARD,
+    CacheSpec,
+    Windows,
+    build_cache,
+    check_vocabulary,
+)
+from spectro_render.training.diffusion import Trainer, TrainingOptions, draw_mels
+from spectro_render.training.export import TRANSFORMER, trained_transformer
 from spectro_render.training.vocoder import VocoderOptions, train_vocoder
 
+HELD_BACK = PIECES_PER_SHARD * PIECE_WINDOWS  # windows of the shard that vocoders are checked on
+DRAWN_WINDOWS = 768  # of which the Transformer draws mels for the vocoder
 HELD_OUT_SHARE = 0.02  # share of the hours that are rendered from held-out files
 
 
@@ -83,14 +93,19 @@ def train_model_vocoder(
 ) -> None:
     """Train the vocoder on the shards in the work folder, or continue the run there.
 
-    A new run starts from the vocoder of the model `start_from`, if one is named that has one of our
+    If the work folder has a Transformer, the last steps also learn from mels that it draws. A new
+    run starts from the vocoder of the model `start_from`, if one is named that has one of our
     kind. Raises OptionError for a vocoder of another shape, SpectroRenderError for too little data,
     WeightsError for a model that cannot be loaded.
     """
-    start = None
+    start, drawn = None, None
     if start_from is not None:
         folder = find_model(start_from)
         start = read_melgan(folder / MELGAN) if "melgan" in vocoder_kinds(folder) else None
+    if (work / TRANSFORMER).exists():
+        model, _ = trained_transformer(work)
+        windows = Windows(work / "train", config.conditioning, config.memory_steps)
+        drawn = draw_mels(model.to(device), windows, HELD_BACK, DRAWN_WINDOWS)
     train_vocoder(
         work / "train",
         work / "vocoder",
@@ -98,4 +113,5 @@ def train_model_vocoder(
         device,
         start_from=start,
         velocity_bins=config.velocity_bins,
+        drawn=drawn,
     )

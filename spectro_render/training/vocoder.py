@@ -89,6 +89,8 @@ class VocoderOptions(RunOptions):
     noise_deviation: float = 0.1  # largest standard deviation of that noise, natural log
     forget_share: float = 0.2  # share of the crops that lack some of their notes
     forgotten_share: float = 0.3  # share of the notes that such a crop lacks
+    drawn_share: float = 0.6  # share of the crops with a Transformer's mel, in the last steps
+    drawn_from: float = 0.9  # share of the steps after which these begin
     log_every: int = 100
     discriminators: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
 
@@ -100,6 +102,7 @@ class Crops:
     samples: Tensor  # (B, 320 (T + 2 margins + 1)), margins included
     frames: int  # T
     notes: Sequence[Tensor]  # (N, 5) of each crop, as `harmonic_map` takes them
+    drawn: Sequence[Tensor | None]  # (T, 128), natural: a Transformer's mel of the crop, if any
 
     @property
     def log_mel(self) -> Tensor:
@@ -126,8 +129,14 @@ class Recordings:
     Shards without notes count as windows in which none are known.
     """
 
-    def __init__(self, shards: Sequence[Path], velocity_bins: int = 32) -> None:
-        """`velocity_bins` is the number of those of the shards' vocabulary."""
+    def __init__(
+        self, shards: Sequence[Path], velocity_bins: int = 32, drawn: Tensor | None = None
+    ) -> None:
+        """`velocity_bins` is the number of those of the shards' vocabulary.
+
+        `drawn` are natural log-mels (W, 256, 128) that a Transformer drew of the first W windows.
+        """
+        self._drawn = torch.zeros(0) if drawn is None else drawn
         self._windows: list[tuple[Path, int]] = []
         self._notes: list[Tensor] = []  # (N, 5) each, in frames from the window's first one
         for path in shards:
@@ -153,13 +162,30 @@ class Recordings:
             samples: Tensor = shard.get_slice("samples")[index]
         return samples
 
-    def random(self, size: int, frames: int, generator: torch.Generator) -> Crops:
-        """Cut `size` crops of `frames` frames at random places."""
-        numbers = torch.randint(len(self), (size,), generator=generator).tolist()
+    def random(
+        self, size: int, frames: int, generator: torch.Generator, drawn_share: float = 0.0
+    ) -> Crops:
+        """Cut `size` crops of `frames` frames at random places.
+
+        Of these, `drawn_share` have mels that a Transformer drew, if there are any.
+        """
+        numbers = torch.randint(len(self), (size,), generator=generator)
         length = HOP_LENGTH * (frames + 2 * MARGIN_FRAMES + 1)
         room = WINDOW_SAMPLES - length + 1
-        starts = torch.randint(room, (size,), generator=generator).tolist()
-        return self._crops(numbers, starts, frames)
+        starts = torch.randint(room, (size,), generator=generator)
+        if not drawn_share or not len(self._drawn):
+            return self._crops(numbers.tolist(), starts.tolist(), frames)
+        are_drawn = torch.rand(size, generator=generator) < drawn_share
+        numbers = torch.where(are_drawn, numbers % len(self._drawn), numbers)
+        first = starts // HOP_LENGTH
+        starts = torch.where(are_drawn, first * HOP_LENGTH, starts)
+        mels = [
+            self._drawn[number, begin : begin + frames].float() if is_drawn else None
+            for number, begin, is_drawn in zip(
+                numbers.tolist(), (first + MARGIN_FRAMES).tolist(), are_drawn.tolist(), strict=True
+            )
+        ]
+        return replace(self._crops(numbers.tolist(), starts.tolist(), frames), drawn=mels)
 
     def spread(self, size: int) -> Crops:
         """The middles of at most `size` windows, evenly spaced; always the same crops."""
@@ -174,7 +200,7 @@ class Recordings:
         for number, start in zip(numbers, starts, strict=True):
             samples.append(self.window(number)[start : start + length])
             notes.append(moved(self._notes[number], start / HOP_LENGTH + MARGIN_FRAMES))
-        return Crops(torch.stack(samples), frames, notes)
+        return Crops(torch.stack(samples), frames, notes, [None] * len(notes))
 
 
 def map_rows(table: Tensor, velocity_bins: int) -> Tensor:
@@ -353,11 +379,13 @@ class VocoderTrainer(TrainingRun[MelGAN]):
         o = self.options
         self._set_rates()
         self.model.train()
-        crops = recordings.random(o.batch_size, o.frames, self.generator)
+        share = o.drawn_share if self.step >= o.drawn_from * o.steps else 0.0
+        crops = recordings.random(o.batch_size, o.frames, self.generator, share)
         decibels = torch.randn(o.batch_size, 1, generator=self.generator) * o.gain_deviation
+        decibels *= torch.tensor([[mel is None] for mel in crops.drawn])
         samples = (crops.samples * 10 ** (decibels / 20)).to(self.device)
         notes = [forget(rows, o, self.generator) for rows in crops.notes]
-        crops = Crops(samples, crops.frames, notes)
+        crops = replace(crops, samples=samples, notes=notes)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             losses = self._losses(crops)
         total = torch.stack(list(losses.values())).sum()
@@ -368,6 +396,9 @@ class VocoderTrainer(TrainingRun[MelGAN]):
     def _losses(self, crops: Crops) -> dict[str, Tensor]:
         """The weighted losses of the current stage, by name."""
         mel, network = degrade(crops.log_mel, self.options, self.generator), self.model.generator
+        for number, drawn in enumerate(crops.drawn):
+            if drawn is not None:
+                mel[number] = drawn.to(self.device)
         if isinstance(network, SpectrumGenerator) and self.step < self._magnitude_steps:
             sketch, true = network.sketch(mel), crops.magnitude(network)
             return {
@@ -476,12 +507,14 @@ def train_vocoder(
     config: VocoderConfig | None = None,
     start_from: MelGAN | None = None,
     velocity_bins: int = 32,
+    drawn: Tensor | None = None,
 ) -> None:
     """Train a vocoder on the shards in `cache`, or continue the run in `folder`.
 
     A new run measures the line table of the soundfont, or takes it and all weights from the vocoder
-    `start_from`. The first shard is used for checks. Raises SpectroRenderError for fewer than two
-    shards.
+    `start_from`. The first shard is used for checks. `drawn` are natural log-mels (W, 256, 128) of
+    the first W windows of the other shards, drawn by a Transformer: the last steps also learn from
+    them. Raises SpectroRenderError for fewer than two shards.
     """
     shards = sorted(cache.glob("shard-*.safetensors"))
     if len(shards) < 2:
@@ -495,4 +528,5 @@ def train_vocoder(
             trainer.start_from(start_from)
         if config.lines and not (start_from and start_from.config.lines):
             trainer.take_lines(measure_lines(config.lines))
-    trainer.train(Recordings(shards[1:], velocity_bins), Recordings(shards[:1], velocity_bins))
+    recordings = Recordings(shards[1:], velocity_bins, drawn)
+    trainer.train(recordings, Recordings(shards[:1], velocity_bins))
