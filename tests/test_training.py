@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import mido
 import pytest
@@ -48,7 +49,13 @@ from spectro_render.training.data import (
     piece_tensors,
     recalled,
 )
-from spectro_render.training.diffusion import Trainer, TrainingOptions, optimizers, rate_factor
+from spectro_render.training.diffusion import (
+    Trainer,
+    TrainingOptions,
+    draw_mels,
+    optimizers,
+    rate_factor,
+)
 from spectro_render.training.export import export
 from spectro_render.training.muon import Muon, orthogonalise
 from spectro_render.training.objective import (
@@ -58,6 +65,9 @@ from spectro_render.training.objective import (
     make_objective,
     stratified_times,
 )
+from spectro_render.training.stages import train_model_vocoder
+from spectro_render.training.vocoder import VocoderOptions
+from spectro_render.vocoder.melgan import MelGAN
 from tests.support.toys import toy_config
 
 TINY = toy_config(width=16, head_width=8, level_width=32)
@@ -559,6 +569,27 @@ class TestExport:
         assert (loaded.defaults.sampler, loaded.defaults.steps) == ("dpm++", 10)
         for name, weight in loaded.model.state_dict().items():
             assert torch.allclose(weight, trainer.average.weights[name], atol=1e-2), name
+
+    def test_the_vocoder_is_given_mels_that_the_transformer_draws(
+        self, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options = TrainingOptions(steps=2, batch_size=4, check_every=2)
+        trainer = Trainer(TINY, options, tmp_path / "work" / "diffusion", CPU, lambda line: None)
+        windows = Windows(cache)
+        trainer.train(windows, windows)
+        (tmp_path / "work" / "train").symlink_to(cache)
+        given: dict[str, Any] = {}
+        monkeypatch.setattr("spectro_render.training.stages.HELD_BACK", 1)
+        monkeypatch.setattr(
+            "spectro_render.training.stages.train_vocoder", lambda *_, **k: given.update(k)
+        )
+        train_model_vocoder(tmp_path / "work", TINY, VocoderOptions(), CPU, "default")
+        assert isinstance(given["start_from"], MelGAN)
+        assert given["velocity_bins"] == TINY.velocity_bins
+        expected = draw_mels(trainer.averaged(), windows, 1, 1000)
+        assert torch.equal(given["drawn"], expected)
+        assert expected.shape == (len(windows) - 1, 256, 128)
+        assert expected.float().std() > 0.1
 
     def test_says_what_is_missing(self, tmp_path: Path) -> None:
         with pytest.raises(
