@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from spectro_render.errors import MidiError
-from spectro_render.midi.loudness import Loudness, Span, measure
+from spectro_render.midi.loudness import Loudness, measure
 from spectro_render.midi.notes import Performance, play
 from spectro_render.midi.pitch import AT_REST, in_range
 from spectro_render.midi.score import Note, Score, Track
@@ -46,14 +46,15 @@ def read_midi(source: str | os.PathLike[str] | bytes | BinaryIO) -> Score:
     performance = play(smf, clock)
     if not performance.notes:
         raise MidiError(*_why_no_notes(smf))
-    spans = _spans(performance, clock)
     levels = performance.levels
     times = {number: list(clock.seconds(own.ticks)) for number, own in levels.items()}
-    loudness = measure(spans, levels, times)
-    notes = sorted(_notes(performance, spans, loudness, clock), key=lambda note: note.start)
+    (duration,) = clock.seconds([max(note.end for note in performance.notes)])
+    _set_seconds(performance, clock)
+    loudness = measure(performance.notes, levels, times)
+    notes = sorted(_notes(performance, loudness, clock), key=lambda note: note.start)
     return Score(
         notes=tuple(notes),
-        duration=max(clock.seconds(note.end or 0 for note in performance.notes)),
+        duration=duration,
         ignored=(
             *_ignored(loudness.unplayed, "note"),
             *_ignored(smf.ignored, "event"),
@@ -110,33 +111,31 @@ def _why_no_notes(smf: Smf) -> tuple[str, str]:
     return "the MIDI file has no notes", "choose one that has"
 
 
-def _spans(performance: Performance, clock: Clock) -> list[Span]:
-    """When each note sounds: it ends where its channel falls silent for the rest of it."""
+def _set_seconds(performance: Performance, clock: Clock) -> None:
+    """Say when notes sound; one ends where its channel falls silent for the rest of it."""
     notes, levels = performance.notes, performance.levels
-    last = [levels[note.channel].last_heard(note.start, note.end or 0) for note in notes]
-    starts, ends = clock.seconds(note.start for note in notes), clock.seconds(last)
-    return [
-        Span(note.channel, note.velocity, note.is_drum, note.start, end, start_seconds, end_seconds)
-        for note, end, start_seconds, end_seconds in zip(notes, last, starts, ends, strict=True)
-    ]
+    for note in notes:
+        note.end = levels[note.channel].last_heard(note.start, note.end)
+    starts = clock.seconds(note.start for note in notes)
+    ends = clock.seconds(note.end for note in notes)
+    for note, start, end in zip(notes, starts, ends, strict=True):
+        note.start_seconds, note.end_seconds = start, end
 
 
-def _notes(
-    performance: Performance, spans: Iterable[Span], loudness: Loudness, clock: Clock
-) -> Iterator[Note]:
+def _notes(performance: Performance, loudness: Loudness, clock: Clock) -> Iterator[Note]:
     """The notes in seconds, at the pitch and as loud as they sound.
 
     Bends that can be heard, and are not said by a note's pitch, are counted as unplayed.
     """
-    for note, span, velocity in zip(performance.notes, spans, loudness.velocities, strict=True):
+    for note, velocity in zip(performance.notes, loudness.velocities, strict=True):
         pitch, wheel = note.pitch, performance.pitches[note.channel]
         if wheel.moves and not note.is_drum:
-            rest = clock.last_tick(span.start_seconds + AT_REST)
-            semitones, is_all = wheel.played(note.start, rest, span.end)
+            rest = clock.last_tick(note.start_seconds + AT_REST)
+            semitones, is_all = wheel.played(note.start, rest, note.end)
             pitch = in_range(pitch + semitones)
             if not is_all:
                 loudness.unplayed["pitch bend"] += 1
-        start, end = span.start_seconds, span.end_seconds
+        start, end = note.start_seconds, note.end_seconds
         yield Note(start, end, pitch, velocity, note.program, note.is_drum)
 
 
