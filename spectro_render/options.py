@@ -21,6 +21,8 @@ class RenderOptions:
     gain: float | None = None  # dB
     start: float = 0.0  # seconds of the score to skip
     duration: float | None = None  # seconds to render; None: to the end and until it has rung out
+    tail: float | None = None  # seconds after the last note; None: until it has rung out
+    to_end_of_track: bool = False  # with the rests that the file ends with
 
 
 @dataclass(frozen=True)

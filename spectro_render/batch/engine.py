@@ -89,7 +89,8 @@ class LocalEngine:
         """Take a task; raises MidiError, OptionError, OutputError, or what keeps all others too."""
         from spectro_render.batch.slots import ActiveSong, Slots
 
-        score = read_midi(task.data)
+        with_rests = self.settings.options.to_end_of_track
+        score = read_midi(task.data, allow_rests=with_rests)
         _ = self.renderer  # loading it is no part of the first song's time
         begun = time.monotonic()
         options, encoding = self.settings.options, self.settings.encoding

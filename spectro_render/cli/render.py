@@ -59,8 +59,8 @@ def _positive(value: float | None) -> float | None:
     return _finite(value)
 
 
-def _not_negative(value: float) -> float | None:
-    if value < 0:
+def _not_negative(value: float | None) -> float | None:
+    if value is not None and value < 0:
         raise typer.BadParameter(f"{value} is below 0")
     return _finite(value)
 
@@ -185,6 +185,22 @@ def render(
             help="Length of the part to render.  [default: to the end]",
         ),
     ] = None,
+    tail: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            callback=_not_negative,
+            help="Time that the sound goes on after the last note.  [default: 2.5, or as long as"
+            " it rings, at most 10]",
+        ),
+    ] = None,
+    to_end_of_track: Annotated[
+        bool,
+        typer.Option(
+            "--to-end-of-track",
+            help="Render the rests at the end of a file too, and silence for a file of rests.",
+        ),
+    ] = False,
     gain: Annotated[
         float | None,
         typer.Option(
@@ -322,6 +338,8 @@ def render(
         gain=gain,
         start=start,
         duration=duration,
+        tail=tail,
+        to_end_of_track=to_end_of_track,
     )
     settings = Settings(ModelChoice(model, vocoder, device, dtype), options, encoding, batch_size)
     if engine == "local" and (ray_address or ray_workers or ray_cores):

@@ -10,15 +10,29 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias, Union, cast
 
 from spectro_render.errors import MidiError
 from spectro_render.midi.loudness import Loudness, measure
 from spectro_render.midi.notes import Performance, play
+from spectro_render.midi.objects import (
+    from_note_sequence,
+    from_pretty_midi,
+    is_note_sequence,
+    is_pretty_midi,
+)
 from spectro_render.midi.pitch import AT_REST, in_range
 from spectro_render.midi.score import Note, Score, Track
 from spectro_render.midi.smf import MAX_BYTES, Smf, parse_smf
 from spectro_render.midi.tempo import Clock, tempo_map
+
+if TYPE_CHECKING:
+    from note_seq.protobuf.music_pb2 import NoteSequence
+    from pretty_midi import PrettyMIDI
+
+Source: TypeAlias = Union[
+    Score, str, os.PathLike[str], bytes, BinaryIO, "NoteSequence", "PrettyMIDI"
+]
 
 # Programs of drum channels; all others are variants of the standard kit (GS, and GM2 but for 25,
 # its analog kit).
@@ -36,19 +50,42 @@ DRUM_KITS = {
 MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
 
 
-def read_midi(source: str | os.PathLike[str] | bytes | BinaryIO) -> Score:
+def read_midi(
+    source: str | os.PathLike[str] | bytes | BinaryIO, *, allow_rests: bool = False
+) -> Score:
     """Read a MIDI file from a path, from its bytes or from an open binary file.
 
-    Raises MidiError where there is nothing to render: unreadable, no MIDI, no notes.
+    Raises MidiError where there is nothing to render: unreadable, no MIDI, no notes. With
+    `allow_rests`, a whole file without notes is a score of rests.
     """
     smf = parse_smf(read_bytes(source))
-    clock = Clock(tempo_map(smf), smf.division)
+    return _score(smf, Clock(tempo_map(smf), smf.division), allow_rests)
+
+
+def as_score(source: Source, *, allow_rests: bool = False) -> Score:
+    """Read any music as a score; a score is returned as it is.
+
+    A NoteSequence or a PrettyMIDI is read as a MIDI file is: with its pedals, volumes and bends.
+    Raises MidiError as `read_midi` does.
+    """
+    if isinstance(source, Score):
+        return source
+    if is_note_sequence(source):
+        return _score(*from_note_sequence(cast("NoteSequence", source)), allow_rests)
+    if is_pretty_midi(source):
+        return _score(*from_pretty_midi(cast("PrettyMIDI", source)), allow_rests)
+    file = cast("str | os.PathLike[str] | bytes | BinaryIO", source)
+    return read_midi(file, allow_rests=allow_rests)
+
+
+def _score(smf: Smf, clock: Clock, allow_rests: bool) -> Score:
     performance = play(smf, clock)
-    if not performance.notes:
+    if not performance.notes and (smf.repairs or not allow_rests):
         raise MidiError(*_why_no_notes(smf))
     levels = performance.levels
     times = {number: list(clock.seconds(own.ticks)) for number, own in levels.items()}
-    (duration,) = clock.seconds([max(note.end for note in performance.notes)])
+    last = max((note.end for note in performance.notes), default=0)
+    duration, end_of_tracks = clock.seconds([last, max(track.end for track in smf.tracks)])
     _set_seconds(performance, clock)
     loudness = measure(performance.notes, levels, times)
     notes = sorted(_notes(performance, loudness, clock), key=lambda note: note.start)
@@ -64,6 +101,7 @@ def read_midi(source: str | os.PathLike[str] | bytes | BinaryIO) -> Score:
         tracks=tuple(_tracks(performance, smf)),
         gain=loudness.gain,
         fades=loudness.fades,
+        end_of_tracks=end_of_tracks,
     )
 
 

@@ -10,29 +10,39 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from spectro_render.constants import (
     MAX_TOKENS,
     SAMPLE_RATE,
     STEPS_PER_WINDOW,
     WINDOW_SAMPLES,
+    WINDOW_SECONDS,
 )
+from spectro_render.midi.read import as_score
 from spectro_render.midi.score import Score
 from spectro_render.tokens.events import Event, Sound, split_events, to_events, to_sounds
 from spectro_render.tokens.fit import Page, begun_sounds, fit_page, without_sounds
 from spectro_render.tokens.vocabulary import EOS, TokenWindow, Vocabulary
 
-TAIL_SECONDS = 2.5  # how long a song rings on after its last note, as in training
+if TYPE_CHECKING:
+    from note_seq.protobuf.music_pb2 import NoteSequence
+    from pretty_midi import PrettyMIDI
+
+TAIL_SECONDS = 2.5  # how long a song rings on after its last note at least, as in training
 
 
 def tokenize(
-    score: Score, vocabulary: Vocabulary, seconds: float | None = None
+    score: Score | NoteSequence | PrettyMIDI, vocabulary: Vocabulary, seconds: float | None = None
 ) -> list[TokenWindow]:
     """The windows of a score that cover [0, seconds), by default to the end of its notes.
+
+    A note_seq.NoteSequence and a pretty_midi.PrettyMIDI are read as scores.
 
     The default is as many as the published tokenizer makes. `seconds` changes no window: more only
     append silent ones, fewer cut the list.
     """
+    score = as_score(score)
     sounds = to_sounds(score.notes, vocabulary)
     duration = max([score.duration, *(sound.end for sound in sounds)])
     written = _write_windows(
@@ -41,25 +51,39 @@ def tokenize(
     if seconds is None:
         return written
     count = math.ceil(round(seconds * SAMPLE_RATE) / WINDOW_SAMPLES)
-    silence = (vocabulary.tie, EOS)
-    return written[:count] + [TokenWindow(i, silence) for i in range(len(written), count)]
+    rests = [rest_window(i, vocabulary) for i in range(len(written), count)]
+    return written[:count] + rests
+
+
+def rest_window(index: int, vocabulary: Vocabulary) -> TokenWindow:
+    """A window in which nothing starts, and nothing goes on."""
+    return TokenWindow(index, (vocabulary.tie, EOS))
 
 
 def song_windows(
-    score: Score, vocabulary: Vocabulary, duration: float | None = None
+    score: Score, vocabulary: Vocabulary, duration: float | None = None, least: float | None = None
 ) -> list[TokenWindow]:
     """The windows of a score that a song is rendered from: `tokenize` with the song's length.
 
     They go to the end of the sound, of at most `duration` seconds (see `sounding_seconds`). With
-    the published vocabulary they are those of the published tokenizer.
+    the published vocabulary they are those of the published tokenizer, or more for `least` seconds.
     """
-    seconds = None if vocabulary.is_published else sounding_seconds(score, duration)
-    return tokenize(score, vocabulary, seconds)
+    if not vocabulary.is_published:
+        return tokenize(score, vocabulary, sounding_seconds(score, duration, least))
+    windows = tokenize(score, vocabulary)
+    if least is None or len(windows) * WINDOW_SECONDS >= min(least, duration or least):
+        return windows
+    return tokenize(score, vocabulary, min(least, duration or least))
 
 
-def sounding_seconds(score: Score, duration: float | None = None) -> float:
-    """How long a rendered score sounds, in seconds: until it has rung out, at most `duration`."""
-    seconds = score.duration + TAIL_SECONDS
+def sounding_seconds(
+    score: Score, duration: float | None = None, least: float | None = None
+) -> float:
+    """How long a rendered score sounds, in seconds: at most `duration`.
+
+    That is `least` seconds, by default until TAIL_SECONDS after the last note.
+    """
+    seconds = score.duration + TAIL_SECONDS if least is None else least
     return seconds if duration is None else min(seconds, duration)
 
 
