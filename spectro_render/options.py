@@ -20,7 +20,9 @@ class RenderOptions:
     seed: int = 0
     gain: float | None = None  # dB
     start: float = 0.0  # seconds of the score to skip
-    duration: float | None = None  # seconds to render; None: to the end of the sound
+    duration: float | None = None  # seconds to render; None: to the end and until it has rung out
+    tail: float | None = None  # seconds after the last note; None: until it has rung out
+    to_end_of_track: bool = False  # with the rests at the end of the file
 
 
 @dataclass(frozen=True)

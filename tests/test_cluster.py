@@ -301,6 +301,7 @@ def make_engine(settings, cores):
     return engine
 
 cluster.RayEngine.__init__.__defaults__ = (make_engine,)
+cluster.STARTING_SECONDS = 600.0  # on a busy machine the good ones start slowly
 """
 KILLING_MACHINE = """
 class Engine(LocalEngine):

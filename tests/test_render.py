@@ -16,6 +16,7 @@ from spectro_render.network.device import find_device
 from spectro_render.network.model import Attention, DecoderLayer, SpectrogramModel
 from spectro_render.options import Progress, RenderOptions, Sampling
 from spectro_render.render.renderer import Renderer
+from spectro_render.render.song import FADE_OUT, Ending, SongSound
 from spectro_render.tokens.write import TAIL_SECONDS
 from tests.support.costs import time_and_memory
 from tests.support.golden import checkpoint
@@ -38,7 +39,7 @@ def make_score(seconds: float) -> Score:
 
 class TestLength:
     def test_ends_when_the_music_has_rung_out(self, renderer: Renderer) -> None:
-        audio = renderer.render(make_score(8.0))
+        audio = renderer.render(make_score(8.0), tail=TAIL_SECONDS)
         assert audio.samples.shape == (1, round((8.0 + TAIL_SECONDS) * SAMPLE_RATE))
         assert audio.samples.dtype == np.float32
         assert np.isfinite(audio.samples).all()
@@ -47,7 +48,36 @@ class TestLength:
         assert renderer.render(make_score(8.0), duration=3.21).seconds == pytest.approx(3.21)
 
     def test_duration_beyond_the_end_adds_nothing(self, renderer: Renderer) -> None:
-        assert renderer.render(make_score(8.0), duration=60.0).seconds == 8.0 + TAIL_SECONDS
+        assert renderer.render(make_score(8.0), duration=60.0, tail=3.0).seconds == 11.0
+
+
+class Falling(torch.nn.Module):
+    """A vocoder that gives each sample the level of its frame."""
+
+    receptive_field, period = 4, 1
+
+    def forward(self, log_mel: torch.Tensor) -> torch.Tensor:
+        return log_mel.amax(2).exp().repeat_interleave(320, 1)
+
+
+class TestEnding:
+    @pytest.mark.parametrize(
+        ("per_frame", "seconds"), [(-0.02, 6.9), (-0.1, 3.0), (-0.019, 7.0), (-0.001, 3.0)]
+    )
+    def test_goes_on_until_the_sound_is_60_db_down(self, per_frame: float, seconds: float) -> None:
+        sound = SongSound(Falling(), 0.0, Ending(48_000, 112_000), live=True)  # type: ignore[arg-type]
+        frames, parts = torch.arange(4 * 256.0)[:, None].expand(-1, 128) * per_frame - 1, []
+        for window in frames.split(256):
+            parts.append(sound.add(window))
+            if not sound.rings_on and len(parts) >= 1:
+                break
+        samples = np.concatenate([*parts, sound.finish()])
+        assert len(samples) / SAMPLE_RATE == pytest.approx(seconds, abs=0.05)
+        assert abs(samples[-1]) < 1e-6
+
+    def test_music_that_is_cut_by_a_duration_is_not_faded(self, renderer: Renderer) -> None:
+        part = renderer.render(make_score(8.0), duration=3.0).samples[0]
+        assert np.abs(part[-20:]).max() > 1e-3
 
 
 class TestStream:
@@ -69,18 +99,22 @@ class TestStream:
 
     def test_is_the_vocoder_on_the_joined_mel(self, renderer: Renderer) -> None:
         """Piecewise vocoding equals vocoding at once (no limiter at this level)."""
-        score, options = make_score(12.0), RenderOptions(gain=-20.0)
+        score, options = make_score(12.0), RenderOptions(gain=-20.0, tail=TAIL_SECONDS)
         mels = list(renderer.mels(renderer.windows(score, options), options))
         at_once = renderer.vocode(torch.cat(mels)).numpy() * 10 ** (-20 / 20)
         streamed = renderer.render(score, options).samples[0]
-        assert np.abs(streamed - at_once[: len(streamed)]).max() < 1e-4
+        assert np.abs(streamed - at_once[: len(streamed)])[:-FADE_OUT].max() < 1e-4
+        assert abs(streamed[-1]) < 1e-4
 
 
 class TestNoise:
     def test_same_seed_same_samples(self, renderer: Renderer) -> None:
         score = make_score(6.0)
-        one, two = renderer.render(score, seed=1), renderer.render(score, seed=1)
-        other = renderer.render(score, seed=2)
+        one, two = (
+            renderer.render(score, seed=1, tail=1.0),
+            renderer.render(score, seed=1, tail=1.0),
+        )
+        other = renderer.render(score, seed=2, tail=1.0)
         assert np.array_equal(one.samples, two.samples)
         assert not np.allclose(one.samples, other.samples, atol=1e-3)
 
@@ -141,9 +175,11 @@ class TestOptions:
 
     def test_guidance_matters_and_gain_scales(self, renderer: Renderer) -> None:
         score = make_score(2.0)
-        plain = renderer.render(score, gain=-30.0).samples
-        assert not np.allclose(plain, renderer.render(score, gain=-30.0, guidance=3.0).samples)
-        louder = renderer.render(score, gain=-24.0).samples
+        plain = renderer.render(score, gain=-30.0, tail=2.5).samples
+        assert not np.allclose(
+            plain, renderer.render(score, gain=-30.0, guidance=3.0, tail=2.5).samples
+        )
+        louder = renderer.render(score, gain=-24.0, tail=2.5).samples
         assert np.allclose(louder, plain * 10 ** (6 / 20), atol=1e-5)
 
     def test_nothing_clips(self, renderer: Renderer) -> None:
@@ -202,7 +238,7 @@ class TestGuidance:
 class TestProgress:
     def test_counts_every_step_of_every_window(self, renderer: Renderer) -> None:
         seen: list[Progress] = []
-        renderer.render(make_score(8.0), steps=3, on_progress=seen.append)
+        renderer.render(make_score(8.0), steps=3, tail=TAIL_SECONDS, on_progress=seen.append)
         assert seen == [Progress(w, 3, s / 3) for w in (1, 2, 3) for s in (1, 2, 3)]
 
 

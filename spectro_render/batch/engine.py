@@ -88,7 +88,8 @@ class LocalEngine:
         """
         from spectro_render.batch.slots import ActiveSong, Slots
 
-        score = read_midi(task.data)
+        with_rests = self.settings.options.to_end_of_track
+        score = read_midi(task.data, allow_rests=with_rests)
         _ = self.renderer  # so that loading it does not count as time of the first song
         begun = time.monotonic()
         options, encoding = self.settings.options, self.settings.encoding

@@ -184,6 +184,23 @@ def render(
             help="Length of the part to render.  [default: to the end]",
         ),
     ] = None,
+    tail: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            callback=_finite,
+            help="Time that the sound continues after the last note.  [default: 2.5, or as long as"
+            " it rings, at most 10]",
+        ),
+    ] = None,
+    to_end_of_track: Annotated[
+        bool,
+        typer.Option(
+            "--to-end-of-track",
+            help="Render the rests at the end of a file, too, and a file of rests as silence.",
+        ),
+    ] = False,
     gain: Annotated[
         float | None,
         typer.Option(
@@ -322,6 +339,8 @@ def render(
         gain=gain,
         start=start,
         duration=duration,
+        tail=tail,
+        to_end_of_track=to_end_of_track,
     )
     settings = Settings(ModelChoice(model, vocoder, device, dtype), options, encoding, batch_size)
     if engine == "local" and (ray_address or ray_workers or ray_cores):

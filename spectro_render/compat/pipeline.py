@@ -13,7 +13,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ from spectro_render.constants import MAX_TOKENS, N_MELS, WINDOW_FRAMES
 from spectro_render.diffusion import Predict, guide
 from spectro_render.errors import TokenError
 from spectro_render.mel import from_model, to_model
-from spectro_render.midi.read import read_midi
+from spectro_render.midi.read import Source, as_score
 from spectro_render.network.model import Memory
 from spectro_render.tokens.read import detokenize
 from spectro_render.tokens.vocabulary import PAD, TokenWindow, Vocabulary
@@ -51,12 +51,13 @@ OUTPUT_TYPES = ("np", "numpy", "mel")
 class MidiProcessor:
     """Turns MIDI into the note ids that the published models read."""
 
-    def __call__(self, midi: str | os.PathLike[str] | bytes | BinaryIO) -> list[list[int]]:
+    def __call__(self, midi: Source) -> list[list[int]]:
         """Convert MIDI to the ids of each window of 5.12 s, padded with 0 to 2048.
 
+        Takes a MIDI file's path, its bytes, an open file, a Score, a NoteSequence or a PrettyMIDI.
         Raises MidiError for a file that cannot be read or holds no notes.
         """
-        windows = tokenize(read_midi(midi), Vocabulary())
+        windows = tokenize(as_score(midi), Vocabulary())
         return [[*window.ids, *[PAD] * (MAX_TOKENS - len(window.ids))] for window in windows]
 
 

@@ -1,7 +1,7 @@
 """Compares a model's sound of MIDI files with reference sounds."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -49,8 +49,7 @@ class FileEvaluator:
 
         Raises SpectroRenderError if the file or its reference cannot be read.
         """
-        # The reference is played from the notes alone.
-        score = replace(section(read_midi(path), 0.0, self.limit), gain=0.0, fades=())
+        score = section(read_midi(path), 0.0, self.limit)
         seconds = sounding_seconds(score, self.limit)
         true = self.reference.sound(name, score, seconds)
         measures: Measures = {}

@@ -16,6 +16,7 @@ from itertools import accumulate, pairwise
 from math import inf, log10
 from typing import NamedTuple
 
+from spectro_render.midi.played import PlayedNote
 from spectro_render.midi.smf import VOLUME
 
 _DEFAULT_VOLUME, _FULL_EXPRESSION = 100, 127  # until the file sets them
@@ -62,7 +63,7 @@ class Levels:
 
     def last_heard(self, start: int, end: int) -> int:
         """The tick at which a note ends that is switched off at `end`: where it falls silent."""
-        index = bisect_left(self.ticks, end)
+        index = bisect_left(self.ticks, end) if self.ticks else 0
         if index and self.factors[index] == 0.0 and self.ticks[index - 1] > start:
             return self.ticks[index - 1]
         return end
@@ -70,18 +71,6 @@ class Levels:
     def at(self, tick: int) -> float:
         """The factor at a tick, after all that happens there."""
         return self.factors[bisect_right(self.ticks, tick)]
-
-
-class Span(NamedTuple):
-    """A note, as far as loudness is concerned."""
-
-    channel: int
-    velocity: int
-    is_drum: bool
-    start: int  # tick
-    end: int
-    start_seconds: float
-    end_seconds: float
 
 
 @dataclass(frozen=True)
@@ -149,12 +138,12 @@ class Fades:
 
 
 def measure(
-    spans: Sequence[Span], levels: dict[int, Levels], seconds: dict[int, list[float]]
+    notes: Sequence[PlayedNote], levels: dict[int, Levels], seconds: dict[int, list[float]]
 ) -> Loudness:
     """How loud notes are. `seconds`: the times of the ticks of each channel's levels."""
     if not any(own.ticks for own in levels.values()):
-        return Loudness([span.velocity for span in spans], 0.0, (), Counter())
-    fades = _fades(spans, levels, seconds)
+        return Loudness([note.velocity for note in notes], 0.0, (), Counter())
+    fades = _fades(notes, levels, seconds)
     shared = fades.course()
     courses = {
         channel: _Course([0.0, *seconds[channel]], own.factors)
@@ -163,13 +152,13 @@ def measure(
     }
     unplayed: Counter[str] = Counter()
     products = []
-    for span in spans:
-        own, begin, end = levels[span.channel], span.start_seconds, span.end_seconds
-        factor = _over(own.at(span.start), fades.at(begin))
-        if own.ticks and not span.is_drum:
-            power = courses[span.channel].power(begin, end) / shared.power(begin, end)
-            place = bisect_left(own.ticks, span.end)  # after the last change within the note
-            last = max(begin, seconds[span.channel][place - 1]) if place else begin
+    for note in notes:
+        own, begin, end = levels[note.channel], note.start_seconds, note.end_seconds
+        factor = _over(own.at(note.start), fades.at(begin))
+        if own.ticks and not note.is_drum:
+            power = courses[note.channel].power(begin, end) / shared.power(begin, end)
+            place = bisect_left(own.ticks, note.end)  # after the last change within the note
+            last = max(begin, seconds[note.channel][place - 1]) if place else begin
             at_end = _over(own.factors[place], fades.at(last))
             levels_within = [_decibels(factor), 10 * log10(power)]
             if max(_decibels(own.factors[place]), fades.at(last)) > _FAINT_DB:
@@ -179,7 +168,7 @@ def measure(
             # A note that swells by 12 dB or more would be lost with the level of its start.
             mean = power**0.25
             factor = mean if 2 * factor < mean else factor
-        products.append(span.velocity * factor)
+        products.append(note.velocity * factor)
     loudest = max(products, default=0.0)
     scale = min(1.0, _LOUDEST / loudest) if loudest else 1.0
     velocities = [min(max(round(product * scale), 1), _LOUDEST) for product in products]
@@ -221,10 +210,10 @@ class _Chain(NamedTuple):
 
 
 def _fades(
-    spans: Sequence[Span], levels: dict[int, Levels], seconds: dict[int, list[float]]
+    notes: Sequence[PlayedNote], levels: dict[int, Levels], seconds: dict[int, list[float]]
 ) -> Fades:
     """The gain over the sound: every change that all sounding channels make alike."""
-    sweep = _Sweep([span for span in spans if not span.is_drum])
+    sweep = _Sweep([note for note in notes if not note.is_drum])
     step: _Step | None = None
     changes = sorted((at, i, c) for c, times in seconds.items() for i, at in enumerate(times))
     for at, place, channel in changes:
@@ -240,19 +229,19 @@ def _fades(
     if not any(chain.changes for chain in sweep.chains):
         return Fades(())
     sweep.play_until(inf)
-    return _joined(sweep.chains, spans, levels)
+    return _joined(sweep.chains, notes, levels)
 
 
 class _Sweep:
     """Goes through notes by time, and knows which channels sound."""
 
-    def __init__(self, spans: Sequence[Span]) -> None:
+    def __init__(self, notes: Sequence[PlayedNote]) -> None:
         self.sounding: Counter[int] = Counter()  # channel -> notes
         self._last: frozenset[int] = frozenset()  # the channels that sounded before nothing did
         self.end = -1.0  # seconds: when that was
         self.chains: list[_Chain] = []
-        starts = [(span.start_seconds, 1, span.channel) for span in spans]
-        ends = [(span.end_seconds, 0, span.channel) for span in spans]
+        starts = [(note.start_seconds, 1, note.channel) for note in notes]
+        ends = [(note.end_seconds, 0, note.channel) for note in notes]
         self._events = sorted(starts + ends, reverse=True)  # the next is the last; ends come first
 
     def play_until(self, now: float) -> None:
@@ -268,8 +257,13 @@ class _Sweep:
                 del self.sounding[channel]
 
     def channels(self, now: float) -> frozenset[int]:
-        """The channels that sound at a time to which it has gone, or have just ended."""
-        return frozenset(self.sounding) or (self._last if now == self.end else frozenset())
+        """The channels that sound at a time to which it has gone.
+
+        Within a fade also those that have just ended, as notes may follow each other.
+        """
+        changes = self.chains[-1].changes if self.chains and now == self.end else []
+        is_within = bool(changes) and now - changes[-1][1] <= _STEP_SECONDS
+        return frozenset(self.sounding) or (self._last if is_within else frozenset())
 
     def add(self, step: _Step | None) -> None:
         """Note the change that a step makes to the gain."""
@@ -293,20 +287,22 @@ def _is_common(step: _Step) -> bool:
     return all(abs(change - mean) <= reach and change * mean > 0 for change in changes)
 
 
-def _joined(chains: Sequence[_Chain], spans: Sequence[Span], levels: dict[int, Levels]) -> Fades:
+def _joined(
+    chains: Sequence[_Chain], notes: Sequence[PlayedNote], levels: dict[int, Levels]
+) -> Fades:
     """One gain of the changes of all chains; it may jump where nothing sounds."""
-    by_start = sorted(spans, key=lambda span: span.start_seconds)
-    times = [span.start_seconds for span in by_start]
+    by_start = sorted(notes, key=lambda note: note.start_seconds)
+    times = [note.start_seconds for note in by_start]
     points = [(0.0, 0.0)]
     for number, chain in enumerate(chains):
         end = chains[number + 1].start if number + 1 < len(chains) else inf
-        notes = by_start[bisect_left(times, chain.start) : bisect_left(times, end)]
+        own = by_start[bisect_left(times, chain.start) : bisect_left(times, end)]
         last, level = points[-1]
         fade = None
         if chain.start - chain.before <= _STEP_SECONDS:  # it goes on
-            fade = _fade(chain.start, chain.changes, level, notes, levels)
+            fade = _fade(chain.start, chain.changes, level, own, levels)
         if fade is None:
-            fade = _own_fade(chain, notes, levels)
+            fade = _own_fade(chain, own, levels)
         if level != fade[0][1]:
             points.append((max(last, chain.start - _RAMP_SECONDS), level))
         points += fade if len(fade) > 1 or level != fade[0][1] else ()
@@ -316,7 +312,7 @@ def _joined(chains: Sequence[_Chain], spans: Sequence[Span], levels: dict[int, L
 
 
 def _own_fade(
-    chain: _Chain, notes: Sequence[Span], levels: dict[int, Levels]
+    chain: _Chain, notes: Sequence[PlayedNote], levels: dict[int, Levels]
 ) -> list[tuple[float, float]]:
     """The gain during a chain, 0 dB at its loudest.
 
@@ -348,7 +344,7 @@ def _points(
 
 
 def _too_loud(
-    points: Sequence[tuple[float, float]], notes: Iterable[Span], levels: dict[int, Levels]
+    points: Sequence[tuple[float, float]], notes: Iterable[PlayedNote], levels: dict[int, Levels]
 ) -> list[float]:
     """When notes start that would have to be louder than a velocity can say, in seconds."""
     fades = Fades(points)
@@ -363,7 +359,7 @@ def _fade(
     start: float,
     changes: Sequence[tuple[float, float, float]],
     level: float,
-    notes: Sequence[Span],
+    notes: Sequence[PlayedNote],
     levels: dict[int, Levels],
 ) -> list[tuple[float, float]] | None:
     """The gain that changes make of a level in dB; None where it would be too high or too low."""

@@ -12,6 +12,7 @@ from itertools import chain
 
 from spectro_render.midi.loudness import Levels
 from spectro_render.midi.pitch import PITCH_CONTROLLERS, Pitch
+from spectro_render.midi.played import SOUNDING, PlayedNote
 from spectro_render.midi.smf import (
     ALL_NOTES_OFF,
     ALL_SOUND_OFF,
@@ -55,24 +56,6 @@ _IS_DOWN = 64  # the least value at which a pedal is down
 
 
 @dataclass(eq=False, slots=True)
-class PlayedNote:
-    """A note as it was played."""
-
-    start: int  # tick
-    end: int | None  # tick; None while it sounds
-    pitch: int
-    velocity: int  # as in the file
-    program: int  # of the channel when the note started
-    is_drum: bool
-    channel: int  # 16 * port + channel
-    track: int
-    # Whether a note-off of its pitch and track is at the same tick, which ended no other note. If
-    # the track has none later, the note has no length: some programs write its end first.
-    follows_an_end: bool
-    is_latched: bool = False  # by the sostenuto pedal
-
-
-@dataclass(eq=False, slots=True)
 class _Channel:
     """The state of one channel of one port."""
 
@@ -105,7 +88,7 @@ def play(smf: Smf, clock: Clock) -> Performance:
     player = _Player()
     player.play(_merged(smf, clock.last_tick(MAX_SECONDS)), smf.messages)
     player.stop(smf)
-    notes = [note for note in player.notes if note.end is not None and note.end > note.start]
+    notes = [note for note in player.notes if note.end > note.start]
     levels = {number: channel.levels for number, channel in player.channels.items()}
     pitches = {number: channel.pitch for number, channel in player.channels.items()}
     if player.other_parameters:
@@ -171,10 +154,10 @@ class _Player:
         if channel.is_sustained and not is_drum:
             again += down
         for note in again:
-            note.end = tick if note.end is None else note.end
+            note.end = tick if note.end == SOUNDING else note.end
         follows_an_end = channel.stray_ends.get(pitch) == (tick, track)
         note = PlayedNote(
-            *(tick, None, pitch, velocity, program, is_drum),
+            *(tick, SOUNDING, pitch, velocity, program, is_drum),
             *(channel.number, track, follows_an_end),
         )
         self.notes.append(note)
@@ -256,7 +239,7 @@ class _Player:
 
     def _release(self, channel: _Channel, note: PlayedNote, tick: int) -> None:
         """End a note, unless a pedal holds it; a note without length gets a tick."""
-        if note.end is not None:
+        if note.end != SOUNDING:
             return
         if not note.is_drum:
             self._last_tick = max(self._last_tick, tick)
@@ -286,7 +269,7 @@ class _Player:
             self._set_sostenuto(channel, tick, False)
         elif controller == ALL_SOUND_OFF:
             for note in _all_notes(channel):
-                note.end = max(tick, note.start + 1) if note.end is None else note.end
+                note.end = max(tick, note.start + 1) if note.end == SOUNDING else note.end
             channel.down.clear()
             channel.held.clear()
         elif controller == ALL_NOTES_OFF or controller in MODES:
@@ -347,7 +330,7 @@ def _hanging_ends(notes: list[PlayedNote], smf: Smf) -> Iterator[tuple[PlayedNot
         note = notes[index]
         later = notes[index + 1].start if index + 1 < len(notes) else None
         again = later if later is not None and later > note.start else again
-        if note.end is not None:
+        if note.end != SOUNDING:
             continue
         if note.follows_an_end:
             yield note, note.start + 1

@@ -9,16 +9,30 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias, Union, cast
 
 from spectro_render.errors import MidiError
-from spectro_render.midi.loudness import Loudness, Span, measure
+from spectro_render.midi.loudness import Loudness, measure
 from spectro_render.midi.notes import Performance, play
+from spectro_render.midi.objects import (
+    from_note_sequence,
+    from_pretty_midi,
+    is_note_sequence,
+    is_pretty_midi,
+)
 from spectro_render.midi.pitch import AT_REST, in_range
 from spectro_render.midi.score import Note, Score, Track
 from spectro_render.midi.smf import MAX_BYTES, Smf, parse_smf
 from spectro_render.midi.tempo import Clock, tempo_map
+
+if TYPE_CHECKING:
+    from note_seq.protobuf.music_pb2 import NoteSequence
+    from pretty_midi import PrettyMIDI
+
+Source: TypeAlias = Union[
+    Score, str, os.PathLike[str], bytes, BinaryIO, "NoteSequence", "PrettyMIDI"
+]
 
 # Programs of drum channels; all others are variants of the standard kit (GS, and GM2 but for 25,
 # its analog kit).
@@ -36,24 +50,48 @@ DRUM_KITS = {
 MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
 
 
-def read_midi(source: str | os.PathLike[str] | bytes | BinaryIO) -> Score:
+def read_midi(
+    source: str | os.PathLike[str] | bytes | BinaryIO, *, allow_rests: bool = False
+) -> Score:
     """Read a MIDI file from a path, from its bytes or from an open binary file.
 
-    Raises MidiError where there is nothing to render: unreadable, no MIDI, no notes.
+    Raises MidiError where there is nothing to render: unreadable, no MIDI, no notes. With
+    `allow_rests`, a whole file without notes is a score of rests.
     """
     smf = parse_smf(read_bytes(source))
-    clock = Clock(tempo_map(smf), smf.division)
+    return _score(smf, Clock(tempo_map(smf), smf.division), allow_rests)
+
+
+def as_score(source: Source, *, allow_rests: bool = False) -> Score:
+    """Read any music as a score; a score is returned as it is.
+
+    A NoteSequence or a PrettyMIDI is read as a MIDI file is: with its pedals, volumes and bends.
+    Raises MidiError as `read_midi` does.
+    """
+    if isinstance(source, Score):
+        return source
+    if is_note_sequence(source):
+        return _score(*from_note_sequence(cast("NoteSequence", source)), allow_rests)
+    if is_pretty_midi(source):
+        return _score(*from_pretty_midi(cast("PrettyMIDI", source)), allow_rests)
+    file = cast("str | os.PathLike[str] | bytes | BinaryIO", source)
+    return read_midi(file, allow_rests=allow_rests)
+
+
+def _score(smf: Smf, clock: Clock, allow_rests: bool) -> Score:
     performance = play(smf, clock)
-    if not performance.notes:
+    if not performance.notes and (smf.repairs or not allow_rests):
         raise MidiError(*_why_no_notes(smf))
-    spans = _spans(performance, clock)
     levels = performance.levels
     times = {number: list(clock.seconds(own.ticks)) for number, own in levels.items()}
-    loudness = measure(spans, levels, times)
-    notes = sorted(_notes(performance, spans, loudness, clock), key=lambda note: note.start)
+    last = max((note.end for note in performance.notes), default=0)
+    duration, end_of_tracks = clock.seconds([last, max(track.end for track in smf.tracks)])
+    _set_seconds(performance, clock)
+    loudness = measure(performance.notes, levels, times)
+    notes = sorted(_notes(performance, loudness, clock), key=lambda note: note.start)
     return Score(
         notes=tuple(notes),
-        duration=max(clock.seconds(note.end or 0 for note in performance.notes)),
+        duration=duration,
         ignored=(
             *_ignored(loudness.unplayed, "note"),
             *_ignored(smf.ignored, "event"),
@@ -63,6 +101,7 @@ def read_midi(source: str | os.PathLike[str] | bytes | BinaryIO) -> Score:
         tracks=tuple(_tracks(performance, smf)),
         gain=loudness.gain,
         fades=loudness.fades,
+        end_of_tracks=end_of_tracks,
     )
 
 
@@ -110,33 +149,31 @@ def _why_no_notes(smf: Smf) -> tuple[str, str]:
     return "the MIDI file has no notes", "choose one that has"
 
 
-def _spans(performance: Performance, clock: Clock) -> list[Span]:
-    """When each note sounds: it ends where its channel falls silent for the rest of it."""
+def _set_seconds(performance: Performance, clock: Clock) -> None:
+    """Say when notes sound; one ends where its channel falls silent for the rest of it."""
     notes, levels = performance.notes, performance.levels
-    last = [levels[note.channel].last_heard(note.start, note.end or 0) for note in notes]
-    starts, ends = clock.seconds(note.start for note in notes), clock.seconds(last)
-    return [
-        Span(note.channel, note.velocity, note.is_drum, note.start, end, start_seconds, end_seconds)
-        for note, end, start_seconds, end_seconds in zip(notes, last, starts, ends, strict=True)
-    ]
+    for note in notes:
+        note.end = levels[note.channel].last_heard(note.start, note.end)
+    starts = clock.seconds(note.start for note in notes)
+    ends = clock.seconds(note.end for note in notes)
+    for note, start, end in zip(notes, starts, ends, strict=True):
+        note.start_seconds, note.end_seconds = start, end
 
 
-def _notes(
-    performance: Performance, spans: Iterable[Span], loudness: Loudness, clock: Clock
-) -> Iterator[Note]:
+def _notes(performance: Performance, loudness: Loudness, clock: Clock) -> Iterator[Note]:
     """The notes in seconds, at the pitch and as loud as they sound.
 
     Bends that can be heard, and are not said by a note's pitch, are counted as unplayed.
     """
-    for note, span, velocity in zip(performance.notes, spans, loudness.velocities, strict=True):
+    for note, velocity in zip(performance.notes, loudness.velocities, strict=True):
         pitch, wheel = note.pitch, performance.pitches[note.channel]
         if wheel.moves and not note.is_drum:
-            rest = clock.last_tick(span.start_seconds + AT_REST)
-            semitones, is_all = wheel.played(note.start, rest, span.end)
+            rest = clock.last_tick(note.start_seconds + AT_REST)
+            semitones, is_all = wheel.played(note.start, rest, note.end)
             pitch = in_range(pitch + semitones)
             if not is_all:
                 loudness.unplayed["pitch bend"] += 1
-        start, end = span.start_seconds, span.end_seconds
+        start, end = note.start_seconds, note.end_seconds
         yield Note(start, end, pitch, velocity, note.program, note.is_drum)
 
 

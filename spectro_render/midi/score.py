@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from spectro_render.errors import MidiError
+
+if TYPE_CHECKING:
+    from note_seq.protobuf.music_pb2 import NoteSequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +46,38 @@ class Score:
     # The course of the loudness that all parts share: (seconds, factor of amplitude), with straight
     # lines between; before the first and after the last it stays. Empty: 1 throughout.
     fades: tuple[tuple[float, float], ...] = ()
+    end_of_tracks: float = 0.0  # seconds: where the file says that its last track ends
+
+    def to_note_sequence(self) -> NoteSequence:
+        """The notes as a note_seq.NoteSequence, an instrument for each program and each drum kit.
+
+        Raises ImportError where note_seq cannot be imported.
+        """
+        from note_seq.protobuf.music_pb2 import NoteSequence
+
+        sequence = NoteSequence(ticks_per_quarter=220, total_time=self.duration)
+        kinds = sorted({(note.is_drum, note.program) for note in self.notes})
+        instruments = {kind: number for number, kind in enumerate(kinds)}
+        for note in self.notes:
+            sequence.notes.add(
+                start_time=note.start,
+                end_time=note.end,
+                pitch=note.pitch,
+                velocity=note.velocity,
+                program=note.program,
+                is_drum=note.is_drum,
+                instrument=instruments[note.is_drum, note.program],
+            )
+        return sequence
 
 
-def section(score: Score, start: float, duration: float | None) -> Score:
+def section(
+    score: Score, start: float, duration: float | None, *, with_rests: bool = False
+) -> Score:
     """The part of a score that sounds from `start` for `duration` seconds (None: to the end).
 
     Times count from `start`. Notes that go beyond an edge are shortened; drum hits before `start`
-    are left out. Raises MidiError where nothing sounds.
+    are left out. Raises MidiError where nothing sounds, unless `with_rests`.
     """
     if start == 0 and duration is None:
         return score
@@ -58,11 +87,17 @@ def section(score: Score, start: float, duration: float | None) -> Score:
         for note in score.notes
         if note.end > start and note.start < end and not (note.is_drum and note.start < start)
     )
-    if not notes:
+    if not notes and not with_rests:
         until = "the end" if duration is None else f"{end:g} s"
         raise MidiError(
             f"no note sounds from {start:g} s to {until}",
             f"the music lasts {score.duration:.1f} s: choose an earlier start or a longer duration",
         )
     fades = tuple((seconds - start, factor) for seconds, factor in score.fades)
-    return replace(score, notes=notes, duration=min(score.duration, end) - start, fades=fades)
+    return replace(
+        score,
+        notes=notes,
+        duration=max(0.0, min(score.duration, end) - start),
+        fades=fades,
+        end_of_tracks=max(0.0, score.end_of_tracks - start),
+    )

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
 from spectro_render.diffusion import check_sampling, noise_source
 from spectro_render.errors import OptionError
 from spectro_render.mel import from_model, to_model
-from spectro_render.midi.read import read_midi
+from spectro_render.midi.read import Source, as_score
 from spectro_render.midi.score import Score, section
 from spectro_render.network.device import (
     check_dtype,
@@ -31,7 +30,7 @@ from spectro_render.network.device import (
 from spectro_render.network.frames import note_table
 from spectro_render.network.model import EncodedNotes, MelModel
 from spectro_render.options import OnProgress, Progress, RenderOptions, Sampling
-from spectro_render.render.song import Song, SongSound, WindowCursor
+from spectro_render.render.song import Ending, Song, SongSound, WindowCursor
 from spectro_render.report import Reporter
 from spectro_render.tokens.vocabulary import PAD, TokenWindow
 from spectro_render.tokens.write import song_windows, sounding_seconds
@@ -40,8 +39,7 @@ from spectro_render.vocoder.harmonic_map import map_notes
 # Tables of notes are padded to a multiple of this number of rows. Matrix products with fewer rows
 # round differently, and a song's sound would depend on the other songs in its batch.
 NOTE_ROWS = 64
-
-Source: TypeAlias = Score | str | os.PathLike[str] | bytes | BinaryIO
+MAX_TAIL_SECONDS = 10.0  # how long a song may ring on after its last note
 
 
 class Renderer:
@@ -110,8 +108,9 @@ class Renderer:
     ) -> Audio:
         """Render a score, or a MIDI file (a path, its bytes or an open file): mono, 16 kHz.
 
-        `overrides` are fields of RenderOptions. Raises MidiError if the file cannot be read,
-        OptionError for options that are impossible or that this model does not have.
+        A note_seq.NoteSequence and a pretty_midi.PrettyMIDI are rendered, too. `overrides` are
+        fields of RenderOptions. Raises MidiError if the file cannot be read, OptionError for
+        options that are impossible or that this model does not have.
         """
         parts = self.stream(
             source,
@@ -157,20 +156,17 @@ class Renderer:
         """
         options = replace(options or RenderOptions(), **overrides)  # type: ignore[arg-type]
         sampling = self.sampling(options)
-        score = section(as_score(source), options.start, options.duration)
+        with_rests = options.to_end_of_track
+        score = as_score(source, allow_rests=with_rests)
+        score = section(score, options.start, options.duration, with_rests=with_rests)
         windows = self.windows(score, options)
-        seconds = min(sounding_seconds(score, options.duration), len(windows) * WINDOW_SECONDS)
-        samples = round(seconds * SAMPLE_RATE)
+        ending = self._ending(score, options, len(windows))
         # Without velocities, no note is softer for the loudest one's sake.
         gain = self.gain(options) + (score.gain if self.vocabulary.velocity_bins > 1 else 0.0)
-        sound = SongSound(
-            self.checkpoint.vocoder,
-            gain,
-            samples,
-            live=live,
-            notes=self.vocoder_notes(score),
-            fades=score.fades,
-        )
+        fades = score.fades if score.notes else ((0.0, 0.0),)  # rests are silent
+        notes = self.vocoder_notes(score)
+        vocoder = self.checkpoint.vocoder
+        sound = SongSound(vocoder, gain, ending, live=live, notes=notes, fades=fades)
         return Song(self._cursor(windows), sampling, sound)
 
     def advance(self, songs: Sequence[Song], on_progress: OnProgress | None = None) -> list[Audio]:
@@ -192,7 +188,21 @@ class Renderer:
 
     def windows(self, score: Score, options: RenderOptions | None = None) -> list[TokenWindow]:
         """The token windows that a score is rendered from; see `song_windows`."""
-        return song_windows(score, self.vocabulary, (options or RenderOptions()).duration)
+        options = options or RenderOptions()
+        return song_windows(
+            score, self.vocabulary, options.duration, _least_seconds(score, options)
+        )
+
+    def _ending(self, score: Score, options: RenderOptions, windows: int) -> Ending:
+        """Where a song of `windows` windows ends. Published models render no more than these."""
+        least = sounding_seconds(score, options.duration, _least_seconds(score, options))
+        least = min(least, windows * WINDOW_SECONDS)
+        may_ring_on = options.tail is None and score.notes and not self.vocabulary.is_published
+        most = max(least, score.duration + MAX_TAIL_SECONDS) if may_ring_on else least
+        if options.duration is not None:
+            most = min(most, options.duration)
+        is_cut = options.duration is not None and options.duration <= least
+        return Ending(round(least * SAMPLE_RATE), round(most * SAMPLE_RATE), is_cut)
 
     def mels(
         self,
@@ -321,6 +331,9 @@ class Renderer:
         return lambda step: on_progress(Progress(window, windows, step / steps))
 
 
-def as_score(source: Source) -> Score:
-    """Read a MIDI file; a score is returned as it is. Raises MidiError."""
-    return source if isinstance(source, Score) else read_midi(source)
+def _least_seconds(score: Score, options: RenderOptions) -> float | None:
+    """The shortest length of a song's sound; None for the usual length."""
+    if options.tail is None and not options.to_end_of_track:
+        return None
+    least = sounding_seconds(score) if options.tail is None else score.duration + options.tail
+    return max(least, score.end_of_tracks) if options.to_end_of_track else least

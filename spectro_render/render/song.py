@@ -1,6 +1,8 @@
 """The state of a song while it is rendered: its next window, and its sound so far."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -9,15 +11,21 @@ import torch
 from torch import Tensor
 
 from spectro_render.audio.limiter import Limiter
-from spectro_render.constants import SAMPLE_RATE
+from spectro_render.constants import HOP_LENGTH, MEL_FLOOR, SAMPLE_RATE
 from spectro_render.network.frames import NoteMemory
 from spectro_render.options import Sampling
 from spectro_render.tokens.read import window_notes
 from spectro_render.tokens.vocabulary import TokenWindow, Vocabulary, WindowNote
+from spectro_render.tokens.write import rest_window
 from spectro_render.vocoder.melgan import Vocoder
 from spectro_render.vocoder.streaming import StreamingVocoder
 
 Samples: TypeAlias = npt.NDArray[np.float32]
+
+RUNG_OUT = -60.0  # dB under the loudest moment
+FALLEN, FALL_FRAMES = -20.0, 25  # dB, on the mean of half a second: then a sound is ringing out
+_DECIBEL = math.log(10) / 20  # in natural logarithms of amplitude
+FADE_OUT = 800  # samples at the end, 50 ms, so that no sound ends in a step
 
 
 class WindowCursor:
@@ -27,7 +35,7 @@ class WindowCursor:
         self, windows: Sequence[TokenWindow], vocabulary: Vocabulary, memory_steps: int
     ) -> None:
         """`memory_steps` is how long ended notes are remembered, as in ModelConfig."""
-        self.windows = windows
+        self.windows = list(windows)
         self._vocabulary = vocabulary
         self._memory = NoteMemory(memory_steps)
         self.done = 0  # number of windows that are rendered
@@ -51,10 +59,23 @@ class WindowCursor:
         )
         return self._memory.recall(notes, *following)
 
+    def add_rest(self) -> None:
+        """Append a window in which the last notes ring out."""
+        self.windows.append(rest_window(len(self.windows), self._vocabulary))
+
     def move_on(self, log_mel: Tensor) -> None:
         """Go to the next window, as the current one is rendered: its log-mel (256, 128)."""
         self.previous_mel = log_mel
         self.done += 1
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Where a song ends, in samples."""
+
+    least: int
+    most: int  # the song goes on until it has rung out, but not further than here
+    is_cut: bool = False  # in the middle of the music: then the end is not faded
 
 
 class SongSound:
@@ -64,24 +85,28 @@ class SongSound:
         self,
         vocoder: Vocoder,
         gain: float,
-        samples: int,
+        ending: Ending,
         *,
         live: bool,
         notes: Tensor | None = None,
         fades: Sequence[tuple[float, float]] = (),
     ) -> None:
-        """`gain` is in dB, `samples` is the song's length; `live`, `notes`: see StreamingVocoder.
-
-        `fades` is as in Score.
-        """
+        """`gain` is in dB; `live` and `notes` as in StreamingVocoder, `fades` as in Score."""
         self._fades = np.array(fades, np.float64).reshape(-1, 2)
         self._faded = 0  # samples
         self._vocoder = StreamingVocoder(vocoder, live=live, notes=notes)
         self._limiter = Limiter(gain)
-        self._remaining = samples
+        self._ending, self._end = ending, ending.least  # samples
+        self._given = 0  # samples
+        self._frames = 0  # of the mels so far
+        self._peak = self._loudest = -math.inf  # of their log-mels, and of means of FALL_FRAMES
+        self._recent: Samples = np.zeros(FALL_FRAMES - 1, np.float32) + math.log(MEL_FLOOR)
+        self.rings_on = False  # whether it needs another window
 
     def add(self, log_mel: Tensor) -> Samples:
         """Add frames (T, 128), on the vocoder's device, and return the samples (S,) now final."""
+        if self._ending.most > self._ending.least:
+            self._find_end(log_mel.amax(1).float().cpu().numpy())
         with torch.inference_mode():
             samples = self._vocoder.push(log_mel)
         return self._cut(self._limiter.push(self._fade(samples)))
@@ -93,6 +118,30 @@ class SongSound:
         last = self._limiter.push(self._fade(samples)), self._limiter.flush()
         return self._cut(np.concatenate(last))
 
+    def _find_end(self, levels: Samples) -> None:
+        """Set the end to the first frame that is RUNG_OUT under the loudest one of the song.
+
+        A sound that has not begun to fall is none that rings out: it ends as soon as it may. Levels
+        are natural logarithms, one for each of the next frames.
+        """
+        first, self._frames = self._frames, self._frames + len(levels)
+        recent = np.concatenate([self._recent, levels])
+        means = np.convolve(recent, np.full(FALL_FRAMES, 1 / FALL_FRAMES), mode="valid")
+        self._recent = recent[len(recent) - FALL_FRAMES + 1 :]
+        self._peak = max(self._peak, float(levels.max()))
+        self._loudest = max(self._loudest, float(means.max()))
+        least, most = self._ending.least, self._ending.most
+        begin = max(0, -(-least // HOP_LENGTH) - first)  # the first frame that may be the end
+        if begin >= len(levels) or (first * HOP_LENGTH > least and not self.rings_on):
+            return
+        has_fallen = means[begin] < self._loudest + FALLEN * _DECIBEL
+        if not self.rings_on and not has_fallen:
+            return
+        quiet = np.flatnonzero(levels[begin:] < self._peak + RUNG_OUT * _DECIBEL)
+        end = first + begin + int(quiet[0]) if len(quiet) else self._frames
+        self._end = min(max(end * HOP_LENGTH, least), most)
+        self.rings_on = not len(quiet) and self._end < most
+
     def _fade(self, samples: Tensor) -> Samples:
         """The next samples (S,), as loud as the song is there."""
         sound: Samples = samples.cpu().numpy()
@@ -103,8 +152,13 @@ class SongSound:
         return sound
 
     def _cut(self, samples: Samples) -> Samples:
-        part = samples[: self._remaining]
-        self._remaining -= len(part)
+        part = samples[: max(0, self._end - self._given)]
+        begin = self._end - FADE_OUT
+        if not self._ending.is_cut and self._given + len(part) > begin and not self.rings_on:
+            places = np.arange(self._given, self._given + len(part)) - begin
+            share = np.clip((places + 1) / FADE_OUT, 0, 1)
+            part = part * (0.5 + 0.5 * np.cos(np.pi * share)).astype(np.float32)
+        self._given += len(part)
         return part
 
 
@@ -130,4 +184,6 @@ class Song:
         Returns the samples (S,) that are now final.
         """
         samples = self.sound.add(log_mel)
+        if self.is_over and self.sound.rings_on:
+            self.cursor.add_rest()
         return np.concatenate([samples, self.sound.finish()]) if self.is_over else samples

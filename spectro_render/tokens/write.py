@@ -10,29 +10,38 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from spectro_render.constants import (
     MAX_TOKENS,
     SAMPLE_RATE,
     STEPS_PER_WINDOW,
     WINDOW_SAMPLES,
+    WINDOW_SECONDS,
 )
+from spectro_render.midi.read import as_score
 from spectro_render.midi.score import Score
 from spectro_render.tokens.events import Event, Sound, split_events, to_events, to_sounds
 from spectro_render.tokens.fit import Page, begun_sounds, fit_page, without_sounds
 from spectro_render.tokens.vocabulary import EOS, TokenWindow, Vocabulary
 
-TAIL_SECONDS = 2.5  # rendered after the last note has ended, as in training
+if TYPE_CHECKING:
+    from note_seq.protobuf.music_pb2 import NoteSequence
+    from pretty_midi import PrettyMIDI
+
+TAIL_SECONDS = 2.5  # rendered at least after the last note has ended, as in training
 
 
 def tokenize(
-    score: Score, vocabulary: Vocabulary, seconds: float | None = None
+    score: Score | NoteSequence | PrettyMIDI, vocabulary: Vocabulary, seconds: float | None = None
 ) -> list[TokenWindow]:
     """Convert a score to token windows of [0, seconds), by default to the end of its notes.
 
     By default there are as many windows as the published tokenizer makes. `seconds` changes only
-    their number: silent windows are appended, or the list is cut.
+    their number: silent windows are appended, or the list is cut. A note_seq.NoteSequence and a
+    pretty_midi.PrettyMIDI are read as scores.
     """
+    score = as_score(score)
     sounds = to_sounds(score.notes, vocabulary)
     duration = max([score.duration, *(sound.end for sound in sounds)])
     written = _write_windows(
@@ -41,25 +50,40 @@ def tokenize(
     if seconds is None:
         return written
     count = math.ceil(round(seconds * SAMPLE_RATE) / WINDOW_SAMPLES)
-    silence = (vocabulary.tie, EOS)
-    return written[:count] + [TokenWindow(i, silence) for i in range(len(written), count)]
+    rests = [rest_window(i, vocabulary) for i in range(len(written), count)]
+    return written[:count] + rests
+
+
+def rest_window(index: int, vocabulary: Vocabulary) -> TokenWindow:
+    """A window in which nothing starts, and nothing goes on."""
+    return TokenWindow(index, (vocabulary.tie, EOS))
 
 
 def song_windows(
-    score: Score, vocabulary: Vocabulary, duration: float | None = None
+    score: Score, vocabulary: Vocabulary, duration: float | None = None, least: float | None = None
 ) -> list[TokenWindow]:
     """Convert a score to the token windows from which its song is rendered.
 
     They cover the song's sound, of at most `duration` seconds (see `sounding_seconds`). With the
-    published vocabulary there are as many as the published tokenizer makes.
+    published vocabulary there are as many as the published tokenizer makes, or more if `least`
+    seconds need them.
     """
-    seconds = None if vocabulary.is_published else sounding_seconds(score, duration)
-    return tokenize(score, vocabulary, seconds)
+    if not vocabulary.is_published:
+        return tokenize(score, vocabulary, sounding_seconds(score, duration, least))
+    windows = tokenize(score, vocabulary)
+    if least is None or len(windows) * WINDOW_SECONDS >= min(least, duration or least):
+        return windows
+    return tokenize(score, vocabulary, min(least, duration or least))
 
 
-def sounding_seconds(score: Score, duration: float | None = None) -> float:
-    """The length of a rendered song in seconds, with the end of its sound; at most `duration`."""
-    seconds = score.duration + TAIL_SECONDS
+def sounding_seconds(
+    score: Score, duration: float | None = None, least: float | None = None
+) -> float:
+    """The length of a rendered song in seconds, with the end of its sound; at most `duration`.
+
+    That is `least` seconds, by default until TAIL_SECONDS after the last note.
+    """
+    seconds = score.duration + TAIL_SECONDS if least is None else least
     return seconds if duration is None else min(seconds, duration)
 
 

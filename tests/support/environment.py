@@ -28,6 +28,7 @@ def clean_environment(home: str) -> None:
     os.environ["HOME"] = home
     os.environ["OMP_NUM_THREADS"] = "1"  # fastest for tiny models, especially on a busy machine
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # Ray's 15 more than ours starve beside busy processes
     for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
         os.environ[name] = "300"  # seconds to wait for the server of the tests
     os.environ["TERM"] = "dumb"  # for programs without a terminal made by a test
