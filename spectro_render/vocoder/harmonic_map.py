@@ -127,18 +127,20 @@ def harmonic_map(log_mel: Tensor, notes: Tensor, table: LineTable, bins: int) ->
     """
     length, mel = len(log_mel), log_mel.exp()
     pairs, lines, noise = _expected(notes, table, length)
-    noise6 = _noise_spectrum(noise, N_FFT // 2 + 1)
     cents = log_mel.new_zeros(len(pairs[0]))
     if bool(lines.moves.any()):
         cents = _deviations(lines, log_mel, noise, pairs)
         lines = lines._replace(hertz=lines.hertz * 2 ** (cents[lines.pair] / 1200))
-    drawn = _draw(lines, length, N_FFT // 2 + 1, WIN_LENGTH)
-    level = _fit(mel, (drawn + noise6.square()).sqrt())
+    plain_bins = N_FFT // 2 + 1  # of the mel's own STFT
+    plain_noise = _noise_spectrum(noise, plain_bins)
+    drawn = _draw(lines, _spread(lines, plain_bins, WIN_LENGTH), length, plain_bins)
+    level = _fit(mel, (drawn + plain_noise.square()).sqrt())
     gain = (level @ band_interpolation(bins)).exp()
-    drawn = _draw(lines, length, bins, 2 * WIN_LENGTH).sqrt()
+    spread = _spread(lines, bins, 2 * WIN_LENGTH)
+    drawn = _draw(lines, spread, length, bins).sqrt()
     noisy = 2**0.5 * _noise_spectrum(noise, bins) * gain
     turns = _turns(lines, cents, *pairs, notes[:, 3])
-    partials = _draw_phases(lines, turns, length, bins) / drawn.clamp(min=FAINT)
+    partials = _draw_phases(lines, spread, turns, length, bins) / drawn.clamp(min=FAINT)
     return HarmonicMap(_smear(2 * drawn * gain), _smear(noisy), partials)
 
 
@@ -228,15 +230,17 @@ def _sum(values: Tensor, lines: _Lines, bin: Tensor, length: int, bins: int) -> 
     return values.new_zeros(length * bins).index_add_(0, place, values.flatten()).view(length, bins)
 
 
-def _draw(lines: _Lines, length: int, bins: int, window: int) -> Tensor:
-    """The power (T, K) of lines under a Hann window of so many samples."""
-    bin, magnitude = _spread(lines, bins, window)
+def _draw(lines: _Lines, spread: tuple[Tensor, Tensor], length: int, bins: int) -> Tensor:
+    """The power (T, K) of lines, given what `_spread` answers."""
+    bin, magnitude = spread
     return _sum(magnitude.square(), lines, bin, length, bins)
 
 
-def _draw_phases(lines: _Lines, turns: Tensor, length: int, bins: int) -> Tensor:
+def _draw_phases(
+    lines: _Lines, spread: tuple[Tensor, Tensor], turns: Tensor, length: int, bins: int
+) -> Tensor:
     """The complex spectrum (T, K) of lines whose phases at the frames' centres are `turns` (P,)."""
-    bin, magnitude = _spread(lines, bins, 2 * WIN_LENGTH)
+    bin, magnitude = spread
     # Half a turn from bin to bin, as a frame's phases count from its first sample; and one more
     # beyond the first zeros of the window's lobe.
     is_side = (bin * (SAMPLE_RATE / 2 / (bins - 1)) - lines.hertz[:, None]).abs() > 2 * LOBE_HZ
