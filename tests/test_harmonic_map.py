@@ -1,5 +1,6 @@
 """Notes for the vocoder: the line table, the harmonic map, and sound made with both."""
 
+import ctypes.util
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from spectro_render.midi.score import Note, Score
 from spectro_render.network.device import find_device
 from spectro_render.network.model import SpectrogramModel
 from spectro_render.render.renderer import Renderer
-from spectro_render.training.lines import _measure
+from spectro_render.training.lines import _measure, _play
+from spectro_render.training.synth import SOUNDFONTS, Synthesizer
 from spectro_render.vocoder.griffin_lim import SEGMENT
 from spectro_render.vocoder.harmonic_map import (
     harmonic_map,
@@ -123,6 +125,24 @@ class TestLineTable:
         assert made.vibrato[700] < 0.5
         assert made.release[700] == pytest.approx(4, rel=0.2)  # frames of 20 ms
         assert made.decay[700] > 500
+
+
+HAS_FLUIDSYNTH = bool(ctypes.util.find_library("fluidsynth")) and any(
+    Path(path).is_file() for path in SOUNDFONTS
+)
+
+
+@pytest.mark.skipif(not HAS_FLUIDSYNTH, reason="FluidSynth or its soundfont is not installed")
+def test_a_piano_decays_and_a_violin_has_vibrato() -> None:
+    """... whose lowest partials are near the harmonics of the pitch played."""
+    made, synthesizer = LineTable(20), Synthesizer()
+    for program in (0, 40):
+        (sound,) = _play(synthesizer, range(69, 70), program)
+        _measure(made, program, sound, 69)
+        strongest = made.hertz(torch.tensor([program]), torch.tensor([69]))[0, :4] / 440
+        assert (1200 * (strongest / strongest.round().clamp(min=1)).log2()).abs().max() < 30
+    assert made.vibrato[0] < 1 < made.vibrato[40]
+    assert made.decay[0] < made.decay[40]
 
 
 class TestHarmonicMap:
