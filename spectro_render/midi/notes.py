@@ -65,6 +65,7 @@ class _Channel:
     bank: int | None = None  # if it was selected after the last program change
     is_sustained: bool = False  # by the pedal
     is_sostenuto: bool = False
+    other_parameters: int = 0  # how often one was set that is not played
     levels: Levels = field(default_factory=Levels)
     pitch: Pitch = field(default_factory=Pitch)
     # By pitch. Notes whose keys are down may have ended, where their pitch was struck again.
@@ -91,8 +92,10 @@ def play(smf: Smf, clock: Clock) -> Performance:
     notes = [note for note in player.notes if note.end > note.start]
     levels = {number: channel.levels for number, channel in player.channels.items()}
     pitches = {number: channel.pitch for number, channel in player.channels.items()}
-    if player.other_parameters:
-        smf.ignored["sound parameter"] += player.other_parameters
+    smf.ignored.update(smf.unplayed.count((note.channel, note.start, note.end) for note in notes))
+    sounding = {note.channel for note in notes}
+    if parameters := sum(player.channels[number].other_parameters for number in sounding):
+        smf.ignored["sound parameter"] += parameters
     return Performance(notes, levels, pitches)
 
 
@@ -115,7 +118,6 @@ class _Player:
     def __init__(self) -> None:
         self.notes: list[PlayedNote] = []
         self.channels: dict[int, _Channel] = {}
-        self.other_parameters = 0  # how often one was set that is not played
         self._modes: dict[int, str] = {}  # by port: whose rules hold
         self._tunings: dict[int, dict[str, float]] = {}  # by port and kind, in semitones
         self._last_tick = 0  # of pitched notes and pedals
@@ -254,7 +256,7 @@ class _Player:
         elif controller in (VOLUME, EXPRESSION):
             channel.levels.set(tick, controller, value)
         elif controller in PITCH_CONTROLLERS:
-            self.other_parameters += not channel.pitch.control(tick, controller, value)
+            channel.other_parameters += not channel.pitch.control(tick, controller, value)
         elif controller == SUSTAIN:
             self._last_tick = tick
             channel.is_sustained = value >= _IS_DOWN

@@ -30,6 +30,7 @@ class Pitch:
     _parameters: dict[int, int] = field(default_factory=_DEFAULTS.copy)  # values of 14 bits
     _number: int = _NO_PARAMETER  # of the registered parameter that is selected
     _is_registered: bool = True  # whether it was selected last, and no other kind
+    _other_number: int = _NO_PARAMETER  # of the parameter of the other kind (NRPN)
     _bend: int = _CENTRE
     _ticks: list[int] = field(default_factory=lambda: [-1])
     _tunings: list[float] = field(default_factory=lambda: [0.0])  # semitones from _ticks[i] on
@@ -37,17 +38,22 @@ class Pitch:
     _run_ends: list[int] = field(default_factory=list)
 
     def control(self, tick: int, controller: int, value: int) -> bool:
-        """Take one of PITCH_CONTROLLERS; False where it sets a parameter that is not played."""
+        """Take one of PITCH_CONTROLLERS; False where it sets a sound that is not played.
+
+        That is a parameter of the makers (NRPN), in whose first half 64 changes nothing (GS, XG).
+        Other registered ones (modulation range, tuning programs) are not heard by themselves.
+        """
         if controller in (NRPN_LSB, NRPN_MSB):
             self._is_registered = False
+            self._other_number = _selected(self._other_number, controller == NRPN_MSB, value)
         elif controller in (RPN_LSB, RPN_MSB):
             self._is_registered = True
-            self._number &= 0x7F if controller == RPN_MSB else 0x3F80
-            self._number |= value << 7 if controller == RPN_MSB else value
-        elif self._is_registered and self._number in _DEFAULTS:
+            self._number = _selected(self._number, controller == RPN_MSB, value)
+        elif not self._is_registered:
+            is_unheard = controller == DATA_LSB or (controller == DATA_MSB and value == 64)
+            return is_unheard or self._other_number == _NO_PARAMETER
+        elif self._number in _DEFAULTS:
             self._enter(tick, controller, value)
-        else:
-            return self._is_registered and self._number == _NO_PARAMETER
         return True
 
     def _enter(self, tick: int, controller: int, value: int) -> None:
@@ -111,6 +117,11 @@ class Pitch:
             return self._ticks[index]
         end = self._run_ends[index]
         return self._ticks[end] if end < len(self._ticks) else float("inf")
+
+
+def _selected(number: int, is_msb: bool, value: int) -> int:
+    """The number of a parameter, one of whose halves is set."""
+    return value << 7 | number & 0x7F if is_msb else number & 0x3F80 | value
 
 
 def _semitones(total: float) -> int | None:

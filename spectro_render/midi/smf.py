@@ -18,7 +18,8 @@ from typing import NamedTuple, TypeAlias
 
 from spectro_render.errors import MidiError
 from spectro_render.midi.pitch import PITCH_CONTROLLERS
-from spectro_render.midi.system import SystemMessage, system_message
+from spectro_render.midi.system import RESET, SystemMessage, is_heard, system_message
+from spectro_render.midi.unplayed import Unplayed
 
 MAX_BYTES = 16 * 2**20  # the largest files that are played at all have a few MB
 MAX_EVENTS = 1_000_000  # of those that are kept; bounds the memory that the notes need
@@ -58,36 +59,6 @@ _SMPTE_RATES = {  # code -> so many frames in so many us; 29 is 30 drop-frame, 2
 }
 _NOT_MIDI_HINT = "give a Standard MIDI File (.mid)"
 
-_CONTROLLER_NAMES = {
-    1: "modulation",
-    2: "breath",
-    5: "portamento time",
-    10: "pan",
-    32: "bank select",
-    65: "portamento",
-    67: "soft pedal",
-    71: "resonance",
-    74: "brightness",
-    91: "reverb",
-    93: "chorus",
-}
-
-# By controller: the values that change nothing, as they are those from the beginning.
-_UNHEARD = {
-    1: (0,),
-    2: (0,),
-    5: range(128),  # portamento has to be on
-    8: (64,),
-    10: (64,),
-    65: range(64),
-    67: range(64),
-    **dict.fromkeys(range(70, 80), (64,)),
-    84: range(128),
-    **dict.fromkeys(range(92, 96), (0,)),
-    122: range(128),  # local control: of a keyboard
-}
-
-
 # A channel message: a plain tuple, as there are many. The fields are the tick from the start of the
 # track; the number of the track in the file; the status byte of channel 1; 16 * port + channel,
 # from 0, as channels of different ports are different channels; and two data bytes, 0..127: pitch
@@ -114,7 +85,8 @@ class Smf:
     division: int  # ticks per quarter note
     tracks: list[SmfTrack]
     messages: list[SystemMessage]  # the system exclusive ones that are used
-    ignored: Counter[str]  # phrase -> how many events
+    unplayed: Unplayed  # controllers and pressures
+    ignored: Counter[str]  # other events that are not played: phrase -> how many
     repairs: Counter[str]  # phrase -> how often
 
 
@@ -123,6 +95,7 @@ def parse_smf(data: bytes) -> Smf:
 
     Raises MidiError where there is none, or more of it than MAX_EVENTS.
     """
+    unplayed = Unplayed()
     ignored: Counter[str] = Counter()
     repairs: Counter[str] = Counter()
     data = _gunzip(data) if data.startswith(_GZIP_MAGIC) else data
@@ -133,14 +106,14 @@ def parse_smf(data: bytes) -> Smf:
     for chunk in islice(_track_chunks(data, start), _MAX_TRACKS):
         if not chunk.has_true_length:
             repairs["wrong track length"] += 1
-        reader = _TrackReader(len(tracks), chunk, room, messages, ignored, repairs)
+        reader = _TrackReader(len(tracks), chunk, room, messages, unplayed, ignored, repairs)
         tracks.append(reader.read())
         room -= len(tracks[-1].events) + len(tracks[-1].tempos)
     if not tracks:
         raise MidiError("the MIDI file has no track", "export it again")
     if n_tracks is not None and n_tracks != len(tracks):
         repairs[f"the header promises {n_tracks} tracks, {len(tracks)} found"] += 1
-    smf = Smf(_DEFAULT_DIVISION, tracks, messages, ignored, repairs)
+    smf = Smf(_DEFAULT_DIVISION, tracks, messages, unplayed, ignored, repairs)
     _set_division(smf, division)
     return smf
 
@@ -216,6 +189,7 @@ class _TrackReader:
         chunk: _Chunk,
         room: int,
         messages: list[SystemMessage],
+        unplayed: Unplayed,
         ignored: Counter[str],
         repairs: Counter[str],
     ) -> None:
@@ -225,6 +199,7 @@ class _TrackReader:
         self._room = room  # for so many events
         self._messages = messages
         self._exclusive = b""  # what has been read of a message that comes in several events
+        self._unplayed = unplayed
         self._ignored = ignored
         self._repairs = repairs
         self._position = 0
@@ -356,13 +331,15 @@ class _TrackReader:
         message = system_message(data[:-1] if is_whole else data)
         self._exclusive = b"" if is_whole or message or len(data) > _LONGEST_USED else data
         if message is not None:
+            if message.kind == RESET:
+                self._unplayed.reset(self._track.end, self._first_channel // 16)
             place = len(self._messages)
             self._make_room()
             self._messages.append(message)
             self._track.events.append(
                 (self._track.end, self._number, SYSTEM, self._first_channel, place, 0)
             )
-        elif is_whole:
+        elif is_whole and is_heard(data[:-1]):
             self._ignored["system exclusive"] += 1
 
     def _is_at_event(self, position: int) -> bool:
@@ -383,37 +360,22 @@ class _TrackReader:
         if max(data) > 127:
             self._repairs["data byte above 127 clipped"] += 1
             data = bytes(min(byte, 127) for byte in data)
-        phrase = _unused(kind, *data)
-        if phrase:
-            self._ignored[phrase] += 1
-        elif phrase is None:
-            self._make_room()
-            second = data[1] if size == 2 else 0
-            channel = self._first_channel + (status & 0x0F)
-            event = (self._track.end, self._number, kind, channel, data[0], second)
-            self._track.events.append(event)
+        first, second = data[0], data[1] if size == 2 else 0
+        channel = self._first_channel + (status & 0x0F)
+        if kind in (_KEY_PRESSURE, _CHANNEL_PRESSURE) or (
+            kind == CONTROL and first not in _USED_CONTROLLERS
+        ):
+            self._unplayed.take(self._track.end, channel, kind, first, second)
+            return
+        if kind == CONTROL and first == RESET_CONTROLLERS:
+            self._unplayed.reset_controllers(self._track.end, channel)
+        self._make_room()
+        event = (self._track.end, self._number, kind, channel, first, second)
+        self._track.events.append(event)
 
     def _make_room(self) -> None:
         if len(self._track.events) + len(self._track.tempos) >= self._room:
             raise MidiError(f"more than {MAX_EVENTS:,} MIDI events", "split the file")
-
-
-def _unused(kind: int, first: int, second: int = 0) -> str | None:
-    """The name of an event that the renderer does not use; None for an event that it uses.
-
-    An empty name is that of an event which nobody hears.
-    """
-    if kind == CONTROL:
-        if first in _USED_CONTROLLERS:
-            return None
-        if second in _UNHEARD.get(first, ()):
-            return ""
-        return _CONTROLLER_NAMES.get(first, f"controller {first}")
-    if kind == _KEY_PRESSURE:
-        return "key pressure" if second else ""
-    if kind == _CHANNEL_PRESSURE:
-        return "channel pressure" if first else ""
-    return None
 
 
 def _decode(name: bytes) -> str:

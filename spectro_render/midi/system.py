@@ -42,6 +42,23 @@ def system_message(data: bytes) -> SystemMessage | None:
     return None
 
 
+def is_heard(data: bytes) -> bool:
+    """Whether a message, given without F0 and F7, can change how a GM, GS or XG device sounds.
+
+    Requests, displays, sample dumps, time code and transport do not.
+    """
+    kind, model = data[:1], data[2:4]
+    if kind == b"\x7e":  # universal, not in real time: only tunings are heard
+        return model[:1] == b"\x08"
+    if kind == b"\x7f":  # universal, in real time: device, tuning and controllers
+        return model[:1] in (b"\x04", b"\x08", b"\x09", b"\x0a")
+    if kind == b"\x41":  # Roland: displays, requests
+        return model[:1] != b"\x45" and model[1:] != b"\x11"
+    if kind == b"\x43" and model[:1] == b"\x4c":  # Yamaha: requests, display
+        return data[1] & 0xF0 in (0x00, 0x10) and data[3:4] not in (b"\x06", b"\x07")
+    return True
+
+
 def _device_message(kind: int, low: int, high: int) -> SystemMessage | None:
     """A universal message for the whole device, with the two halves of its value.
 
