@@ -17,6 +17,7 @@ from spectro_render.midi.smf import (
     ALL_NOTES_OFF,
     ALL_SOUND_OFF,
     BANK,
+    BANK_LSB,
     CONTROL,
     EXPRESSION,
     MODES,
@@ -62,7 +63,10 @@ class _Channel:
     number: int
     is_drum: bool
     program: int = 0
-    bank: int | None = None  # if it was selected after the last program change
+    bank: int = 0
+    bank_lsb: int = 0
+    is_bank_new: bool = False  # whether it was selected after the last program change
+    is_variation: bool = False  # of the program, by its bank
     is_sustained: bool = False  # by the pedal
     is_sostenuto: bool = False
     other_parameters: int = 0  # how often one was set that is not played
@@ -150,7 +154,9 @@ class _Player:
     def _start(self, channel: _Channel, tick: int, track: int, pitch: int, velocity: int) -> None:
         is_drum, program = channel.is_drum, channel.program
         if is_drum and program == ORCHESTRA_KIT and pitch in TIMPANI_KEYS:
-            is_drum, program = False, TIMPANI
+            # XG's kit of this number has toms there.
+            if self._modes.get(channel.number // 16) != XG:
+                is_drum, program = False, TIMPANI
         again = channel.held.pop(pitch, []) if channel.held else []
         down = channel.down.setdefault(pitch, [])
         if channel.is_sustained and not is_drum:
@@ -160,7 +166,7 @@ class _Player:
         follows_an_end = channel.stray_ends.get(pitch) == (tick, track)
         note = PlayedNote(
             *(tick, SOUNDING, pitch, velocity, program, is_drum),
-            *(channel.number, track, follows_an_end),
+            *(channel.number, track, follows_an_end, channel.is_variation),
         )
         self.notes.append(note)
         down.append(note)
@@ -168,24 +174,13 @@ class _Player:
             self._last_tick = tick
 
     def _set_program(self, channel: _Channel, program: int) -> None:
-        """Choose the instrument, or the drum kit; a bank decides which of the two.
-
-        GM2 has drums in bank 120 and instruments in 121 (RP-024, 3.3), XG drums in 127 and 126 and
-        instruments in the others. In GS banks are variations of an instrument. Where a file does
-        not say whose rules it follows, 120, 126 and 127 are drums, as no others use them so.
-        """
+        """Choose the instrument, or the drum kit; a bank decides which of the two."""
         channel.program = program
-        bank, channel.bank = channel.bank, None
         mode = self._modes.get(channel.number // 16)
-        if bank is None or mode == GS or (mode == GM2 and bank not in (120, 121)):
-            return
-        is_tenth = channel.number % 16 == DRUM_CHANNEL
-        if mode == GM2:
-            channel.is_drum = bank == 120
-        elif mode == XG:
-            channel.is_drum = bank in (126, 127) or (is_tenth and bank == 0)
-        else:
-            channel.is_drum = bank in (120, 126, 127) or is_tenth
+        if channel.is_bank_new:
+            channel.is_drum = _is_drum(mode, channel)
+            channel.is_bank_new = False
+        channel.is_variation = _is_variation(mode, channel)
 
     def _obey(self, port: int, tick: int, message: SystemMessage) -> None:
         channels = [self._channel(number) for number in range(16 * port, 16 * port + 16)]
@@ -214,7 +209,8 @@ class _Player:
         for controller, value in ((ALL_SOUND_OFF, 0), (RESET_CONTROLLERS, 0), (VOLUME, 100)):
             self._control(channel, tick, controller, value)
         channel.is_drum = channel.number % 16 == DRUM_CHANNEL
-        channel.program, channel.bank = 0, None
+        channel.program = channel.bank = channel.bank_lsb = 0
+        channel.is_bank_new = channel.is_variation = False
         channel.pitch.reset(tick)
 
     def _release_key(self, channel: _Channel, tick: int, track: int, pitch: int) -> None:
@@ -252,7 +248,9 @@ class _Player:
 
     def _control(self, channel: _Channel, tick: int, controller: int, value: int) -> None:
         if controller == BANK:
-            channel.bank = value
+            channel.bank, channel.is_bank_new = value, True
+        elif controller == BANK_LSB:
+            channel.bank_lsb = value
         elif controller in (VOLUME, EXPRESSION):
             channel.levels.set(tick, controller, value)
         elif controller in PITCH_CONTROLLERS:
@@ -315,6 +313,39 @@ class _Player:
         for channel in self.channels.values():
             for note in chain.from_iterable(channel.held.values()):
                 note.end = max(self._last_tick, note.start + 1)
+
+
+def _is_drum(mode: str | None, channel: _Channel) -> bool:
+    """Whether a channel has drums after a bank and a program were selected.
+
+    GM2 has drums in bank 120 and instruments in 121 (RP-024, 3.3), XG drums in 127 and 126 and
+    instruments in the others. In GS banks are variations of an instrument. Where a file does not
+    say whose rules it follows, 120, 126 and 127 are drums, as no others use them so.
+    """
+    bank, is_tenth = channel.bank, channel.number % 16 == DRUM_CHANNEL
+    if mode == GS or (mode == GM2 and bank not in (120, 121)):
+        return channel.is_drum
+    if mode == GM2:
+        return bank == 120
+    if mode == XG:
+        return bank in (126, 127) or (is_tenth and bank == 0)
+    return bank in (120, 126, 127) or is_tenth
+
+
+def _is_variation(mode: str | None, channel: _Channel) -> bool:
+    """Whether a channel's bank has other sounds than those of General MIDI or of the drum kits.
+
+    XG and GM2 number variations by the LSB, GS and devices without such rules by the MSB. XG has
+    sound effects in banks 64 and 126.
+    """
+    bank, lsb = channel.bank, channel.bank_lsb
+    if channel.is_drum:
+        return bank == 126 and mode != GS
+    if mode == XG:
+        return bank == 64 or lsb != 0
+    if mode == GM2 or (mode != GS and bank == 121):
+        return lsb != 0
+    return bank != 0
 
 
 def _all_notes(channel: _Channel) -> Iterator[PlayedNote]:

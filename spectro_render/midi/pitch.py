@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -108,6 +108,12 @@ class Pitch:
             nearest = round(self._tunings[index])
             left = self._left(nearest, index)
         return nearest, left >= end
+
+    def stays_centred(self, start: int, end: int) -> bool:
+        """Whether the wheel bends nothing audible from tick `start` to `end`."""
+        first, last = bisect_right(self._ticks, start) - 1, bisect_left(self._ticks, end)
+        pairs = zip(self._totals[first:last], self._tunings[first:last], strict=True)
+        return all(abs(total - tuning) <= IN_TUNE for total, tuning in pairs)
 
     def _left(self, semitones: int, index: int) -> float:
         """The tick at which, from index on, the pitch is no longer so many semitones up."""

@@ -28,11 +28,12 @@ _MAX_NAME = 200  # characters
 
 NOTE_OFF, NOTE_ON, CONTROL, PROGRAM = 0x80, 0x90, 0xB0, 0xC0  # status bytes of channel 1
 SYSTEM = 0xF0  # system exclusive
-BANK, VOLUME, EXPRESSION, SUSTAIN, SOSTENUTO = 0, 7, 11, 64, 66  # the controllers that are used
+# The controllers that are used.
+BANK, VOLUME, EXPRESSION, BANK_LSB, SUSTAIN, SOSTENUTO = 0, 7, 11, 32, 64, 66
 ALL_SOUND_OFF, RESET_CONTROLLERS, ALL_NOTES_OFF = 120, 121, 123
 MODES = range(124, 128)  # omni, mono and poly: each is all-notes-off as well (MIDI 1.0, table III)
 _USED_CONTROLLERS = {
-    *(BANK, VOLUME, EXPRESSION, SUSTAIN, SOSTENUTO, *PITCH_CONTROLLERS),
+    *(BANK, VOLUME, EXPRESSION, BANK_LSB, SUSTAIN, SOSTENUTO, *PITCH_CONTROLLERS),
     *(ALL_SOUND_OFF, RESET_CONTROLLERS, ALL_NOTES_OFF, *MODES),
 }
 
