@@ -130,6 +130,13 @@ def test_master_volume_of_all_makers(message: str) -> None:
     assert score.ignored == ()
 
 
+@pytest.mark.parametrize("message", ["41 10 42 12 40 11 19 32 00", "43 10 4c 08 00 0b 32"])
+def test_volume_of_a_part_by_an_exclusive_message(message: str) -> None:
+    data = bytes.fromhex(message) + b"\xf7"
+    score = read(bytes([0, 0xF0, len(data)]) + data + track(*held(0, 0, 10), *held(1, 0, 10)))
+    assert [note.velocity for note in score.notes] == [40, 80]
+
+
 def test_a_section_keeps_its_part_of_a_fade() -> None:
     score = read(track(*held(0, 0, 2000), *volumes(0, 1000, 1800, 100, 0)))
     part = section(score, 6.0, 3.0)

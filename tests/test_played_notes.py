@@ -147,6 +147,20 @@ def test_kits_that_are_played_as_the_standard_one_are_named() -> None:
 
 
 @pytest.mark.parametrize(
+    "message",
+    [
+        "41 10 42 12 40 11 00 00 13 4d f7",  # tone number of a GS part
+        "43 10 4c 08 00 03 13 f7",
+        "43 10 4c 08 00 01 00 00 13 f7",  # bank and program
+    ],
+)
+def test_instruments_that_exclusive_messages_choose_are_played(message: str) -> None:
+    score = read_midi(smf(exclusive(message) + hit(0) + hit(1)))
+    assert [note.program for note in score.notes] == [19, 0]
+    assert score.ignored == ()
+
+
+@pytest.mark.parametrize(
     ("setting", "channel", "name"),
     [
         (bank(9, 0, 11), 9, "Room drum kit, played as the standard one"),
@@ -176,6 +190,13 @@ def test_sounds_of_other_banks_and_kits_are_named(setting: bytes, channel: int, 
 def test_the_symphony_kit_of_xg_has_no_timpani() -> None:
     score = read_midi(smf(exclusive(XG_ON) + bank(9, 127, 48) + hit(9, 45)))
     assert [note.is_drum for note in score.notes] == [True]
+
+
+def test_a_string_struck_again_under_the_sostenuto_pedal_rings_on() -> None:
+    down, up = b"\x05\xb0\x42\x7f", b"\x64\xb0\x42\0"
+    again = b"\x05\x80\x3c\0" + hit(0, 60)
+    score = read_midi(smf(b"\0\x90\x3c\x5a" + down + again + up, division=DIVISION))
+    assert [round(note.end / TICK) for note in score.notes] == [10, 120]
 
 
 # --- pitch
@@ -231,6 +252,10 @@ OCTAVE = control(101, 0, 100, 0, 6, 12)
         (exclusive("43 10 4c 00 00 06 46 f7"), 66, False),
         (exclusive("41 10 42 12 40 00 00 00 07 0e 08 23 f7"), 61, False),
         (exclusive("7f 7f 04 04 00 43 f7") + exclusive(XG_ON), 60, False),
+        (exclusive("41 10 42 12 40 11 16 34 00 f7"), 48, False),  # key shift of a GS part
+        (exclusive("43 10 4c 08 00 08 45 f7"), 65, False),  # and of an XG part
+        (exclusive("43 10 4c 08 01 08 45 f7"), 60, False),
+        (exclusive("41 10 42 12 40 11 16 34 00 f7") + exclusive(GS_ON), 60, False),
     ],
 )
 def test_a_note_has_the_pitch_that_its_channel_is_tuned_and_bent_to(

@@ -39,6 +39,8 @@ from spectro_render.midi.system import (
     FINE_TUNING,
     GM2,
     GS,
+    KEY_SHIFT,
+    PART_MODE,
     RESET,
     XG,
     SystemMessage,
@@ -163,10 +165,11 @@ class _Player:
             again += down
         for note in again:
             note.end = tick if note.end == SOUNDING else note.end
+        is_latched = any(note.is_latched for note in again)  # that string is not damped
         follows_an_end = channel.stray_ends.get(pitch) == (tick, track)
         note = PlayedNote(
             *(tick, SOUNDING, pitch, velocity, program, is_drum),
-            *(channel.number, track, follows_an_end, channel.is_variation),
+            *(channel.number, track, follows_an_end, channel.is_variation, is_latched),
         )
         self.notes.append(note)
         down.append(note)
@@ -199,9 +202,18 @@ class _Player:
             for channel in channels:
                 channel.levels.master = message.value
                 channel.levels.update(tick)
-        else:
+        elif message.kind == PART_MODE:
             self._modes.setdefault(port, message.mode)
             channels[message.channel].is_drum = bool(message.value)
+        elif message.kind == KEY_SHIFT:
+            channels[message.channel].pitch.shift = message.value
+            channels[message.channel].pitch.update(tick)
+        else:
+            kind, first, second = message.event
+            if kind == PROGRAM:
+                self._set_program(channels[message.channel], first)
+            else:
+                self._control(channels[message.channel], tick, first, second)
 
     def _reset(self, channel: _Channel, tick: int) -> None:
         """Silence a channel and set it to what it was at the beginning."""

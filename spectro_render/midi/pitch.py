@@ -27,6 +27,7 @@ class Pitch:
     """How many semitones a channel sounds above its keys, over time."""
 
     master: float = 0.0  # tuning of the whole device, in semitones
+    shift: float = 0.0  # of the keys of this channel, in semitones
     _parameters: dict[int, int] = field(default_factory=_DEFAULTS.copy)  # values of 14 bits
     _number: int = _NO_PARAMETER  # of the registered parameter that is selected
     _is_registered: bool = True  # whether it was selected last, and no other kind
@@ -73,14 +74,14 @@ class Pitch:
 
     def reset(self, tick: int) -> None:
         """Go back to the keys' own pitches."""
-        self.master = 0.0
+        self.master = self.shift = 0.0
         self._parameters = _DEFAULTS.copy()
         self.reset_controllers(tick)
 
     def update(self, tick: int) -> None:
         """Note the pitch from a tick on, which is no earlier than the one before."""
         fine = (self._parameters[FINE_TUNING] - _CENTRE) / _CENTRE
-        tuning = (self._parameters[COARSE_TUNING] >> 7) - 64 + fine + self.master
+        tuning = (self._parameters[COARSE_TUNING] >> 7) - 64 + fine + self.master + self.shift
         semitones, cents = divmod(self._parameters[BEND_RANGE], 128)
         total = tuning + (self._bend - _CENTRE) / _CENTRE * (semitones + cents / 100)
         if tick == self._ticks[-1]:

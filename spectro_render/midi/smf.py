@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 
 from spectro_render.errors import MidiError
 from spectro_render.midi.pitch import PITCH_CONTROLLERS
-from spectro_render.midi.system import RESET, SystemMessage, is_heard, system_message
+from spectro_render.midi.system import RESET, SystemMessage, is_heard, system_messages
 from spectro_render.midi.unplayed import Unplayed
 
 MAX_BYTES = 16 * 2**20  # the largest files that are played at all have a few MB
@@ -329,18 +329,16 @@ class _TrackReader:
 
     def _add_exclusive(self, data: bytes) -> None:
         is_whole = data[-1:] == b"\xf7"
-        message = system_message(data[:-1] if is_whole else data)
-        self._exclusive = b"" if is_whole or message or len(data) > _LONGEST_USED else data
-        if message is not None:
+        messages = system_messages(data[:-1] if is_whole else data)
+        self._exclusive = b"" if is_whole or messages or len(data) > _LONGEST_USED else data
+        for message in messages:
             if message.kind == RESET:
                 self._unplayed.reset(self._track.end, self._first_channel // 16)
-            place = len(self._messages)
             self._make_room()
+            event = (SYSTEM, self._first_channel, len(self._messages), 0)
+            self._track.events.append((self._track.end, self._number, *event))
             self._messages.append(message)
-            self._track.events.append(
-                (self._track.end, self._number, SYSTEM, self._first_channel, place, 0)
-            )
-        elif is_whole and is_heard(data[:-1]):
+        if is_whole and not messages and is_heard(data[:-1]):
             self._ignored["system exclusive"] += 1
 
     def _is_at_event(self, position: int) -> bool:
