@@ -129,6 +129,21 @@ def test_drums_of_one_port_are_no_drums_of_the_other() -> None:
     assert [note.is_drum for note in score.notes] == [True, False]
 
 
+def test_two_devices_with_names_have_channels_of_their_own() -> None:
+    def track(device: str, program: int, *more: bytes) -> bytes:
+        name = bytes([0, 0xFF, 9, len(device)]) + device.encode()
+        return name + b"".join(more) + bytes([0, 0xC0, program]) + hit(0, 60 + program)
+
+    def programs(*tracks: bytes) -> list[int]:
+        return [note.program for note in read_midi(smf(*tracks)).notes]
+
+    notes = b"\x20" + hit(0)[1:]  # on the first device
+    assert programs(track("A", 40), track("B", 19), notes) == [40, 19, 40]
+    assert programs(track("A", 40), track("A", 19), notes) == [40, 19, 19]
+    port = b"\0\xff\x21\x01\0"  # numbered: the same
+    assert programs(track("A", 40, port), track("B", 19, port), notes) == [40, 19, 19]
+
+
 def test_a_reset_silences_notes_and_gives_the_piano_back() -> None:
     organ = b"\0\xc0\x13\0\xb0\x07\x20" + b"\0\x90\x3c\x5a" + b"\x0a" + exclusive(GM_ON)[1:]
     notes = read_midi(smf(organ + b"\x0a\x80\x3c\0" + hit(0), division=DIVISION)).notes

@@ -40,7 +40,7 @@ _USED_CONTROLLERS = {
 PITCH_BEND = 0xE0
 _KEY_PRESSURE, _CHANNEL_PRESSURE = 0xA0, 0xD0
 _SYSEX, _SYSEX_CONTINUED, _META = 0xF0, 0xF7, 0xFF
-_TRACK_NAME, _PORT, _END_OF_TRACK, _TEMPO = 0x03, 0x21, 0x2F, 0x51
+_TRACK_NAME, _DEVICE, _PORT, _END_OF_TRACK, _TEMPO = 0x03, 0x09, 0x21, 0x2F, 0x51
 _LONGEST_USED = 16  # bytes of a system exclusive message
 _SYSTEM_DATA_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1}  # the other system messages, even undefined, 0
 
@@ -96,25 +96,21 @@ def parse_smf(data: bytes) -> Smf:
 
     Raises MidiError where there is none, or more of it than MAX_EVENTS.
     """
-    unplayed = Unplayed()
-    ignored: Counter[str] = Counter()
-    repairs: Counter[str] = Counter()
+    smf = Smf(_DEFAULT_DIVISION, [], [], Unplayed(), Counter(), Counter())
     data = _gunzip(data) if data.startswith(_GZIP_MAGIC) else data
-    start, n_tracks, division = _read_header(data, repairs)
-    tracks: list[SmfTrack] = []
-    messages: list[SystemMessage] = []
+    start, n_tracks, division = _read_header(data, smf.repairs)
+    devices: dict[bytes, int] = {}
     room = MAX_EVENTS
     for chunk in islice(_track_chunks(data, start), _MAX_TRACKS):
         if not chunk.has_true_length:
-            repairs["wrong track length"] += 1
-        reader = _TrackReader(len(tracks), chunk, room, messages, unplayed, ignored, repairs)
-        tracks.append(reader.read())
-        room -= len(tracks[-1].events) + len(tracks[-1].tempos)
-    if not tracks:
+            smf.repairs["wrong track length"] += 1
+        track = _TrackReader(smf, chunk, room, devices).read()
+        smf.tracks.append(track)
+        room -= len(track.events) + len(track.tempos)
+    if not smf.tracks:
         raise MidiError("the MIDI file has no track", "export it again")
-    if n_tracks is not None and n_tracks != len(tracks):
-        repairs[f"the header promises {n_tracks} tracks, {len(tracks)} found"] += 1
-    smf = Smf(_DEFAULT_DIVISION, tracks, messages, unplayed, ignored, repairs)
+    if n_tracks is not None and n_tracks != len(smf.tracks):
+        smf.repairs[f"the header promises {n_tracks} tracks, {len(smf.tracks)} found"] += 1
     _set_division(smf, division)
     return smf
 
@@ -184,28 +180,22 @@ class _Damaged(Exception):
 class _TrackReader:
     """Reads the events of one track, as far as they can be read."""
 
-    def __init__(
-        self,
-        number: int,
-        chunk: _Chunk,
-        room: int,
-        messages: list[SystemMessage],
-        unplayed: Unplayed,
-        ignored: Counter[str],
-        repairs: Counter[str],
-    ) -> None:
-        self._number = number
+    def __init__(self, smf: Smf, chunk: _Chunk, room: int, devices: dict[bytes, int]) -> None:
+        """Takes the file as it was read so far, and the numbers of its devices' names."""
+        self._number = len(smf.tracks)
         self._data = chunk.data
         self._stop_at_end_of_track = not chunk.has_true_length
         self._room = room  # for so many events
-        self._messages = messages
+        self._devices = devices
+        self._messages = smf.messages
         self._exclusive = b""  # what has been read of a message that comes in several events
-        self._unplayed = unplayed
-        self._ignored = ignored
-        self._repairs = repairs
+        self._unplayed = smf.unplayed
+        self._ignored = smf.ignored
+        self._repairs = smf.repairs
         self._position = 0
         self._running_status: int | None = None
         self._first_channel = 0  # of the port
+        self._has_port = False  # whether it is numbered
         self._track = SmfTrack()
 
     def read(self) -> SmfTrack:
@@ -315,7 +305,9 @@ class _TrackReader:
         elif kind == _TRACK_NAME and not self._track.name:
             self._track.name = _decode(data)[:_MAX_NAME]
         elif kind == _PORT and data:
-            self._first_channel = 16 * data[0]
+            self._first_channel, self._has_port = 16 * data[0], True
+        elif kind == _DEVICE and not self._has_port:  # a port by its name (RP-019)
+            self._first_channel = 16 * self._devices.setdefault(data, len(self._devices))
         elif kind == _END_OF_TRACK and self._stop_at_end_of_track:
             self._position = len(self._data)
 
