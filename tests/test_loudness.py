@@ -82,6 +82,22 @@ def test_a_part_that_fades_alone_is_left_as_it_is_and_named() -> None:
     assert score.ignored == ("volume change within a note (1 note)",)
 
 
+def test_a_song_fades_out_although_a_muted_part_plays_on() -> None:
+    muted = [(0, "b10700"), *held(1, 0, 2000, 64)]
+    score = read(track(*held(0, 0, 2000), *volumes(0, 1000, 1800, 100, 10), *muted))
+    assert gain_at(score, 9.5) == pytest.approx(-40, abs=1)
+    assert score.ignored == ()
+
+
+def test_a_note_has_the_volume_that_is_set_just_after_its_start() -> None:
+    late = [*held(0, 0, 1000), (2, "b00732")]
+    score = read(track(*late, *held(1, 0, 1000, 64)))
+    assert [note.velocity for note in score.notes] == [40, 80]
+    assert score.fades == score.ignored == ()
+    loud = [(0, "b00714"), *held(0, 0, 1000), (2, "b00764")]
+    assert [n.velocity for n in read(track(*loud, *held(1, 0, 1000, 64))).notes] == [80, 80]
+
+
 def test_a_part_that_swells_alone_is_heard() -> None:
     both = [*held(0, 0, 1000), *held(1, 0, 1000, 64)]
     score = read(track((0, "b00b00"), *both, *volumes(0, 0, 500, 0, 127, 11)))
@@ -128,6 +144,13 @@ def test_master_volume_of_all_makers(message: str) -> None:
     score = read(bytes([0, 0xF0, len(data)]) + data + track(*held(0, 0, 10)))
     assert score.notes[0].velocity == pytest.approx(40, abs=1)
     assert score.ignored == ()
+
+
+@pytest.mark.parametrize("message", ["41 10 42 12 40 11 19 32 00", "43 10 4c 08 00 0b 32"])
+def test_volume_of_a_part_by_an_exclusive_message(message: str) -> None:
+    data = bytes.fromhex(message) + b"\xf7"
+    score = read(bytes([0, 0xF0, len(data)]) + data + track(*held(0, 0, 10), *held(1, 0, 10)))
+    assert [note.velocity for note in score.notes] == [40, 80]
 
 
 def test_a_section_keeps_its_part_of_a_fade() -> None:

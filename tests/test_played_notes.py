@@ -116,7 +116,8 @@ def test_which_channels_are_drums(setting: bytes, drums: set[int]) -> None:
     hits = b"".join(hit(channel) for channel in range(16))
     score = read_midi(smf(setting + hits))
     assert {channel for channel, note in enumerate(score.notes) if note.is_drum} == drums
-    assert score.ignored == score.repairs == ()
+    assert not [phrase for phrase in score.ignored if "played as" not in phrase]
+    assert score.repairs == ()
     set_up = read_midi(smf(setting, b"\x0a" + hits[1:]))  # in a track of its own
     assert {channel for channel, note in enumerate(set_up.notes) if note.is_drum} == drums
 
@@ -126,6 +127,21 @@ def test_drums_of_one_port_are_no_drums_of_the_other() -> None:
     gs = exclusive("41 10 42 12 40 1a 15 02 0f f7")
     score = read_midi(smf(gs + hit(10), port + b"\x14" + hit(10)[1:]))
     assert [note.is_drum for note in score.notes] == [True, False]
+
+
+def test_two_devices_with_names_have_channels_of_their_own() -> None:
+    def track(device: str, program: int, *more: bytes) -> bytes:
+        name = bytes([0, 0xFF, 9, len(device)]) + device.encode()
+        return name + b"".join(more) + bytes([0, 0xC0, program]) + hit(0, 60 + program)
+
+    def programs(*tracks: bytes) -> list[int]:
+        return [note.program for note in read_midi(smf(*tracks)).notes]
+
+    notes = b"\x20" + hit(0)[1:]  # on the first device
+    assert programs(track("A", 40), track("B", 19), notes) == [40, 19, 40]
+    assert programs(track("A", 40), track("A", 19), notes) == [40, 19, 19]
+    port = b"\0\xff\x21\x01\0"  # numbered: the same
+    assert programs(track("A", 40, port), track("B", 19, port), notes) == [40, 19, 19]
 
 
 def test_a_reset_silences_notes_and_gives_the_piano_back() -> None:
@@ -143,6 +159,59 @@ def test_kits_that_are_played_as_the_standard_one_are_named() -> None:
         "Orchestra drum kit, played as the standard one (1 note)",
     )
     assert [note.program for note in score.notes if not note.is_drum] == [47]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "41 10 42 12 40 11 00 00 13 4d f7",  # tone number of a GS part
+        "43 10 4c 08 00 03 13 f7",
+        "43 10 4c 08 00 01 00 00 13 f7",  # bank and program
+    ],
+)
+def test_instruments_that_exclusive_messages_choose_are_played(message: str) -> None:
+    score = read_midi(smf(exclusive(message) + hit(0) + hit(1)))
+    assert [note.program for note in score.notes] == [19, 0]
+    assert score.ignored == ()
+
+
+@pytest.mark.parametrize(
+    ("setting", "channel", "name"),
+    [
+        (bank(9, 0, 11), 9, "Room drum kit, played as the standard one"),
+        (bank(9, 0, 49), 9, "drum kit 49, played as the standard one"),
+        (bank(9, 0, 3), 9, ""),
+        (exclusive(XG_ON) + bank(9, 126), 9, "SFX drum kit, played as the standard one"),
+        (exclusive(XG_ON) + bank(9, 127), 9, ""),
+        (bank(0, 8), 0, "variation of an instrument, played as the usual one"),  # GS
+        (exclusive(GS_ON) + bank(0, 127), 0, "variation of an instrument, played as the usual one"),
+        (exclusive(XG_ON) + bank(0, 64), 0, "variation of an instrument, played as the usual one"),
+        (
+            b"\0\xb0\x20\x03" + bank(0, 121),
+            0,
+            "variation of an instrument, played as the usual one",
+        ),
+        (exclusive(GS_ON) + b"\0\xb0\x20\x03" + bank(0, 0), 0, ""),  # which device's sounds
+        (bank(0, 121), 0, ""),
+        (bank(0, 8) + bank(0, 0), 0, ""),
+        (b"\0\xb0\0\x08\0\xb0\x20\x03", 0, ""),  # without a program change
+    ],
+)
+def test_sounds_of_other_banks_and_kits_are_named(setting: bytes, channel: int, name: str) -> None:
+    expected = (f"{name} (1 note)",) if name else ()
+    assert read_midi(smf(setting + hit(channel))).ignored == expected
+
+
+def test_the_symphony_kit_of_xg_has_no_timpani() -> None:
+    score = read_midi(smf(exclusive(XG_ON) + bank(9, 127, 48) + hit(9, 45)))
+    assert [note.is_drum for note in score.notes] == [True]
+
+
+def test_a_string_struck_again_under_the_sostenuto_pedal_rings_on() -> None:
+    down, up = b"\x05\xb0\x42\x7f", b"\x64\xb0\x42\0"
+    again = b"\x05\x80\x3c\0" + hit(0, 60)
+    score = read_midi(smf(b"\0\x90\x3c\x5a" + down + again + up, division=DIVISION))
+    assert [round(note.end / TICK) for note in score.notes] == [10, 120]
 
 
 # --- pitch
@@ -198,6 +267,10 @@ OCTAVE = control(101, 0, 100, 0, 6, 12)
         (exclusive("43 10 4c 00 00 06 46 f7"), 66, False),
         (exclusive("41 10 42 12 40 00 00 00 07 0e 08 23 f7"), 61, False),
         (exclusive("7f 7f 04 04 00 43 f7") + exclusive(XG_ON), 60, False),
+        (exclusive("41 10 42 12 40 11 16 34 00 f7"), 48, False),  # key shift of a GS part
+        (exclusive("43 10 4c 08 00 08 45 f7"), 65, False),  # and of an XG part
+        (exclusive("43 10 4c 08 01 08 45 f7"), 60, False),
+        (exclusive("41 10 42 12 40 11 16 34 00 f7") + exclusive(GS_ON), 60, False),
     ],
 )
 def test_a_note_has_the_pitch_that_its_channel_is_tuned_and_bent_to(
@@ -225,6 +298,15 @@ def test_a_bend_that_moves_as_a_note_starts_is_an_ornament() -> None:
     score = read_midi(smf(after))
     assert [note.pitch for note in score.notes] == [62, 62]
     assert score.ignored == ()
+
+
+def test_bends_of_drums_are_named() -> None:
+    bent = b"\0\xe9\0\x70"
+    assert read_midi(smf(bent + hit(9))).ignored == ("pitch bend (1 note)",)
+    assert read_midi(smf(bent + b"\0\xe9\0\x40" + hit(9))).ignored == ()
+    assert read_midi(smf(hit(9) + b"\x60" + bent[1:])).ignored == ()
+    tuned = control(101, 0, 100, 2, 6, 60, channel=9)
+    assert read_midi(smf(tuned + hit(9))).ignored == ()
 
 
 def test_pitches_beyond_the_keyboard_come_back_by_octaves() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from math import inf, log10
@@ -23,6 +23,7 @@ _DEFAULT_VOLUME, _FULL_EXPRESSION = 100, 127  # until the file sets them
 _LOUDEST = 127  # velocity
 
 _FLOOR = 1 / 128  # a factor that nobody hears: -84 dB
+_SETTLING_SECONDS = 0.03  # in which a note that begins is not yet at its full level
 _STEP_SECONDS = 0.25  # changes so close together are compared as one
 _ALIKE_DB, _ALIKE_SHARE = 3.0, 0.35  # changes of channels are alike within one of them
 _ROOM_DB = 6.0  # over the level of a channel at its defaults that a note may need to be
@@ -156,6 +157,13 @@ def measure(
         own, begin, end = levels[note.channel], note.start_seconds, note.end_seconds
         factor = _over(own.at(note.start), fades.at(begin))
         if own.ticks and not note.is_drum:
+            settled = min(begin + _SETTLING_SECONDS, end)
+            if abs(fades.at(settled) - fades.at(begin)) < _HEARD_DB:
+                later = own.factors[bisect_left(seconds[note.channel], settled)]
+                later = _over(later, fades.at(settled))
+                # Volume that is set just behind a note's start is meant for the note.
+                if abs(_decibels(later) - _decibels(factor)) >= _HEARD_DB:
+                    factor = later
             power = courses[note.channel].power(begin, end) / shared.power(begin, end)
             place = bisect_left(own.ticks, note.end)  # after the last change within the note
             last = max(begin, seconds[note.channel][place - 1]) if place else begin
@@ -196,6 +204,7 @@ class _Step:
     begin: float  # seconds
     chain: int  # number of chains that had begun
     sounding: frozenset[int]  # channels
+    faint: frozenset[int]  # those of them that are not heard before the changes
     before: dict[int, float] = field(default_factory=dict)  # dB by channel
     after: dict[int, float] = field(default_factory=dict)
     events: list[tuple[float, int, float]] = field(default_factory=list)  # seconds, channel, dB
@@ -220,7 +229,9 @@ def _fades(
         sweep.play_until(at)
         if step is None or at - step.begin > _STEP_SECONDS or len(sweep.chains) > step.chain:
             sweep.add(step)
-            step = _Step(at, len(sweep.chains), sweep.channels(at))
+            sounding = sweep.channels(at)
+            faint = frozenset(c for c in sounding if _is_faint(levels[c], seconds[c], at))
+            step = _Step(at, len(sweep.chains), sounding, faint)
         before, after = map(_decibels, levels[channel].factors[place : place + 2])
         step.before.setdefault(channel, before)
         step.after[channel] = after
@@ -267,21 +278,28 @@ class _Sweep:
 
     def add(self, step: _Step | None) -> None:
         """Note the change that a step makes to the gain."""
-        if step is None or not _is_common(step):
+        if step is None:
+            return
+        heard = step.sounding - (step.faint - step.after.keys())
+        if not _is_common(step, heard):
             return
         chain = self.chains[step.chain - 1]
         for at, channel, change in step.events:
-            if channel in step.sounding:
+            if channel in heard:
                 last = chain.changes[-1][1] if chain.changes else chain.start
                 begin = last if at - last <= _STEP_SECONDS else at - _RAMP_SECONDS
-                chain.changes.append((begin, at, change / len(step.sounding)))
+                chain.changes.append((begin, at, change / len(heard)))
 
 
-def _is_common(step: _Step) -> bool:
-    """Whether all channels that sound change alike in a step."""
-    if not step.sounding or not step.sounding <= step.after.keys():
+def _is_faint(levels: Levels, seconds: Sequence[float], now: float) -> bool:
+    return _decibels(levels.factors[bisect_left(seconds, now)]) < _FAINT_DB
+
+
+def _is_common(step: _Step, channels: Set[int]) -> bool:
+    """Whether all these channels change alike in a step."""
+    if not channels or not channels <= step.after.keys():
         return False
-    changes = [step.after[channel] - step.before[channel] for channel in step.sounding]
+    changes = [step.after[channel] - step.before[channel] for channel in channels]
     mean = sum(changes) / len(changes)
     reach = max(_ALIKE_DB, _ALIKE_SHARE * abs(mean))
     return all(abs(change - mean) <= reach and change * mean > 0 for change in changes)

@@ -17,6 +17,7 @@ from spectro_render.midi.smf import (
     ALL_NOTES_OFF,
     ALL_SOUND_OFF,
     BANK,
+    BANK_LSB,
     CONTROL,
     EXPRESSION,
     MODES,
@@ -38,6 +39,8 @@ from spectro_render.midi.system import (
     FINE_TUNING,
     GM2,
     GS,
+    KEY_SHIFT,
+    PART_MODE,
     RESET,
     XG,
     SystemMessage,
@@ -62,9 +65,13 @@ class _Channel:
     number: int
     is_drum: bool
     program: int = 0
-    bank: int | None = None  # if it was selected after the last program change
+    bank: int = 0
+    bank_lsb: int = 0
+    is_bank_new: bool = False  # whether it was selected after the last program change
+    is_variation: bool = False  # of the program, by its bank
     is_sustained: bool = False  # by the pedal
     is_sostenuto: bool = False
+    other_parameters: int = 0  # how often one was set that is not played
     levels: Levels = field(default_factory=Levels)
     pitch: Pitch = field(default_factory=Pitch)
     # By pitch. Notes whose keys are down may have ended, where their pitch was struck again.
@@ -91,8 +98,10 @@ def play(smf: Smf, clock: Clock) -> Performance:
     notes = [note for note in player.notes if note.end > note.start]
     levels = {number: channel.levels for number, channel in player.channels.items()}
     pitches = {number: channel.pitch for number, channel in player.channels.items()}
-    if player.other_parameters:
-        smf.ignored["sound parameter"] += player.other_parameters
+    smf.ignored.update(smf.unplayed.count((note.channel, note.start, note.end) for note in notes))
+    sounding = {note.channel for note in notes}
+    if parameters := sum(player.channels[number].other_parameters for number in sounding):
+        smf.ignored["sound parameter"] += parameters
     return Performance(notes, levels, pitches)
 
 
@@ -115,7 +124,6 @@ class _Player:
     def __init__(self) -> None:
         self.notes: list[PlayedNote] = []
         self.channels: dict[int, _Channel] = {}
-        self.other_parameters = 0  # how often one was set that is not played
         self._modes: dict[int, str] = {}  # by port: whose rules hold
         self._tunings: dict[int, dict[str, float]] = {}  # by port and kind, in semitones
         self._last_tick = 0  # of pitched notes and pedals
@@ -148,17 +156,20 @@ class _Player:
     def _start(self, channel: _Channel, tick: int, track: int, pitch: int, velocity: int) -> None:
         is_drum, program = channel.is_drum, channel.program
         if is_drum and program == ORCHESTRA_KIT and pitch in TIMPANI_KEYS:
-            is_drum, program = False, TIMPANI
+            # XG's kit of this number has toms there.
+            if self._modes.get(channel.number // 16) != XG:
+                is_drum, program = False, TIMPANI
         again = channel.held.pop(pitch, []) if channel.held else []
         down = channel.down.setdefault(pitch, [])
         if channel.is_sustained and not is_drum:
             again += down
         for note in again:
             note.end = tick if note.end == SOUNDING else note.end
+        is_latched = any(note.is_latched for note in again)  # that string is not damped
         follows_an_end = channel.stray_ends.get(pitch) == (tick, track)
         note = PlayedNote(
             *(tick, SOUNDING, pitch, velocity, program, is_drum),
-            *(channel.number, track, follows_an_end),
+            *(channel.number, track, follows_an_end, channel.is_variation, is_latched),
         )
         self.notes.append(note)
         down.append(note)
@@ -166,24 +177,13 @@ class _Player:
             self._last_tick = tick
 
     def _set_program(self, channel: _Channel, program: int) -> None:
-        """Choose the instrument, or the drum kit; a bank decides which of the two.
-
-        GM2 has drums in bank 120 and instruments in 121 (RP-024, 3.3), XG drums in 127 and 126 and
-        instruments in the others. In GS banks are variations of an instrument. Where a file does
-        not say whose rules it follows, 120, 126 and 127 are drums, as no others use them so.
-        """
+        """Choose the instrument, or the drum kit; a bank decides which of the two."""
         channel.program = program
-        bank, channel.bank = channel.bank, None
         mode = self._modes.get(channel.number // 16)
-        if bank is None or mode == GS or (mode == GM2 and bank not in (120, 121)):
-            return
-        is_tenth = channel.number % 16 == DRUM_CHANNEL
-        if mode == GM2:
-            channel.is_drum = bank == 120
-        elif mode == XG:
-            channel.is_drum = bank in (126, 127) or (is_tenth and bank == 0)
-        else:
-            channel.is_drum = bank in (120, 126, 127) or is_tenth
+        if channel.is_bank_new:
+            channel.is_drum = _is_drum(mode, channel)
+            channel.is_bank_new = False
+        channel.is_variation = _is_variation(mode, channel)
 
     def _obey(self, port: int, tick: int, message: SystemMessage) -> None:
         channels = [self._channel(number) for number in range(16 * port, 16 * port + 16)]
@@ -202,9 +202,18 @@ class _Player:
             for channel in channels:
                 channel.levels.master = message.value
                 channel.levels.update(tick)
-        else:
+        elif message.kind == PART_MODE:
             self._modes.setdefault(port, message.mode)
             channels[message.channel].is_drum = bool(message.value)
+        elif message.kind == KEY_SHIFT:
+            channels[message.channel].pitch.shift = message.value
+            channels[message.channel].pitch.update(tick)
+        else:
+            kind, first, second = message.event
+            if kind == PROGRAM:
+                self._set_program(channels[message.channel], first)
+            else:
+                self._control(channels[message.channel], tick, first, second)
 
     def _reset(self, channel: _Channel, tick: int) -> None:
         """Silence a channel and set it to what it was at the beginning."""
@@ -212,7 +221,8 @@ class _Player:
         for controller, value in ((ALL_SOUND_OFF, 0), (RESET_CONTROLLERS, 0), (VOLUME, 100)):
             self._control(channel, tick, controller, value)
         channel.is_drum = channel.number % 16 == DRUM_CHANNEL
-        channel.program, channel.bank = 0, None
+        channel.program = channel.bank = channel.bank_lsb = 0
+        channel.is_bank_new = channel.is_variation = False
         channel.pitch.reset(tick)
 
     def _release_key(self, channel: _Channel, tick: int, track: int, pitch: int) -> None:
@@ -250,11 +260,13 @@ class _Player:
 
     def _control(self, channel: _Channel, tick: int, controller: int, value: int) -> None:
         if controller == BANK:
-            channel.bank = value
+            channel.bank, channel.is_bank_new = value, True
+        elif controller == BANK_LSB:
+            channel.bank_lsb = value
         elif controller in (VOLUME, EXPRESSION):
             channel.levels.set(tick, controller, value)
         elif controller in PITCH_CONTROLLERS:
-            self.other_parameters += not channel.pitch.control(tick, controller, value)
+            channel.other_parameters += not channel.pitch.control(tick, controller, value)
         elif controller == SUSTAIN:
             self._last_tick = tick
             channel.is_sustained = value >= _IS_DOWN
@@ -313,6 +325,39 @@ class _Player:
         for channel in self.channels.values():
             for note in chain.from_iterable(channel.held.values()):
                 note.end = max(self._last_tick, note.start + 1)
+
+
+def _is_drum(mode: str | None, channel: _Channel) -> bool:
+    """Whether a channel has drums after a bank and a program were selected.
+
+    GM2 has drums in bank 120 and instruments in 121 (RP-024, 3.3), XG drums in 127 and 126 and
+    instruments in the others. In GS banks are variations of an instrument. Where a file does not
+    say whose rules it follows, 120, 126 and 127 are drums, as no others use them so.
+    """
+    bank, is_tenth = channel.bank, channel.number % 16 == DRUM_CHANNEL
+    if mode == GS or (mode == GM2 and bank not in (120, 121)):
+        return channel.is_drum
+    if mode == GM2:
+        return bank == 120
+    if mode == XG:
+        return bank in (126, 127) or (is_tenth and bank == 0)
+    return bank in (120, 126, 127) or is_tenth
+
+
+def _is_variation(mode: str | None, channel: _Channel) -> bool:
+    """Whether a channel's bank has other sounds than those of General MIDI or of the drum kits.
+
+    XG and GM2 number variations by the LSB, GS and devices without such rules by the MSB. XG has
+    sound effects in banks 64 and 126.
+    """
+    bank, lsb = channel.bank, channel.bank_lsb
+    if channel.is_drum:
+        return bank == 126 and mode != GS
+    if mode == XG:
+        return bank == 64 or lsb != 0
+    if mode == GM2 or (mode != GS and bank == 121):
+        return lsb != 0
+    return bank != 0
 
 
 def _all_notes(channel: _Channel) -> Iterator[PlayedNote]:

@@ -24,6 +24,7 @@ from spectro_render.midi.smf import (
     SmfTrack,
 )
 from spectro_render.midi.tempo import Clock
+from spectro_render.midi.unplayed import Unplayed
 
 if TYPE_CHECKING:
     from note_seq.protobuf.music_pb2 import NoteSequence
@@ -128,4 +129,4 @@ def _events(parts: Sequence[_Part], end: float) -> tuple[Smf, Clock]:
         ):
             events.append((places[float(seconds)], number, kind, channel, first, second))
         tracks.append(SmfTrack(part.name, events, [], places[end]))
-    return Smf(2, tracks or [SmfTrack()], [], Counter(), Counter()), _ListedClock(times)
+    return Smf(2, tracks or [SmfTrack()], [], Unplayed(), Counter(), Counter()), _ListedClock(times)

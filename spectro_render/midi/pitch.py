@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -27,9 +27,11 @@ class Pitch:
     """How many semitones a channel sounds above its keys, over time."""
 
     master: float = 0.0  # tuning of the whole device, in semitones
+    shift: float = 0.0  # of the keys of this channel, in semitones
     _parameters: dict[int, int] = field(default_factory=_DEFAULTS.copy)  # values of 14 bits
     _number: int = _NO_PARAMETER  # of the registered parameter that is selected
     _is_registered: bool = True  # whether it was selected last, and no other kind
+    _other_number: int = _NO_PARAMETER  # of the parameter of the other kind (NRPN)
     _bend: int = _CENTRE
     _ticks: list[int] = field(default_factory=lambda: [-1])
     _tunings: list[float] = field(default_factory=lambda: [0.0])  # semitones from _ticks[i] on
@@ -37,17 +39,22 @@ class Pitch:
     _run_ends: list[int] = field(default_factory=list)
 
     def control(self, tick: int, controller: int, value: int) -> bool:
-        """Take one of PITCH_CONTROLLERS; False where it sets a parameter that is not played."""
+        """Take one of PITCH_CONTROLLERS; False where it sets a sound that is not played.
+
+        That is a parameter of the makers (NRPN), in whose first half 64 changes nothing (GS, XG).
+        Other registered ones (modulation range, tuning programs) are not heard by themselves.
+        """
         if controller in (NRPN_LSB, NRPN_MSB):
             self._is_registered = False
+            self._other_number = _selected(self._other_number, controller == NRPN_MSB, value)
         elif controller in (RPN_LSB, RPN_MSB):
             self._is_registered = True
-            self._number &= 0x7F if controller == RPN_MSB else 0x3F80
-            self._number |= value << 7 if controller == RPN_MSB else value
-        elif self._is_registered and self._number in _DEFAULTS:
+            self._number = _selected(self._number, controller == RPN_MSB, value)
+        elif not self._is_registered:
+            is_unheard = controller == DATA_LSB or (controller == DATA_MSB and value == 64)
+            return is_unheard or self._other_number == _NO_PARAMETER
+        elif self._number in _DEFAULTS:
             self._enter(tick, controller, value)
-        else:
-            return self._is_registered and self._number == _NO_PARAMETER
         return True
 
     def _enter(self, tick: int, controller: int, value: int) -> None:
@@ -67,14 +74,14 @@ class Pitch:
 
     def reset(self, tick: int) -> None:
         """Go back to the keys' own pitches."""
-        self.master = 0.0
+        self.master = self.shift = 0.0
         self._parameters = _DEFAULTS.copy()
         self.reset_controllers(tick)
 
     def update(self, tick: int) -> None:
         """Note the pitch from a tick on, which is no earlier than the one before."""
         fine = (self._parameters[FINE_TUNING] - _CENTRE) / _CENTRE
-        tuning = (self._parameters[COARSE_TUNING] >> 7) - 64 + fine + self.master
+        tuning = (self._parameters[COARSE_TUNING] >> 7) - 64 + fine + self.master + self.shift
         semitones, cents = divmod(self._parameters[BEND_RANGE], 128)
         total = tuning + (self._bend - _CENTRE) / _CENTRE * (semitones + cents / 100)
         if tick == self._ticks[-1]:
@@ -103,6 +110,12 @@ class Pitch:
             left = self._left(nearest, index)
         return nearest, left >= end
 
+    def stays_centred(self, start: int, end: int) -> bool:
+        """Whether the wheel bends nothing audible from tick `start` to `end`."""
+        first, last = bisect_right(self._ticks, start) - 1, bisect_left(self._ticks, end)
+        pairs = zip(self._totals[first:last], self._tunings[first:last], strict=True)
+        return all(abs(total - tuning) <= IN_TUNE for total, tuning in pairs)
+
     def _left(self, semitones: int, index: int) -> float:
         """The tick at which, from index on, the pitch is no longer so many semitones up."""
         if not self._run_ends:
@@ -111,6 +124,11 @@ class Pitch:
             return self._ticks[index]
         end = self._run_ends[index]
         return self._ticks[end] if end < len(self._ticks) else float("inf")
+
+
+def _selected(number: int, is_msb: bool, value: int) -> int:
+    """The number of a parameter, one of whose halves is set."""
+    return value << 7 | number & 0x7F if is_msb else number & 0x3F80 | value
 
 
 def _semitones(total: float) -> int | None:

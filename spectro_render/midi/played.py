@@ -22,6 +22,7 @@ class PlayedNote:
     # Whether a note-off of its pitch and track is at the same tick, which ended no other note. If
     # the track has none later, the note has no length: some programs write its end first.
     follows_an_end: bool
+    is_variation: bool = False  # of the instrument or kit, by a bank
     is_latched: bool = False  # by the sostenuto pedal
     start_seconds: float = 0.0
     end_seconds: float = 0.0

@@ -34,8 +34,8 @@ Source: TypeAlias = Union[
     Score, str, os.PathLike[str], bytes, BinaryIO, "NoteSequence", "PrettyMIDI"
 ]
 
-# Programs of drum channels; all others are variants of the standard kit (GS, and GM2 but for 25,
-# its analog kit).
+# Programs of drum channels (GS, and GM2 but for 25, its analog kit). Up to 7 they are variants of
+# the standard kit, and those after some others are variants of these.
 DRUM_KITS = {
     8: "Room",
     16: "Power",
@@ -46,6 +46,10 @@ DRUM_KITS = {
     48: "Orchestra",
     56: "SFX",
 }
+_LAST_STANDARD_KIT = 7
+_KITS_WITH_VARIANTS = {program: DRUM_KITS[program] for program in (8, 16, 32, 40)}
+_SOUND_EFFECTS = 56
+_DRUM_SECONDS = 0.1  # in which a drum is loud
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
 
@@ -95,7 +99,7 @@ def _score(smf: Smf, clock: Clock, allow_rests: bool) -> Score:
         ignored=(
             *_ignored(loudness.unplayed, "note"),
             *_ignored(smf.ignored, "event"),
-            *_kits(performance),
+            *_variations(performance),
         ),
         repairs=_repairs(smf.repairs),
         tracks=tuple(_tracks(performance, smf)),
@@ -163,14 +167,19 @@ def _set_seconds(performance: Performance, clock: Clock) -> None:
 def _notes(performance: Performance, loudness: Loudness, clock: Clock) -> Iterator[Note]:
     """The notes in seconds, at the pitch and as loud as they sound.
 
-    Bends that can be heard, and are not said by a note's pitch, are counted as unplayed.
+    Bends that can be heard, and are not said by a note's pitch, are counted as unplayed. Drums are
+    bent, but not tuned.
     """
     for note, velocity in zip(performance.notes, loudness.velocities, strict=True):
         pitch, wheel = note.pitch, performance.pitches[note.channel]
-        if wheel.moves and not note.is_drum:
-            rest = clock.last_tick(note.start_seconds + AT_REST)
-            semitones, is_all = wheel.played(note.start, rest, note.end)
-            pitch = in_range(pitch + semitones)
+        if wheel.moves:
+            if note.is_drum:  # the end of its key says nothing about its sound
+                loud_until = clock.last_tick(note.start_seconds + _DRUM_SECONDS)
+                is_all = wheel.stays_centred(note.start, loud_until)
+            else:
+                rest = clock.last_tick(note.start_seconds + AT_REST)
+                semitones, is_all = wheel.played(note.start, rest, note.end)
+                pitch = in_range(pitch + semitones)
             if not is_all:
                 loudness.unplayed["pitch bend"] += 1
         start, end = note.start_seconds, note.end_seconds
@@ -188,20 +197,33 @@ def _tracks(performance: Performance, smf: Smf) -> Iterator[Track]:
         yield Track(smf.tracks[track].name, program, is_drum, n_notes)
 
 
-def _kits(performance: Performance) -> Iterator[str]:
-    """Names the drum kits that are played as the standard one."""
-    counts = Counter(note.program for note in performance.notes if note.is_drum)
-    for program, count in sorted(counts.items()):
-        if kit := DRUM_KITS.get(program):
-            notes = "note" if count == 1 else "notes"
-            yield f"{kit} drum kit, played as the standard one ({count} {notes})"
-
-
-def _ignored(counts: Counter[str], unit: str) -> tuple[str, ...]:
-    return tuple(
-        f"{phrase} ({count} {unit}{'s' if count > 1 else ''})"
-        for phrase, count in counts.most_common()
+def _variations(performance: Performance) -> Iterator[str]:
+    """Names the drum kits that are played as the standard one, and variations of instruments."""
+    counts = Counter(
+        _SOUND_EFFECTS if note.is_variation else note.program
+        for note in performance.notes
+        if note.is_drum
     )
+    for kit, count in sorted(counts.items()):
+        if kit > _LAST_STANDARD_KIT:
+            yield f"{_kit_name(kit)}, played as the standard one ({_number(count, 'note')})"
+    if count := sum(note.is_variation and not note.is_drum for note in performance.notes):
+        variation = "variation of an instrument, played as the usual one"
+        yield f"{variation} ({_number(count, 'note')})"
+
+
+def _kit_name(program: int) -> str:
+    """The name of a drum kit; those of variants are not given, but the next ones below."""
+    name = DRUM_KITS.get(program) or _KITS_WITH_VARIANTS.get(program // 8 * 8)
+    return f"{name} drum kit" if name else f"drum kit {program}"
+
+
+def _ignored(counts: Counter[str], unit: str) -> Iterator[str]:
+    return (f"{phrase} ({_number(count, unit)})" for phrase, count in counts.most_common())
+
+
+def _number(count: int, unit: str) -> str:
+    return f"{count} {unit}{'' if count == 1 else 's'}"
 
 
 def _repairs(counts: Counter[str]) -> tuple[str, ...]:

@@ -18,7 +18,8 @@ from typing import NamedTuple, TypeAlias
 
 from spectro_render.errors import MidiError
 from spectro_render.midi.pitch import PITCH_CONTROLLERS
-from spectro_render.midi.system import SystemMessage, system_message
+from spectro_render.midi.system import RESET, SystemMessage, is_heard, system_messages
+from spectro_render.midi.unplayed import Unplayed
 
 MAX_BYTES = 16 * 2**20  # the largest files that are played at all have a few MB
 MAX_EVENTS = 1_000_000  # of those that are kept; bounds the memory that the notes need
@@ -27,18 +28,19 @@ _MAX_NAME = 200  # characters
 
 NOTE_OFF, NOTE_ON, CONTROL, PROGRAM = 0x80, 0x90, 0xB0, 0xC0  # status bytes of channel 1
 SYSTEM = 0xF0  # system exclusive
-BANK, VOLUME, EXPRESSION, SUSTAIN, SOSTENUTO = 0, 7, 11, 64, 66  # the controllers that are used
+# The controllers that are used.
+BANK, VOLUME, EXPRESSION, BANK_LSB, SUSTAIN, SOSTENUTO = 0, 7, 11, 32, 64, 66
 ALL_SOUND_OFF, RESET_CONTROLLERS, ALL_NOTES_OFF = 120, 121, 123
 MODES = range(124, 128)  # omni, mono and poly: each is all-notes-off as well (MIDI 1.0, table III)
 _USED_CONTROLLERS = {
-    *(BANK, VOLUME, EXPRESSION, SUSTAIN, SOSTENUTO, *PITCH_CONTROLLERS),
+    *(BANK, VOLUME, EXPRESSION, BANK_LSB, SUSTAIN, SOSTENUTO, *PITCH_CONTROLLERS),
     *(ALL_SOUND_OFF, RESET_CONTROLLERS, ALL_NOTES_OFF, *MODES),
 }
 
 PITCH_BEND = 0xE0
 _KEY_PRESSURE, _CHANNEL_PRESSURE = 0xA0, 0xD0
 _SYSEX, _SYSEX_CONTINUED, _META = 0xF0, 0xF7, 0xFF
-_TRACK_NAME, _PORT, _END_OF_TRACK, _TEMPO = 0x03, 0x21, 0x2F, 0x51
+_TRACK_NAME, _DEVICE, _PORT, _END_OF_TRACK, _TEMPO = 0x03, 0x09, 0x21, 0x2F, 0x51
 _LONGEST_USED = 16  # bytes of a system exclusive message
 _SYSTEM_DATA_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1}  # the other system messages, even undefined, 0
 
@@ -57,36 +59,6 @@ _SMPTE_RATES = {  # code -> so many frames in so many us; 29 is 30 drop-frame, 2
     30: (30, 1_000_000),
 }
 _NOT_MIDI_HINT = "give a Standard MIDI File (.mid)"
-
-_CONTROLLER_NAMES = {
-    1: "modulation",
-    2: "breath",
-    5: "portamento time",
-    10: "pan",
-    32: "bank select",
-    65: "portamento",
-    67: "soft pedal",
-    71: "resonance",
-    74: "brightness",
-    91: "reverb",
-    93: "chorus",
-}
-
-# By controller: the values that change nothing, as they are those from the beginning.
-_UNHEARD = {
-    1: (0,),
-    2: (0,),
-    5: range(128),  # portamento has to be on
-    8: (64,),
-    10: (64,),
-    65: range(64),
-    67: range(64),
-    **dict.fromkeys(range(70, 80), (64,)),
-    84: range(128),
-    **dict.fromkeys(range(92, 96), (0,)),
-    122: range(128),  # local control: of a keyboard
-}
-
 
 # A channel message: a plain tuple, as there are many. The fields are the tick from the start of the
 # track; the number of the track in the file; the status byte of channel 1; 16 * port + channel,
@@ -114,7 +86,8 @@ class Smf:
     division: int  # ticks per quarter note
     tracks: list[SmfTrack]
     messages: list[SystemMessage]  # the system exclusive ones that are used
-    ignored: Counter[str]  # phrase -> how many events
+    unplayed: Unplayed  # controllers and pressures
+    ignored: Counter[str]  # other events that are not played: phrase -> how many
     repairs: Counter[str]  # phrase -> how often
 
 
@@ -123,24 +96,21 @@ def parse_smf(data: bytes) -> Smf:
 
     Raises MidiError where there is none, or more of it than MAX_EVENTS.
     """
-    ignored: Counter[str] = Counter()
-    repairs: Counter[str] = Counter()
+    smf = Smf(_DEFAULT_DIVISION, [], [], Unplayed(), Counter(), Counter())
     data = _gunzip(data) if data.startswith(_GZIP_MAGIC) else data
-    start, n_tracks, division = _read_header(data, repairs)
-    tracks: list[SmfTrack] = []
-    messages: list[SystemMessage] = []
+    start, n_tracks, division = _read_header(data, smf.repairs)
+    devices: dict[bytes, int] = {}
     room = MAX_EVENTS
     for chunk in islice(_track_chunks(data, start), _MAX_TRACKS):
         if not chunk.has_true_length:
-            repairs["wrong track length"] += 1
-        reader = _TrackReader(len(tracks), chunk, room, messages, ignored, repairs)
-        tracks.append(reader.read())
-        room -= len(tracks[-1].events) + len(tracks[-1].tempos)
-    if not tracks:
+            smf.repairs["wrong track length"] += 1
+        track = _TrackReader(smf, chunk, room, devices).read()
+        smf.tracks.append(track)
+        room -= len(track.events) + len(track.tempos)
+    if not smf.tracks:
         raise MidiError("the MIDI file has no track", "export it again")
-    if n_tracks is not None and n_tracks != len(tracks):
-        repairs[f"the header promises {n_tracks} tracks, {len(tracks)} found"] += 1
-    smf = Smf(_DEFAULT_DIVISION, tracks, messages, ignored, repairs)
+    if n_tracks is not None and n_tracks != len(smf.tracks):
+        smf.repairs[f"the header promises {n_tracks} tracks, {len(smf.tracks)} found"] += 1
     _set_division(smf, division)
     return smf
 
@@ -210,26 +180,22 @@ class _Damaged(Exception):
 class _TrackReader:
     """Reads the events of one track, as far as they can be read."""
 
-    def __init__(
-        self,
-        number: int,
-        chunk: _Chunk,
-        room: int,
-        messages: list[SystemMessage],
-        ignored: Counter[str],
-        repairs: Counter[str],
-    ) -> None:
-        self._number = number
+    def __init__(self, smf: Smf, chunk: _Chunk, room: int, devices: dict[bytes, int]) -> None:
+        """Takes the file as it was read so far, and the numbers of its devices' names."""
+        self._number = len(smf.tracks)
         self._data = chunk.data
         self._stop_at_end_of_track = not chunk.has_true_length
         self._room = room  # for so many events
-        self._messages = messages
+        self._devices = devices
+        self._messages = smf.messages
         self._exclusive = b""  # what has been read of a message that comes in several events
-        self._ignored = ignored
-        self._repairs = repairs
+        self._unplayed = smf.unplayed
+        self._ignored = smf.ignored
+        self._repairs = smf.repairs
         self._position = 0
         self._running_status: int | None = None
         self._first_channel = 0  # of the port
+        self._has_port = False  # whether it is numbered
         self._track = SmfTrack()
 
     def read(self) -> SmfTrack:
@@ -339,7 +305,9 @@ class _TrackReader:
         elif kind == _TRACK_NAME and not self._track.name:
             self._track.name = _decode(data)[:_MAX_NAME]
         elif kind == _PORT and data:
-            self._first_channel = 16 * data[0]
+            self._first_channel, self._has_port = 16 * data[0], True
+        elif kind == _DEVICE and not self._has_port:  # a port by its name (RP-019)
+            self._first_channel = 16 * self._devices.setdefault(data, len(self._devices))
         elif kind == _END_OF_TRACK and self._stop_at_end_of_track:
             self._position = len(self._data)
 
@@ -353,16 +321,16 @@ class _TrackReader:
 
     def _add_exclusive(self, data: bytes) -> None:
         is_whole = data[-1:] == b"\xf7"
-        message = system_message(data[:-1] if is_whole else data)
-        self._exclusive = b"" if is_whole or message or len(data) > _LONGEST_USED else data
-        if message is not None:
-            place = len(self._messages)
+        messages = system_messages(data[:-1] if is_whole else data)
+        self._exclusive = b"" if is_whole or messages or len(data) > _LONGEST_USED else data
+        for message in messages:
+            if message.kind == RESET:
+                self._unplayed.reset(self._track.end, self._first_channel // 16)
             self._make_room()
+            event = (SYSTEM, self._first_channel, len(self._messages), 0)
+            self._track.events.append((self._track.end, self._number, *event))
             self._messages.append(message)
-            self._track.events.append(
-                (self._track.end, self._number, SYSTEM, self._first_channel, place, 0)
-            )
-        elif is_whole:
+        if is_whole and not messages and is_heard(data[:-1]):
             self._ignored["system exclusive"] += 1
 
     def _is_at_event(self, position: int) -> bool:
@@ -383,37 +351,22 @@ class _TrackReader:
         if max(data) > 127:
             self._repairs["data byte above 127 clipped"] += 1
             data = bytes(min(byte, 127) for byte in data)
-        phrase = _unused(kind, *data)
-        if phrase:
-            self._ignored[phrase] += 1
-        elif phrase is None:
-            self._make_room()
-            second = data[1] if size == 2 else 0
-            channel = self._first_channel + (status & 0x0F)
-            event = (self._track.end, self._number, kind, channel, data[0], second)
-            self._track.events.append(event)
+        first, second = data[0], data[1] if size == 2 else 0
+        channel = self._first_channel + (status & 0x0F)
+        if kind in (_KEY_PRESSURE, _CHANNEL_PRESSURE) or (
+            kind == CONTROL and first not in _USED_CONTROLLERS
+        ):
+            self._unplayed.take(self._track.end, channel, kind, first, second)
+            return
+        if kind == CONTROL and first == RESET_CONTROLLERS:
+            self._unplayed.reset_controllers(self._track.end, channel)
+        self._make_room()
+        event = (self._track.end, self._number, kind, channel, first, second)
+        self._track.events.append(event)
 
     def _make_room(self) -> None:
         if len(self._track.events) + len(self._track.tempos) >= self._room:
             raise MidiError(f"more than {MAX_EVENTS:,} MIDI events", "split the file")
-
-
-def _unused(kind: int, first: int, second: int = 0) -> str | None:
-    """The name of an event that the renderer does not use; None for an event that it uses.
-
-    An empty name is that of an event which nobody hears.
-    """
-    if kind == CONTROL:
-        if first in _USED_CONTROLLERS:
-            return None
-        if second in _UNHEARD.get(first, ()):
-            return ""
-        return _CONTROLLER_NAMES.get(first, f"controller {first}")
-    if kind == _KEY_PRESSURE:
-        return "key pressure" if second else ""
-    if kind == _CHANNEL_PRESSURE:
-        return "channel pressure" if first else ""
-    return None
 
 
 def _decode(name: bytes) -> str:

@@ -72,12 +72,15 @@ def plain_notes(data: bytes) -> list[PlainNote]:
         if is_pedal or (is_on and message.channel != DRUMS):
             last = tick
         if is_on:
+            is_latched = False
             for note in sounding:
                 is_held = not note.is_key_down or channel.sustain
                 if note.pitch == message.note and is_held and not note.is_drum:
                     note.end = tick
+                    is_latched = is_latched or note.is_latched
             came_first = (tick, track, message.note) in channel.lonely_offs
             notes.append(PlainNote(tick, message.note, channel.program, key, track, came_first))
+            notes[-1].is_latched = is_latched
         elif message.type in ("note_on", "note_off"):
             same = [note for note in down if note.pitch == message.note]
             released = [note for note in same if note.start < tick]
