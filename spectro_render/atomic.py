@@ -188,6 +188,31 @@ def sweep(folder: Path) -> None:
                     _remove_if_left(Path(parent, name))
 
 
+def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The bytes of a regular file, at most `limit`.
+
+    Raises OSError for a larger file, and for a pipe or a device without waiting for it.
+    """
+    with open_regular(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return data
+
+
+def open_regular(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> BinaryIO:
+    """Open a regular file with these flags, as `open` does.
+
+    Raises OSError for a pipe or a device without waiting for it.
+    """
+    extra = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = os.fdopen(os.open(path, flags | extra, 0o666), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("not a regular file")
+    return file
+
+
 def walk(
     top: str | os.PathLike[str], on_error: Callable[[OSError], object] = lambda error: None
 ) -> Iterator[tuple[str, list[str], list[str]]]:
