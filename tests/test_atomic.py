@@ -1,14 +1,21 @@
 """Files and directories that are complete or not there at all."""
 
+import errno
+import fcntl
+import io
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from spectro_render.atomic import NewFile, new_directory, new_file, work_directory
+from spectro_render import atomic
+from spectro_render.atomic import NewFile, new_directory, new_file, sweep, work_directory
 from spectro_render.errors import OutputBusy, OutputError
-from tests.support.limits import file_size_limit
+from tests.support.limits import deep_folder, file_size_limit
 
 
 def test_a_file_gets_its_name_at_the_end(tmp_path: Path) -> None:
@@ -77,3 +84,110 @@ def test_a_work_directory_does_not_stay(tmp_path: Path) -> None:
         (folder / "file").touch()
         (folder / "file").rename(tmp_path / "file")
     assert os.listdir(tmp_path) == ["file"]
+
+
+class FailsToClose(io.FileIO):
+    """A file of a system that says only when it is closed that it does not fit."""
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+
+def test_a_file_that_fails_to_close_does_not_get_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fdopen = os.fdopen
+
+    def failing(number: int, mode: str, **options: Any) -> Any:
+        if mode == "r+b":
+            return io.BufferedRandom(FailsToClose(number, mode))
+        return fdopen(number, mode, **options)
+
+    monkeypatch.setattr(atomic.os, "fdopen", failing)
+    path = tmp_path / "a.pt"
+    path.write_bytes(b"older")
+    with pytest.raises(OutputError, match="disk quota exceeded"), new_file(path) as temporary:
+        temporary.write_bytes(b"newer")
+    assert path.read_bytes() == b"older" and os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_all_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the name is there when the program goes on."""
+    steps: list[str] = []
+
+    def noting(name: str, call: Callable[..., None]) -> Callable[..., None]:
+        def noted(*arguments: Any) -> None:
+            is_open = isinstance(arguments[0], int)
+            of = os.readlink(f"/proc/self/fd/{arguments[0]}") if is_open else str(arguments[0])
+            steps.append(f"{name} {Path(of).suffix or Path(of).name}")
+            call(*arguments)
+
+        return noted
+
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(atomic.os, name, noting(name, getattr(os, name)))
+    with new_file(tmp_path / "a.pt") as temporary:
+        temporary.write_bytes(b"new")
+    assert steps == ["fsync .part", "replace .part", f"fsync {tmp_path.name}"]
+    steps.clear()
+    with new_directory(tmp_path / "model") as folder:
+        (folder / "file.pt").write_bytes(b"new")
+    assert steps == ["fsync .pt", "fsync .part", f"fsync {tmp_path.name}"]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o400])
+def test_a_replaced_file_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "a.pt"
+    path.touch()
+    path.chmod(mode)
+    with new_file(path) as temporary:
+        assert temporary.stat().st_mode & 0o777 == mode | 0o600
+        temporary.write_bytes(b"newer")
+    assert path.read_bytes() == b"newer"
+    assert path.stat().st_mode & 0o777 == mode
+
+
+def test_a_sweep_is_not_taken_for_a_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that has locked what a killed program left, while another begins the same file."""
+    path = tmp_path / "a.pt"
+    with new_file(path) as temporary:
+        left = temporary
+    left.touch()
+    unlink, is_met = Path.unlink, threading.Event()
+
+    def slow(removed: Path) -> None:
+        is_met.wait()
+        unlink(removed)
+
+    monkeypatch.setattr(Path, "unlink", slow)
+    monkeypatch.setattr(atomic.time, "sleep", lambda seconds: is_met.set())
+    sweeper = threading.Thread(target=sweep, args=(tmp_path,))
+    sweeper.start()
+    while not is_locked(left):
+        pass
+    with new_file(path) as temporary:
+        temporary.write_bytes(b"new")
+        sweeper.join()
+    assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["a.pt"]
+
+
+def is_locked(path: Path) -> bool:
+    with path.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_a_sweep_stops_at_no_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with deep_folder(1100):
+        left = Path(".spectro-render-0123456789abcdef.part")
+        left.touch()
+        sweep(tmp_path)
+        assert not left.exists()

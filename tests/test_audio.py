@@ -4,10 +4,12 @@ import io
 import itertools
 import os
 import resource
+import signal
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +19,7 @@ import pytest
 import soundfile
 
 from spectro_render import atomic
-from spectro_render.audio import destination
+from spectro_render.audio import audio, destination, encoders
 from spectro_render.audio.audio import Audio, AudioWriter
 from spectro_render.audio.encoders import BIT_DEPTHS, FORMATS, check_format, format_of
 from spectro_render.audio.limiter import CEILING, LOOK_AHEAD, Limiter
@@ -153,9 +155,46 @@ def test_too_loud_samples_are_clipped_and_do_not_wrap(tmp_path: Path) -> None:
     assert read.tolist() == [32767, 32767, -32768, -32768]
 
 
-def test_a_sound_of_no_samples_is_a_whole_file(tmp_path: Path) -> None:
-    Audio(np.zeros((1, 0), np.float32)).save(tmp_path / "a.wav", bit_depth="24")
-    assert soundfile.info(tmp_path / "a.wav").frames == 0
+@pytest.mark.parametrize("format", ["wav", "ogg"])
+def test_a_sound_of_no_samples_is_a_whole_file(tmp_path: Path, format: str) -> None:
+    Audio(np.zeros((1, 0), np.float32)).save(tmp_path / f"a.{format}")
+    assert soundfile.info(tmp_path / f"a.{format}").frames == 0
+
+
+SAVE = """
+import sys
+import numpy as np
+from spectro_render.audio import Audio
+format, rate = sys.argv[1], int(sys.argv[2])
+Audio(np.zeros((2, 30 * 16_000), np.float32)).save(f"a.{format}", sample_rate=rate)
+"""
+
+
+@pytest.mark.parametrize(
+    "format, rate",
+    [("ogg", 192_000), ("ogg", 16_000), ("flac", 192_000), ("mp3", 48_000), ("wav", 192_000)],
+)
+def test_a_long_sound_needs_little_of_the_stack(tmp_path: Path, format: str, rate: int) -> None:
+    line = f'ulimit -s 1024; exec "$0" -c "$1" {format} {rate}'
+    run_program(["bash", "-c", line, sys.executable, SAVE], cwd=tmp_path, check=True)
+    assert soundfile.info(tmp_path / f"a.{format}").duration == pytest.approx(30, abs=0.1)
+
+
+def test_encoders_get_short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    write = encoders._PcmEncoder.write
+
+    def counting(self: Any, frames: np.ndarray) -> None:
+        sizes.append(len(frames))
+        write(self, frames)
+
+    monkeypatch.setattr(encoders._PcmEncoder, "write", counting)
+    file = io.BytesIO()
+    long = np.zeros(3 * encoders.MAX_FRAMES + 1, np.float32)
+    with AudioWriter(file, format="raw", sample_rate=8000, out_rate=192_000) as writer:
+        writer.write(long)
+    assert max(sizes) == encoders.MAX_FRAMES
+    assert len(file.getvalue()) == 2 * sum(sizes) == pytest.approx(2 * 24 * long.size, abs=2)
 
 
 def test_audio_knows_its_length() -> None:
@@ -273,17 +312,21 @@ def test_an_exception_leaves_what_was_there(tmp_path: Path, sound: np.ndarray) -
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.wav"]
 
 
+MAKES_FILES = {destination.__file__, atomic.__file__}
+MAKES_SOUND = {audio.__file__, encoders.__file__, soundfile.__file__}
+
+
 @contextmanager
-def interrupted_at(step: int) -> Iterator[None]:
-    """Press Ctrl-C at a bytecode instruction of the code that makes a file, counted as it runs."""
+def stopped_at(step: int, files: set[str], stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` at a bytecode instruction of these files' code, counted as it runs."""
     steps = itertools.count()
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
-        if frame.f_code.co_filename not in (destination.__file__, atomic.__file__):
+        if frame.f_code.co_filename not in files:
             return None
         frame.f_trace_opcodes = True
         if event == "opcode" and next(steps) == step:
-            raise KeyboardInterrupt
+            stop()
         return trace
 
     before = sys.gettrace()
@@ -300,7 +343,7 @@ def test_an_interruption_at_any_step_leaves_no_half_file(tmp_path: Path) -> None
     for step in itertools.count():
         path.write_bytes(b"older")
         try:
-            with interrupted_at(step):
+            with stopped_at(step, MAKES_FILES, partial(signal.raise_signal, signal.SIGINT)):
                 output = destination.open_destination(path)
                 output.write(b"sound")
                 output.commit()
@@ -311,6 +354,67 @@ def test_an_interruption_at_any_step_leaves_no_half_file(tmp_path: Path) -> None
         assert path.read_bytes() in (b"older", b"sound")
     assert step > 200
     assert path.read_bytes() == b"sound" and not atomic.NewFile._unfinished
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # what nobody had yet, Python closes
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_signal_at_any_step_ends_the_writing(
+    tmp_path: Path, sound: np.ndarray, format: str, is_file: bool
+) -> None:
+    """At 200 moments: it is never lost, as an exception in a callback of libsndfile would be."""
+    path = tmp_path / "a.sound"
+    files = MAKES_FILES | MAKES_SOUND
+
+    def exit_program(number: int, frame: FrameType | None) -> None:
+        raise SystemExit
+
+    def write() -> bytes:
+        target = path if is_file else Pipe()
+        with AudioWriter(target, format=format, out_rate=8000) as writer:
+            writer.write(sound[:1000])
+            writer.write(sound[1000:2000])
+        return path.read_bytes() if isinstance(target, Path) else bytes(target.taken)
+
+    seen = []
+    total = count_steps(files, write)
+    before = signal.signal(signal.SIGTERM, exit_program)
+    try:
+        for number, step in enumerate(np.linspace(0, total - 100, 200).astype(int)):
+            path.write_bytes(b"older")
+            kind = (signal.SIGINT, signal.SIGTERM)[number % 2]
+            try:
+                with stopped_at(step, files, partial(signal.raise_signal, kind)):
+                    seen.append(write())
+            except (KeyboardInterrupt, SystemExit):
+                atomic.NewFile.discard_all()
+            assert list(tmp_path.iterdir()) == [path]
+            assert path.read_bytes() == b"older"
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == []
+
+
+def count_steps(files: set[str], call: Callable[[], object]) -> int:
+    """The number of bytecode instructions of these files' code that a call runs here."""
+    total = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal total
+        if frame.f_code.co_filename not in files:
+            return None
+        frame.f_trace_opcodes = True
+        total += event == "opcode"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return total
 
 
 def test_the_end_of_the_program_leaves_no_half_file(tmp_path: Path) -> None:

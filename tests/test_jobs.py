@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from spectro_render.batch import jobs
 from spectro_render.batch.jobs import Job, common_folder, plan_jobs, read_lists
 from spectro_render.errors import OptionError
+from tests.support.limits import deep_folder
 
 LONG = "é" * 125 + ".midi"  # 255 bytes
 
@@ -82,6 +84,31 @@ class TestLists:
         with pytest.raises(OptionError, match=said):
             plan("@list")
 
+    @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+    @pytest.mark.parametrize("end", ["\n", "\r\n"])
+    def test_in_an_encoding_with_a_mark(self, encoding: str, end: str) -> None:
+        Path("list").write_bytes(end.join(["b/\u4e00.mid", "a.mid", ""]).encode(encoding))
+        assert plan("@list") == {"b/\u4e00.mid": "out/b/\u4e00.wav", "a.mid": "out/a.wav"}
+
+    @pytest.mark.parametrize("data", ["/a.mid\nb.mid\n".encode("utf-16-le"), b"\xff\xfea\0\0\xd8"])
+    def test_in_an_encoding_that_cannot_be_known(self, data: bytes) -> None:
+        """Each letter would be a name, and `/` all files of the machine."""
+        Path("list").write_bytes(data)
+        with pytest.raises(
+            OptionError, match="the list list is in UTF-16 that cannot be read; save it in"
+        ):
+            plan("@list")
+
+    def test_only_ends_of_lines_end_names(self) -> None:
+        Path("list").write_bytes(b"a\rb.mid\r\nc\x0cd.mid\n")
+        assert plan("@list") == {"a\rb.mid": "out/a\rb.wav", "c\x0cd.mid": "out/c\x0cd.wav"}
+
+    def test_one_that_is_too_large(self) -> None:
+        with open("list", "wb") as file:
+            file.truncate(jobs.MAX_LIST + 1)
+        with pytest.raises(OptionError, match="the list list is larger than 256 MB"):
+            plan("@list")
+
     def test_standard_input_is_read_once(self) -> None:
         with pytest.raises(OptionError, match="only once"):
             plan("-", files_from="-")
@@ -102,9 +129,40 @@ class TestPatterns:
         touch("a[1].mid", "a1.mid")
         assert plan("a[1].mid", output=None) == {"a[1].mid": "a[1].wav"}
 
+    def test_outputs_do_not_leave_the_folder(self) -> None:
+        touch("p/q/x/y", "p/a.mid")
+        assert plan("p/q/*/../../*.mid", output="out/deep") == {
+            "p/q/x/../../a.mid": "out/deep/x/a.wav"
+        }
+
     def test_one_that_no_file_is_like(self) -> None:
         (job,) = plan_jobs(["*.mid"], "out", "wav")
         assert job.problem == "no MIDI file matches this pattern"
+
+
+class TestSearches:
+    @pytest.mark.parametrize("pattern", ["in", "in/*.mid", "in/**"])
+    def test_only_files_are_found(self, pattern: str) -> None:
+        touch("in/a.mid")
+        os.mkfifo("in/b.mid")
+        os.symlink("/dev/zero", "in/c.mid")
+        os.mkdir("in/d.mid")
+        assert plan(pattern) == {"in/a.mid": "out/a.wav"}
+
+    def test_no_folder_is_too_deep(self) -> None:
+        os.mkdir("in")
+        os.chdir("in")
+        with deep_folder(1100):
+            touch("a.mid")
+            source = Path("in", *["d"] * 1100, "a.mid")
+            here = os.getcwd()
+            os.chdir(Path(here).parents[1100])
+            try:
+                assert list(plan("in")) == [str(source)]
+                (job,) = plan_jobs(["in/**"], "out", "wav")
+                assert job.source == source or job.problem.startswith("folders are nested too")
+            finally:
+                os.chdir(here)
 
 
 class TestNames:

@@ -187,6 +187,55 @@ def test_a_history_that_cannot_be_written_fails_the_run_once(
     assert len(contents("out")) == 3
 
 
+@pytest.mark.parametrize("line", [b"[" * 200_000, b'{"output": ' + b"[" * 900, b"x" * (3 << 20)])
+def test_a_damaged_line_costs_only_itself(again: Again, line: bytes) -> None:
+    again()
+    path = Path("out", NAME)
+    path.write_bytes(line + b"\n" + path.read_bytes() + line)
+    assert again() == NONE
+    assert again("--seed", "1") == ALL
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "link"])
+def test_a_history_that_cannot_be_read_fails_the_run_once(
+    again: Again, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again()
+    path = Path("out", NAME)
+    path.rename("records")
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else "../records")
+    for song in ("a", "b"):
+        Path("out", song).with_suffix(".wav").unlink()
+    assert run(["in", "-o", "out", "-q", "--seed", "7"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"spectro-render: out/{NAME}: cannot ")
+    assert len(contents("out")) == 3
+    assert Path("records").read_text().count("\n") == 3
+
+
+def test_a_history_that_fails_to_close_fails_the_run(
+    library: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    close = History.close
+
+    def failing(history: History) -> None:
+        close(history)
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr(History, "close", failing)
+    assert run(["in", "-o", "out", "-q", "--steps", "1", "--model", str(tiny_model)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"spectro-render: out/{NAME}: cannot write: disk quota exceeded"
+
+
 class TestMeanwhile:
     """The files are not the program's alone."""
 

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from spectro_render.audio.destination import Destination, open_destination
-from spectro_render.audio.encoders import BIT_DEPTHS, check_format, format_of, make_encoder
+from spectro_render.audio.encoders import (
+    BIT_DEPTHS,
+    MAX_FRAMES,
+    check_format,
+    format_of,
+    make_encoder,
+)
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import OutputError
 
@@ -113,7 +119,9 @@ class AudioWriter:
 
     def write(self, samples: Samples) -> None:
         """Append samples (channels, S) or (S,), float32 in [-1, 1]."""
-        self._put(samples[:, None] if samples.ndim == 1 else samples.T)
+        frames = samples[:, None] if samples.ndim == 1 else samples.T
+        for start in range(0, len(frames) or 1, MAX_FRAMES):
+            self._put(frames[start : start + MAX_FRAMES])
 
     def close(self) -> None:
         """Finish the file and give it its name."""
@@ -139,5 +147,6 @@ class AudioWriter:
             frames = self._resampler.resample_chunk(np.ascontiguousarray(frames), last=last)
             frames = frames.reshape(-1, self._channels)
         with self._destination.reporting():
-            self._encoder.write(np.clip(frames, -1.0, 1.0))
+            for start in range(0, len(frames) or 1, MAX_FRAMES):
+                self._encoder.write(np.clip(frames[start : start + MAX_FRAMES], -1.0, 1.0))
             self._destination.flush()

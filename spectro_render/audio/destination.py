@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
 import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from spectro_render.atomic import NewFile
 from spectro_render.errors import OutputError, output_error
@@ -17,22 +18,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Destination(io.RawIOBase):
-    """An output stream that keeps its first write error, which libsndfile would ignore.
+class Destination:
+    """An output that bytes are written to.
 
     In a file that cannot seek, an encoder may go back to complete its header, but what it writes
     there is dropped.
     """
 
-    _discarded = True  # until `__init__` has a file
-
     def __init__(
         self, file: BinaryIO, name: str = "the output stream", can_seek: bool | None = None
     ) -> None:
-        super().__init__()
         self._file = file
         self._name = name
-        self._failure: OSError | None = None
         self._discarded = False
         self._can_seek = _can_rewrite(file) if can_seek is None else can_seek
         # Bytes written, and the position that the encoder assumes, where the file cannot seek.
@@ -46,30 +43,27 @@ class Destination(io.RawIOBase):
         """The position at which the next bytes are written."""
         return self._file.tell() if self._can_seek else self._position
 
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to another position, in bytes, and return it."""
+    def seek(self, position: int) -> None:
+        """Move to another position, in bytes."""
         if self._can_seek:
-            return self._file.seek(offset, whence)
-        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
-        self._position = origin + offset
-        return self._position
+            self._file.seek(position)
+        else:
+            self._position = position
 
-    def write(self, data: Any) -> int:
-        """Write all of `data`. An error is kept, and raised when a block of `reporting` ends."""
+    def write(self, data: bytes | memoryview) -> None:
+        """Write all of `data`. Raises OutputError or BrokenPipeError."""
         block = bytes(data)
-        if self._failure is None and not self._discarded:
-            try:
-                if self._can_seek or self._position == self._end:
-                    self._file.write(block)
-                    self._end += len(block)
-                self._position += len(block)
-            except OSError as error:
-                self._failure = error
-        return len(block)
+        if self._discarded:
+            return
+        with self.reporting():
+            if self._can_seek or self._position == self._end:
+                _write_all(self._file, block)
+                self._end += len(block)
+            self._position += len(block)
 
     def flush(self) -> None:
         """Pass on what is buffered. Raises OSError."""
-        if not (self.closed or self._discarded or self._failure or self._file.closed):
+        if not (self._discarded or self._file.closed):
             self._file.flush()
 
     @contextmanager
@@ -81,13 +75,10 @@ class Destination(io.RawIOBase):
         """
         try:
             yield
-            if self._failure is not None:
-                raise self._failure
         except BaseException as error:
             self.discard()
-            cause = self._failure or error
-            if isinstance(cause, OSError | RuntimeError):  # libsndfile's are RuntimeErrors
-                raise output_error(self._name, cause) from cause
+            if isinstance(error, OSError | RuntimeError):  # libsndfile's are RuntimeErrors
+                raise output_error(self._name, error) from error
             raise
 
     def commit(self) -> None:
@@ -135,6 +126,16 @@ class _Device(Destination):
         super().discard()
         with suppress(OSError):
             self._file.close()
+
+
+def _write_all(file: BinaryIO, block: bytes) -> None:
+    """Write a block to a file, which may take a part of it at a time if it has no buffer."""
+    written = file.write(block)
+    while isinstance(file, io.RawIOBase) and written != len(block):
+        if written is None:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        block = block[written:]
+        written = file.write(block)
 
 
 def open_destination(target: str | os.PathLike[str] | BinaryIO | Destination) -> Destination:

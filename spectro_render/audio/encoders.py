@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import struct
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from spectro_render.errors import OptionError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import numpy.typing as npt
 
@@ -26,6 +30,7 @@ BIT_DEPTHS: dict[str, tuple[str, ...]] = {  # that each format can hold; the fir
 }
 FORMATS = tuple(BIT_DEPTHS)
 MIN_RATE, MAX_RATE = 8000, 192_000  # Hz
+MAX_FRAMES = 1 << 16  # that an encoder gets at once: libvorbis puts all of them on the stack
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz: MPEG-1, 2, 2.5
 
 _SUBTYPES = {"ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}  # libsndfile's names
@@ -73,7 +78,7 @@ class Encoder(Protocol):
     """The interface of encoders, which take sound block by block and write bytes of a format."""
 
     def write(self, frames: Frames) -> None:
-        """Append frames (S, channels) in [-1, 1]."""
+        """Append at most MAX_FRAMES frames (S, channels) in [-1, 1]."""
 
     def close(self) -> None:
         """Write what the format requires at the end of a file."""
@@ -129,28 +134,115 @@ class _WavEncoder(_PcmEncoder):
 
 
 class _SoundFileEncoder:
-    """Writes FLAC, Vorbis and MP3 with libsndfile."""
+    """Writes FLAC, Vorbis and MP3 with libsndfile.
+
+    libsndfile passes its bytes to Python functions, and an exception in one of them would be lost.
+    So these only put the bytes into memory, and the calls are made where no signal is handled.
+    """
 
     def __init__(
         self, destination: Destination, format: str, depth: str, rate: int, channels: int
     ) -> None:
         import soundfile
 
+        self._destination = destination
+        self._start = destination.tell()
         self._bits = int(depth) if format == "flac" else None
-        subtype = _SUBTYPES.get(format, f"PCM_{depth}")
-        self._file = soundfile.SoundFile(
-            destination, "w", rate, channels, subtype, format=format.upper()
-        )
+        self._encoded = _Encoded()
+
+        def begin() -> None:
+            self._file = soundfile.SoundFile(
+                self._encoded,
+                "w",
+                rate,
+                channels,
+                _SUBTYPES.get(format, f"PCM_{depth}"),
+                format=format.upper(),
+            )
+
+        self._call(begin)
 
     def write(self, frames: Frames) -> None:
-        if self._bits is None:
-            self._file.write(frames)
-        else:  # our integers, in the upper bits of 32, so that FLAC holds the same samples as WAV
-            self._file.write(_quantise(frames, self._bits) << (32 - self._bits))
-        self._file.flush()
+        def write() -> None:
+            if self._bits is None:
+                self._file.write(frames)
+            else:  # our integers, in the upper bits of 32: FLAC holds the same samples as WAV
+                self._file.write(_quantise(frames, self._bits) << (32 - self._bits))
+            self._file.flush()
+
+        self._call(write)
 
     def close(self) -> None:
-        self._file.close()
+        self._call(self._file.close)
+
+    def _call(self, call: Callable[[], None]) -> None:
+        """Call libsndfile, then write what it has encoded."""
+        _call_without_signals(call)
+        for position, data in self._encoded.take():
+            if self._destination.tell() != self._start + position:
+                self._destination.seek(self._start + position)
+            self._destination.write(data)
+
+
+class _Encoded:
+    """A file in memory that libsndfile writes to; the bytes are taken out after each call."""
+
+    def __init__(self) -> None:
+        self._blocks: list[tuple[int, bytes]] = []  # position and bytes, in the order of writing
+        self._position = self._end = 0
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._end}[whence]
+        self._position = origin + offset
+        return self._position
+
+    def write(self, data: bytes) -> int:
+        self._blocks.append((self._position, data))
+        self._position += len(data)
+        self._end = max(self._end, self._position)
+        return len(data)
+
+    def take(self) -> list[tuple[int, bytes]]:
+        """The blocks written since the last call, each with its position."""
+        blocks, self._blocks = self._blocks, []
+        return blocks
+
+
+def _call_without_signals(call: Callable[[], None]) -> None:
+    """Make a short call in a place where Python handles no signals; raises what it raises.
+
+    Python runs handlers of signals in the main thread only. So calls from there are made in a
+    thread of their own, while the main thread waits and can be interrupted. `threading` is not
+    used, as its locks are written in Python and can be left in disorder by an interrupt.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        call()
+        return
+    results: list[BaseException | None] = []
+    running = _thread.allocate_lock()
+    running.acquire()
+
+    def run() -> None:
+        try:
+            call()
+            results.append(None)
+        except BaseException as error:
+            results.append(error)
+        finally:
+            running.release()
+
+    _thread.start_new_thread(run, ())
+    try:
+        running.acquire()
+    except BaseException:
+        if not results:
+            running.acquire()  # Python must not end before the thread
+        raise
+    if results[0] is not None:
+        raise results[0]
 
 
 def _quantise(frames: Frames, bits: int) -> npt.NDArray[np.int32]:

@@ -63,6 +63,7 @@ class Batch:
         """
         self.settings, self.engine, self.reporter = settings, engine, reporter
         self.stream, self.force, self.keeps_going = stream, force, keeps_going
+        self._folder = folder
         self._history: History | None = None
         if folder is not None:
             self._history = History(folder, settings.origin, fingerprint)
@@ -97,8 +98,12 @@ class Batch:
         finally:
             self.engine.stop()
             if self._history is not None:
-                self._history.close()
-                sweep(self._history.folder)
+                try:
+                    self._history.close()
+                except OSError as error:
+                    self._give_up_history("write", error)
+            if self._folder is not None:
+                sweep(self._folder)
         return self._counts["failed"] + self.reporter.is_cut_off
 
     def _fill(self, waiting: deque[Job]) -> None:
@@ -141,7 +146,13 @@ class Batch:
 
     def _outdated(self, job: Job) -> bytes | None:
         """The input of an output that is outdated; None if the output is to be kept."""
-        if self._history is None or job.target is None or not self._history.knows(job.target):
+        if self._history is None or job.target is None:
+            return None
+        try:
+            if not self._history.knows(job.target):
+                return None
+        except OSError as error:
+            self._give_up_history("read", error)
             return None
         data = job.read()
         return data if self._history.is_outdated(job.target, checksum(data)) else None
@@ -254,10 +265,16 @@ class Batch:
         try:
             self._history.add(job.target, sha256, fields)
         except OSError as error:
-            complain(f"{self._history.path}: cannot write: {reason_of(error)}")
-            self._history.close()
-            self._history = None
-            self._counts["failed"] += 1  # a later run will lack this record
+            self._give_up_history("write", error)
+
+    def _give_up_history(self, what: str, error: OSError) -> None:
+        """Report that the records cannot be read or written, which fails the run, and go on."""
+        assert self._history is not None
+        complain(f"{self._history.path}: cannot {what}: {reason_of(error)}")
+        history, self._history = self._history, None
+        with suppress(OSError):
+            history.close()
+        self._counts["failed"] += 1  # this run or a later one lacks records
 
     @property
     def _results(self) -> dict[str, int]:

@@ -12,13 +12,19 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from spectro_render.atomic import open_regular
+
 NAME = ".spectro-render.jsonl"
+_MAX_LINE = 1 << 20  # bytes; longer lines are no records
+_NO_LINKS = getattr(os, "O_NOFOLLOW", 0)  # what a link points at is not ours to append to
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0)  # for the other end of a pipe
 _ORIGIN = ("sha256", "settings", "model_sha256")  # an output is outdated if one of them differs
 
 
@@ -45,11 +51,14 @@ class History:
 
     @cached_property
     def _origins(self) -> dict[str, tuple[Any, ...]]:
-        """How each output was made, by the last record about it."""
-        return {record["output"]: _origin(record) for record in _read(self.path)}
+        """How each output was made, by the last record about it. Raises OSError."""
+        return dict(_read(self.path))
 
     def knows(self, output: Path) -> bool:
-        """Whether there is a record of an output; a file without one may be the user's own."""
+        """Whether there is a record of an output; a file without one may be the user's own.
+
+        Raises OSError if there are records that cannot be read.
+        """
         return self._name(output) in self._origins
 
     def is_outdated(self, output: Path, sha256: str) -> bool:
@@ -67,10 +76,10 @@ class History:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
-        """Close the file. `add` opens it again."""
+        """Close the file. `add` opens it again. Raises OSError if records may not be written."""
         if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+            file, self._file = self._file, -1
+            os.close(file)
 
     def _now(self, sha256: str) -> dict[str, Any]:
         """How an output would be made if it were rendered now."""
@@ -90,27 +99,39 @@ def _origin(record: Mapping[str, Any]) -> tuple[Any, ...]:
     return sha256, sys.intern(json.dumps(settings, sort_keys=True)), sys.intern(str(model))
 
 
-def _read(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file, without incomplete lines; none if there is no file."""
+def _read(path: Path) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """The records of a file, each as the name of an output and how it was made.
+
+    Incomplete and damaged lines are skipped; there are no records if there is no file. Raises
+    OSError for a file that cannot be read.
+    """
     try:
-        lines = path.read_bytes().splitlines()
-    except OSError:
+        file = open_regular(path, os.O_RDONLY | _NO_LINKS)
+    except FileNotFoundError:
         return
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:  # an incomplete line
-            continue
-        if isinstance(record, dict) and isinstance(record.get("output"), str):
-            yield record
+    with file:
+        is_rest = False  # of a line that is too long
+        while line := file.readline(_MAX_LINE):
+            is_skipped, is_rest = is_rest, not line.endswith(b"\n")
+            if is_skipped:
+                continue
+            try:
+                record = json.loads(line)
+                if isinstance(record, dict) and isinstance(record.get("output"), str):
+                    yield record["output"], _origin(record)
+            except (ValueError, RecursionError):  # incomplete, or nested too deeply
+                continue
 
 
 def _open_to_append(path: Path) -> int:
-    """Open a file for appending; an incomplete last line is ended first."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-    size = os.fstat(file).st_size
-    if size:
-        os.lseek(file, size - 1, os.SEEK_SET)
+    """Open a file for appending; an incomplete last line is ended first. Raises OSError."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _NO_LINKS | _NO_WAITING, 0o666)
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(file)
+        raise OSError("not a regular file")
+    if status.st_size:
+        os.lseek(file, status.st_size - 1, os.SEEK_SET)
         if os.read(file, 1) != b"\n":
             os.write(file, b"\n")
     return file

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import math
 import os
+import stat
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from spectro_render.atomic import walk
 from spectro_render.audio.encoders import FORMATS, format_of
 from spectro_render.errors import MidiError, OptionError, OutputError, reason_of
 from spectro_render.midi.read import MIDI_SUFFIXES, read_bytes
 
+MAX_LIST = 1 << 28  # bytes of a list of files
 STREAM = "-"  # stands for standard input and for standard output
 
 
@@ -91,14 +95,45 @@ def read_lists(inputs: Sequence[str], files_from: str | None) -> tuple[list[str]
 def _listed(listing: str) -> list[str]:
     """Read the names in a list: one per line, or each ended by a null byte (`find -print0`)."""
     try:
-        data = sys.stdin.buffer.read() if listing == STREAM else Path(listing).read_bytes()
+        if listing == STREAM:
+            data = sys.stdin.buffer.read(MAX_LIST + 1)
+        else:
+            with open(listing, "rb") as file:
+                data = file.read(MAX_LIST + 1)
     except OSError as error:
         message = f"the list {listing} cannot be read: {reason_of(error)}"
         raise OptionError(message, "check the path") from error
-    names = data.split(b"\0") if b"\0" in data else data.splitlines()
+    if len(data) > MAX_LIST:
+        hint = "name the folders instead, or give several lists"
+        raise OptionError(f"the list {listing} is larger than {MAX_LIST >> 20} MB", hint)
+    try:
+        data = _without_mark(data)
+    except UnicodeError as error:
+        message = f"the list {listing} is in UTF-16 that cannot be read"
+        raise OptionError(message, "save it in UTF-8") from error
+    names = data.split(b"\0")
+    if len(names) == 1:
+        names = [line.removesuffix(b"\r") for line in data.split(b"\n")]
     if not any(names):
         raise OptionError(f"the list {listing} is empty", "write the name of a file on each line")
     return [os.fsdecode(name) for name in names if name]
+
+
+def _without_mark(data: bytes) -> bytes:
+    """The text of a list as bytes of names, without a byte order mark.
+
+    With the mark of UTF-16, which PowerShell writes, the names are encoded as the system does.
+    Without a mark, UTF-16 would look like names of one letter ended by null bytes, and `/` is one:
+    that raises UnicodeError, as does text that is damaged.
+    """
+    data = data.removeprefix(codecs.BOM_UTF8)
+    if b"\0" not in data:
+        return data
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return os.fsencode(data.decode("utf-16"))
+    if len(data) >= 8 and not (any(data[0:8:2]) and any(data[1:8:2])):
+        raise UnicodeError
+    return data
 
 
 def is_batch(inputs: Sequence[str], listed: Sequence[str] = ()) -> bool:
@@ -217,18 +252,33 @@ def _jobs_of(name: str, output: str | None, format: str, batch: bool) -> Iterato
 
 def _pattern_jobs(pattern: str, output: str | None, format: str) -> Iterator[Job]:
     """A job for each MIDI file whose name matches the pattern."""
+    try:
+        matching = glob.glob(pattern, recursive=True)
+    except RecursionError:
+        yield Job(Path(pattern), None, problem="folders are nested too deeply for a pattern")
+        return
     names = sorted(
-        name
-        for name in glob.glob(pattern, recursive=True)
-        if name.lower().endswith(MIDI_SUFFIXES) and not os.path.isdir(name)
+        name for name in matching if name.lower().endswith(MIDI_SUFFIXES) and _may_be_file(name)
     )
     parts = Path(pattern).parts
     fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     for source in map(Path, names):
-        below = Path(*source.parts[fixed:]) if output else source
+        kept = (part for part in source.parts[fixed:] if part != os.pardir)
+        below = Path(*kept) if output else source
         yield Job(source, Path(output or "", below).with_suffix(f".{format}"))
     if not names:
         yield Job(Path(pattern), None, problem="no MIDI file matches this pattern")
+
+
+def _may_be_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a search takes what has this name: a file, or a link whose problem is reported.
+
+    A pipe or a device is not taken, as reading it may wait for ever.
+    """
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return True
 
 
 def _listed_jobs(source: Path, output: str | None, format: str) -> Iterator[Job]:
@@ -245,12 +295,13 @@ def _folder_jobs(folder: Path, output: str | None, format: str) -> Iterator[Job]
     """A job for each MIDI file in a folder, and for each folder in it that cannot be read."""
     errors: list[OSError] = []
     found: list[Path] = []
-    for parent, folders, files in os.walk(folder, onerror=errors.append):
+    for parent, folders, files in walk(folder, errors.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [
             Path(parent, name)
             for name in sorted(files)
             if not name.startswith(".") and name.lower().endswith(MIDI_SUFFIXES)
+            if _may_be_file(Path(parent, name))
         ]
     for source in found:
         below = source.relative_to(folder) if output else source

@@ -184,7 +184,11 @@ def _files(folder: Path, held_out: bool, limit: int | None) -> list[Path]:
     if held_out:
         files = midi_files(folder, held_out=True)
     else:
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in MIDI_SUFFIXES)
+        files = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in MIDI_SUFFIXES and path.is_file()
+        )
     if not files:
         hint = f"their names must end in {', '.join(MIDI_SUFFIXES)}"
         raise SpectroRenderError(f"no MIDI files under {folder}", hint)

@@ -76,7 +76,9 @@ def midi_files(folder: Path, *, held_out: bool) -> list[Path]:
     About one in HELD_OUT is kept for evaluation, but at least one. Raises SpectroRenderError where
     there are fewer than two files.
     """
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in MIDI_SUFFIXES)
+    files = sorted(
+        p for p in folder.rglob("*") if p.suffix.lower() in MIDI_SUFFIXES and p.is_file()
+    )
     if len(files) < 2:
         raise SpectroRenderError(
             f"only {len(files)} MIDI files under {folder}",
