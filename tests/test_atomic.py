@@ -1,7 +1,6 @@
 """Files and directories that are complete or not there at all."""
 
 import errno
-import fcntl
 import io
 import os
 import threading
@@ -16,6 +15,7 @@ from spectro_render import atomic
 from spectro_render.atomic import NewFile, new_directory, new_file, sweep, work_directory
 from spectro_render.errors import OutputBusy, OutputError
 from tests.support.limits import deep_folder, file_size_limit
+from tests.support.processes import LIMIT
 
 
 def test_a_file_gets_its_name_at_the_end(tmp_path: Path) -> None:
@@ -157,9 +157,10 @@ def test_a_sweep_is_not_taken_for_a_writer(tmp_path: Path, monkeypatch: pytest.M
     with new_file(path) as temporary:
         left = temporary
     left.touch()
-    unlink, is_met = Path.unlink, threading.Event()
+    unlink, is_locked, is_met = Path.unlink, threading.Event(), threading.Event()
 
     def slow(removed: Path) -> None:
+        is_locked.set()
         is_met.wait()
         unlink(removed)
 
@@ -167,21 +168,11 @@ def test_a_sweep_is_not_taken_for_a_writer(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(atomic.time, "sleep", lambda seconds: is_met.set())
     sweeper = threading.Thread(target=sweep, args=(tmp_path,))
     sweeper.start()
-    while not is_locked(left):
-        pass
+    assert is_locked.wait(LIMIT)
     with new_file(path) as temporary:
         temporary.write_bytes(b"new")
         sweeper.join()
     assert path.read_bytes() == b"new" and os.listdir(tmp_path) == ["a.pt"]
-
-
-def is_locked(path: Path) -> bool:
-    with path.open("r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def test_a_sweep_stops_at_no_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
