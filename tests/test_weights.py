@@ -17,7 +17,14 @@ from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints.files import TENSORS
 from spectro_render.checkpoints.find import available_models, find_model
 from spectro_render.checkpoints.load import Defaults, load_vocoder, read_vocabulary, save_model
-from spectro_render.checkpoints.manifest import CHECKSUMS, INDEX, ONNX, verify, write_checksums
+from spectro_render.checkpoints.manifest import (
+    CHECKSUMS,
+    INDEX,
+    ONNX,
+    sha256,
+    verify,
+    write_checksums,
+)
 from spectro_render.checkpoints.names import stored_name
 from spectro_render.errors import (
     OptionError,
@@ -242,6 +249,32 @@ def test_a_blank_line_lists_nothing(own: Path) -> None:
     with (own / CHECKSUMS).open("a") as file:
         file.write("\n")
     assert verify(own)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../other", "decoder/../../other"])
+def test_only_files_of_the_model_are_listed(own: Path, name: str) -> None:
+    (own.parent / "other").write_text("secret")
+    with (own / CHECKSUMS).open("a") as file:
+        file.write(f"{'0' * 64}  {name}\n")
+    line = refusal(own, WeightsCorrupt)
+    assert f"lists {name}, which is not a file below it" in line
+    assert sha256(own.parent / "other") not in line
+
+
+@pytest.mark.parametrize("name", [CHECKSUMS, INDEX, "decoder/config.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "larger than memory"])
+def test_special_and_endless_files_are_refused(own: Path, name: str, kind: str) -> None:
+    path = own / name
+    path.unlink()
+    (own / CHECKSUMS).unlink(missing_ok=True)  # of files of any size
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+    assert str(path) in refusal(own)
 
 
 def test_diffusers_way_to_say_that_there_is_no_context(own: Path) -> None:

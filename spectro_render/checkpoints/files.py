@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectro_render.atomic import read_regular
 from spectro_render.errors import WeightsCorrupt, WeightsError, reason_of
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ CONFIG = "config.json"
 TENSORS = "diffusion_pytorch_model.safetensors"
 PICKLE = "diffusion_pytorch_model.bin"
 ARCHIVE = b"PK\x03\x04"  # first bytes of the pickles that torch writes since 1.6: zip files
+MAX_BYTES = 1 << 24  # of a JSON file or a list of checksums
 GET_AGAIN = "get the model again"  # what to do about damaged files
 
 
@@ -189,7 +191,7 @@ def read_json(path: Path) -> Json:
     """
     require(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular(path, MAX_BYTES))
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:

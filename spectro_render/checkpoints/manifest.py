@@ -25,9 +25,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, S
 from dataclasses import dataclass
 from pathlib import Path
 
+from spectro_render.atomic import read_regular
 from spectro_render.checkpoints.files import (
     CONFIG,
     GET_AGAIN,
+    MAX_BYTES,
     PICKLE,
     TENSORS,
     Json,
@@ -238,16 +240,23 @@ def is_blob(path: Path) -> bool:
 
 
 def _read_checksums(directory: Path) -> dict[Path, str] | None:
-    """The content of SHA256SUMS, file -> SHA-256; None where there is no such list."""
+    """The content of SHA256SUMS, file -> SHA-256; None where there is no such list.
+
+    Raises WeightsError where it cannot be read, WeightsCorrupt where it names files elsewhere.
+    """
     listing = directory / CHECKSUMS
     try:
-        lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = read_regular(listing, MAX_BYTES).decode(errors="replace")
     except FileNotFoundError:
         return None
     except OSError as error:
         raise unreadable(listing, error) from error
-    pairs = (line.partition(" ") for line in lines if line.strip())
-    return {Path(name.lstrip(" *")): checksum for checksum, _, name in pairs}
+    pairs = (line.partition(" ") for line in text.splitlines() if line.strip())
+    expected = {Path(name.lstrip(" *")): checksum for checksum, _, name in pairs}
+    for file in expected:
+        if file.is_absolute() or os.pardir in file.parts:
+            raise WeightsCorrupt(f"{listing} lists {file}, which is not a file below it", GET_AGAIN)
+    return expected
 
 
 def sha256(path: Path) -> str:
