@@ -1,5 +1,5 @@
 """Runs the command line: `python -m spectro_render`."""
 
-from spectro_render.cli.app import main
+from spectro_render.cli import main
 
 main()

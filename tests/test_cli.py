@@ -28,6 +28,7 @@ from tests.support.processes import (
     DEVNULL,
     LIMIT,
     PIPE,
+    is_idle,
     run_on_terminal,
     run_program,
     start_program,
@@ -695,6 +696,74 @@ def test_a_run_that_is_ended_leaves_no_half_file(
         _, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, err) == expected
     assert files(here) == ["song.mid"]
+
+
+SITE = """
+import os, signal, sys
+
+class LosesExceptions:
+    def __del__(self):
+        {signal}
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{module}":
+            sys.meta_path.remove(self)
+            {when}
+
+sys.meta_path.insert(0, Finder())
+"""
+SEND = "os.kill(os.getpid(), signal.{}); pass"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "module, when",
+    [
+        ("typer", "{signal}"),
+        ("spectro_render.batch.batch", "{signal}"),
+        ("torch", "{signal}"),
+        ("torch.nn", "exec({signal!r})"),  # as in dataclasses
+        ("soundfile", "{signal}"),
+        ("soundfile", "LosesExceptions()"),
+    ],
+)
+def test_a_run_that_is_ended_while_it_starts(
+    song: MakeSong, here: Path, tiny_model: Path, module: str, when: str, number: signal.Signals
+) -> None:
+    song(seconds=600)
+    (here / "site").mkdir()
+    send = SEND.format(number.name)
+    text = SITE.format(module=module, signal=send, when=when.format(signal=send))
+    (here / "site" / "sitecustomize.py").write_text(text)
+    arguments = command("song.mid", "-o", "a.flac", "--model", str(tiny_model))
+    environment = {**os.environ, "PYTHONPATH": "site", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = run_program(arguments, env=environment, stderr=PIPE, text=True)
+    code = done.returncode if done.returncode >= 0 else 128 - done.returncode  # as in a shell
+    said = "spectro-render: interrupted\n" if number == signal.SIGINT else ""
+    assert (code, done.stderr) == (128 + number, said)
+    assert done.returncode > 0 or number == signal.SIGTERM  # which by default ends Python at once
+    assert files(here) == ["site/sitecustomize.py", "song.mid"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("format", ["wav", "flac", "ogg", "mp3"])
+def test_a_stream_that_is_ended_does_not_wait_for_its_reader(
+    song: MakeSong, here: Path, tiny_model: Path, format: str, number: signal.Signals
+) -> None:
+    """The reader takes a few bytes and then nothing, so the pipe is full when the signal comes."""
+    song(seconds=1200)
+    arguments = command("song.mid", "-o", "-", "--format", format, "-q", "--steps", "1")
+    arguments += ["--model", str(tiny_model)]
+    with start_program(arguments, stdout=PIPE, stderr=PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        os.read(process.stdout.fileno(), 100)
+        wait_until(lambda: is_idle(process.pid), process)
+        process.send_signal(number)
+        process.wait(LIMIT)
+        err = process.stderr.read().decode()
+    said = "spectro-render: interrupted\n" if number == signal.SIGINT else ""
+    assert (process.returncode, err) == (128 + number, said)
 
 
 def shell(line: str, **options: Any) -> tuple[int, str, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spectro_render.cli import run
+from spectro_render.cli.app import run
 from spectro_render.cli.completion import COMPLETE
 from tests.support.processes import run_program
 

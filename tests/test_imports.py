@@ -34,7 +34,7 @@ COMPLETING = """
 import os
 os.environ |= {"COMP_WORDS": "spectro-render --model d", "COMP_CWORD": "2"}
 os.environ["_SPECTRO_RENDER_COMPLETE"] = "complete_bash"
-from spectro_render.cli import run
+from spectro_render.cli.app import run
 try:
     run([])
 except SystemExit as done:
@@ -55,11 +55,11 @@ def modules_after(code: str) -> set[str]:
     [
         "import spectro_render",
         "from spectro_render import audio, batch, checkpoints, errors, midi, options, tokens",
-        "from spectro_render.cli import run; assert run(['--help']) == 0",
-        "from spectro_render.cli import run; assert run(['--version']) == 0",
-        "from spectro_render.cli import run; assert run(['info', '--help']) == 0",
-        "from spectro_render.cli import run; assert run(['x.mid', '--steps', '0']) == 2",
-        "from spectro_render.cli import run; assert run(['models', 'list']) == 0",
+        "from spectro_render.cli.app import run; assert run(['--help']) == 0",
+        "from spectro_render.cli.app import run; assert run(['--version']) == 0",
+        "from spectro_render.cli.app import run; assert run(['info', '--help']) == 0",
+        "from spectro_render.cli.app import run; assert run(['x.mid', '--steps', '0']) == 2",
+        "from spectro_render.cli.app import run; assert run(['models', 'list']) == 0",
         COMPLETING,
     ],
 )

@@ -2,14 +2,12 @@
 
 import json
 import os
-import re
 import shlex
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -20,8 +18,10 @@ from tests.support.processes import (
     LIMIT,
     PIPE,
     CompletedProcess,
+    is_idle,
     run_program,
     start_program,
+    usage,
     wait_until,
 )
 from tests.support.songs import MakeSong
@@ -166,37 +166,6 @@ def test_a_slow_reader_is_waited_for_in_the_same_memory(song: MakeSong, tiny_mod
     assert waited == full
     assert done.cpu_seconds > full.cpu_seconds + 0.3  # most of the song was still to be rendered
     assert done.peak_memory < full.peak_memory + 100e6
-
-
-class Usage(NamedTuple):
-    """What a process has used so far."""
-
-    cpu_seconds: float
-    peak_memory: int  # bytes: VmHWM
-
-
-def usage(pid: int) -> Usage | None:
-    """The usage of a running process; None when it has ended."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    peak = re.search(r"VmHWM:\s*(\d+) kB", status)
-    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-    ticks = sum(map(int, times))
-    return Usage(ticks / os.sysconf("SC_CLK_TCK"), 1024 * int(peak[1])) if peak else None
-
-
-def is_idle(pid: int) -> bool:
-    """Whether a process waits, for half a second, with all its threads.
-
-    One that only waits for a core, beside busy processes, is none of these.
-    """
-    before = usage(pid)
-    for _ in range(5):
-        tasks = Path(f"/proc/{pid}/task").iterdir()
-        states = {(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks}
-        if states != {"S"}:
-            return False
-        time.sleep(0.1)
-    return usage(pid) == before
 
 
 # --- names and words ----------------------------------------------------------------------------

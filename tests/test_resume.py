@@ -168,7 +168,7 @@ def test_nothing_heavy_is_loaded_where_there_is_nothing_to_do(
     again: Again, tiny_model: Path
 ) -> None:
     again()
-    code = "import sys; from spectro_render.cli import run; assert run(sys.argv[1:]) == 0"
+    code = "import sys; from spectro_render.cli.app import run; assert run(sys.argv[1:]) == 0"
     code += "; assert not {'torch', 'note_seq'} & sys.modules.keys()"
     arguments = ["in", "-o", "out", "--steps", "1", "--model", str(tiny_model)]
     done = run_program([sys.executable, "-c", code, *arguments], stderr=PIPE)

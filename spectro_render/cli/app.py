@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
@@ -44,13 +45,16 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for names it cannot encode
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        if signal.getsignal(number) == signal.SIG_DFL:
+    sys.unraisablehook = _raise_again
+    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _exit_on_signal)
     try:
         sys.exit(run(sys.argv[1:]))
     except SystemExit:
         if _signals:  # inside a call of Ray, the exit code would be another
+            if _signals[0] == signal.SIGINT:
+                complain("interrupted")
             sys.exit(128 + _signals[0])
         raise
 
@@ -72,9 +76,23 @@ def _replace_closed_streams() -> None:
 
 
 def _exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
-    """Exit by an exception, so that incomplete files are removed."""
+    """Exit by an exception, so that incomplete files are removed.
+
+    For Ctrl-C this is not KeyboardInterrupt: after one in the code of an `exec`, which dataclasses
+    use, Python ends itself by the signal, whatever the exit code.
+    """
     _signals.append(number)
     sys.exit(128 + number)
+
+
+def _raise_again(ignored: sys.UnraisableHookArgs) -> None:
+    """Send a signal again whose exception came where Python ignores all, such as a destructor."""
+    if not (_signals and issubclass(ignored.exc_type, SystemExit)):
+        sys.__unraisablehook__(ignored)
+        return
+    again = threading.Timer(0.01, os.kill, (os.getpid(), _signals[0]))
+    again.daemon = True
+    again.start()
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -25,7 +25,7 @@ from spectro_render.cli.completion import (
 )
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import OptionError
-from spectro_render.report import PROGRAM, Reporter
+from spectro_render.report import PROGRAM, Reporter, abandon
 
 if TYPE_CHECKING:
     from spectro_render.batch.engine import Engine
@@ -376,6 +376,10 @@ def _audio_on_stdout() -> Iterator[BinaryIO]:
         raise OptionError(
             "sound cannot be written to a terminal", "name a file with -o, or use a pipe"
         )
-    stream = sys.stdout.buffer
+    stdout = sys.stdout
     with redirect_stdout(sys.stderr):
-        yield stream
+        try:
+            yield stdout.buffer
+        except (KeyboardInterrupt, SystemExit):
+            abandon(stdout)  # the end of the program does not wait for a reader that is slow
+            raise

@@ -7,6 +7,7 @@ they can be found on Linux even if they have left the group.
 
 import itertools
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,11 +17,19 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT, CompletedProcess, Popen
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = ["DEVNULL", "LIMIT", "PIPE", "REPOSITORY", "STDOUT", "CompletedProcess", "Popen"]
-__all__ += ["end_marked", "guard_session", "read_all", "run_on_terminal", "run_program"]
-__all__ += ["start_program", "take_default_signals", "wait_until"]
+__all__ += [
+    "Usage",
+    "end_marked",
+    "guard_session",
+    "is_idle",
+    "read_all",
+    "run_on_terminal",
+    "run_program",
+]
+__all__ += ["start_program", "take_default_signals", "usage", "wait_until"]
 
 REPOSITORY = Path(__file__).parents[2]
 LIMIT = 600.0  # seconds until a program is ended; one that does not hang takes much less
@@ -148,6 +157,37 @@ def wait_until(is_true: Callable[[], Any], process: Popen | None = None) -> None
         )
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+class Usage(NamedTuple):
+    """What a process has used so far."""
+
+    cpu_seconds: float
+    peak_memory: int  # bytes: VmHWM
+
+
+def usage(pid: int) -> Usage | None:
+    """The usage of a running process; None when it has ended."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    peak = re.search(r"VmHWM:\s*(\d+) kB", status)
+    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    ticks = sum(map(int, times))
+    return Usage(ticks / os.sysconf("SC_CLK_TCK"), 1024 * int(peak[1])) if peak else None
+
+
+def is_idle(pid: int) -> bool:
+    """Whether a process waits, for half a second, with all its threads.
+
+    One that only waits for a core, beside busy processes, is none of these.
+    """
+    before = usage(pid)
+    for _ in range(5):
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        states = {(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks}
+        if states != {"S"}:
+            return False
+        time.sleep(0.1)
+    return usage(pid) == before
 
 
 def end_marked(mark: str) -> None:
