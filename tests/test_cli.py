@@ -752,7 +752,7 @@ def test_a_stream_that_is_ended_does_not_wait_for_its_reader(
     song: MakeSong, here: Path, tiny_model: Path, format: str, number: signal.Signals
 ) -> None:
     """The reader takes a few bytes and then nothing, so the pipe is full when the signal comes."""
-    song(seconds=1200)
+    song(seconds=120)
     arguments = command("song.mid", "-o", "-", "--format", format, "-q", "--steps", "1")
     arguments += ["--model", str(tiny_model)]
     with start_program(arguments, stdout=PIPE, stderr=PIPE) as process:

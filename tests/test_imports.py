@@ -10,7 +10,7 @@ import pytest
 
 import spectro_render
 from tests.support.processes import DEVNULL, PIPE, run_program
-from tests.support.songs import DEMO
+from tests.support.songs import DEMO, MakeSong
 
 HEAVY = {
     "huggingface_hub",
@@ -150,3 +150,34 @@ def test_what_tests_share_is_in_support(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(TESTS.glob("test_*.py")), ids=lambda path: path.name)
 def test_programs_are_started_by_the_helper(path: Path) -> None:
     assert not {name.split(".")[0] for name in imported(path)} & STARTERS
+
+
+FIRST_USE = """
+import sys, threading
+import spectro_render as sr
+
+def read():
+    assert sr.read_midi(song).notes
+
+def render():
+    assert sr.Renderer.load(model).render(song, steps=1).seconds > 1
+
+def begin(work):
+    barrier.wait()
+    work()
+    done.append(work)
+
+song, model = sys.argv[1:]
+barrier, done = threading.Barrier(8), []
+threads = [threading.Thread(target=begin, args=(work,)) for work in [read, render] * 4]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(done) == 8
+"""
+
+
+def test_many_threads_may_begin_at_once(song: MakeSong, tiny_model: Path) -> None:
+    """With the first imports of all that reads, loads and renders."""
+    run_program([sys.executable, "-c", FIRST_USE, song(), tiny_model], check=True)
