@@ -219,8 +219,17 @@ def as_size(size: float) -> str:
 
 
 def one_line(text: str) -> str:
-    """Escape the control characters that a file name may hold, so that a line stays a line."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", text)
+    """Escape what a file name may hold that ends or reverses a line: control characters and such.
+
+    Others are Unicode's separators of lines and paragraphs, and marks of the direction of writing.
+    """
+    escaped = r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+
+    def escape(found: re.Match[str]) -> str:
+        number = ord(found[0])
+        return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+
+    return re.sub(escaped, escape, text)
 
 
 def times_real_time(audio_seconds: float, wall_seconds: float) -> float:

@@ -209,6 +209,7 @@ def test_audio_knows_its_length() -> None:
         ("mp3", "16", 16_000, "mp3 cannot hold a bit depth of 16; leave the bit depth out"),
         ("wav", "8", 16_000, "wav cannot hold a bit depth of 8; use one of 16, 24, float"),
         ("mp3", None, 96_000, "mp3 cannot hold a sample rate of 96000 Hz"),
+        ("flac", None, 191_999, "flac cannot hold a sample rate of 191999 Hz; use a multiple of"),
         ("wav", None, 0, "a sample rate of 0 Hz is not supported; use 8000 to 192000"),
     ],
 )
@@ -218,6 +219,11 @@ def test_impossible_formats_are_refused(
     with pytest.raises(OptionError) as caught:
         check_format(format, depth, rate)
     assert str(caught.value).startswith(said)
+
+
+def test_a_rate_of_zero_is_not_the_default() -> None:
+    with pytest.raises(OptionError, match="a sample rate of 0 Hz is not supported"):
+        AudioWriter(io.BytesIO(), out_rate=0)
 
 
 def test_the_suffix_says_the_format() -> None:

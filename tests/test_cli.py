@@ -23,6 +23,7 @@ from spectro_render.cli import app as cli
 from spectro_render.cli import render as main_command
 from spectro_render.network import device as precision
 from spectro_render.render import renderer as render
+from spectro_render.report import one_line
 from tests.support.golden import PIPELINE
 from tests.support.processes import (
     DEVNULL,
@@ -764,6 +765,11 @@ def test_a_stream_that_is_ended_does_not_wait_for_its_reader(
         err = process.stderr.read().decode()
     said = "spectro-render: interrupted\n" if number == signal.SIGINT else ""
     assert (process.returncode, err) == (128 + number, said)
+
+
+def test_names_cannot_end_or_reverse_a_line() -> None:
+    name = "a\nb\x1b\u202e\u2028\u2066\x85\u00e9.mid"
+    assert one_line(name) == r"a\x0ab\x1b\u202e\u2028\u2066\x85" + "\u00e9.mid"
 
 
 def shell(line: str, **options: Any) -> tuple[int, str, str]:

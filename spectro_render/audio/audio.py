@@ -88,7 +88,7 @@ class AudioWriter:
         bit_depth: str | None = None,
         channels: int = 1,
     ) -> None:
-        rate = out_rate or sample_rate
+        rate = sample_rate if out_rate is None else out_rate
         check_format(format, bit_depth, rate)
         depth = bit_depth or next(iter(BIT_DEPTHS[format]), "")
         self._channels = channels

@@ -67,6 +67,10 @@ def check_format(format: str, bit_depth: str | None, sample_rate: int) -> None:
     if not MIN_RATE <= sample_rate <= MAX_RATE:
         message = f"a sample rate of {sample_rate} Hz is not supported"
         raise OptionError(message, f"use {MIN_RATE} to {MAX_RATE}")
+    if format == "flac" and sample_rate > 0xFFFF and sample_rate % 10:  # RFC 9639, section 9.1.2
+        raise OptionError(
+            f"flac cannot hold a sample rate of {sample_rate} Hz", "use a multiple of 10"
+        )
     if format == "mp3" and sample_rate not in MP3_RATES:
         raise OptionError(
             f"mp3 cannot hold a sample rate of {sample_rate} Hz",

@@ -328,7 +328,7 @@ def render(
     encoding = Encoding(
         choose_format(output, "raw" if raw else format, batch=several), bit_depth, sample_rate
     )
-    check_format(encoding.format, bit_depth, sample_rate or SAMPLE_RATE)
+    check_format(encoding.format, bit_depth, SAMPLE_RATE if sample_rate is None else sample_rate)
     jobs = plan_jobs(names, output, encoding.format, listed)
     options = RenderOptions(
         quality="fast" if fast else "best" if best else None,
