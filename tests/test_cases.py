@@ -13,6 +13,7 @@ from spectro_render.errors import MidiError
 from spectro_render.midi.read import read_midi
 from spectro_render.midi.score import Note, Score
 from spectro_render.render.renderer import Renderer
+from tests.support.smf_writer import smf
 
 CASES = Path(__file__).parent / "data" / "cases"
 
@@ -245,6 +246,22 @@ def test_a_stem_of_rests_is_silence_of_its_length(renderer: Renderer) -> None:
     assert not audio.samples.any()
     with pytest.raises(MidiError, match="no notes"):
         renderer.render(path, steps=1)
+
+
+def test_rests_behind_the_music_last_as_long_as_the_track(renderer: Renderer) -> None:
+    path = CASES / "18_rest_at_the_end.mid"
+    rests = renderer.render(path, steps=1, to_end_of_track=True, start=9.0, duration=3.0)
+    assert rests.seconds == 1.0
+    assert not rests.samples.any()
+    with pytest.raises(MidiError, match=r"lasts 10\.0 s"):
+        renderer.render(path, steps=1, to_end_of_track=True, start=20.0)
+
+
+def test_a_stem_of_rests_may_have_a_tempo_of_its_own() -> None:
+    tempo = b"\0\xff\x51\x03\x0f\x42\x40" + b"\x64\xc0\x13"
+    assert read_midi(smf(b"", tempo, division=100), allow_rests=True).end_of_tracks == 1.0
+    with pytest.raises(MidiError, match="no notes"):
+        read_midi(smf(b""), allow_rests=True)
 
 
 @pytest.mark.parametrize("name", ["19_crash_at_the_end", "19b_pad_at_the_end"])

@@ -82,6 +82,21 @@ def test_a_part_that_fades_alone_is_left_as_it_is_and_named() -> None:
     assert score.ignored == ("volume change within a note (1 note)",)
 
 
+def test_a_note_that_is_cut_by_the_volume_is_loud_until_then() -> None:
+    gated = [(100, "b00700"), (130, "b00764"), (160, "b00700"), (190, "b00764")]
+    score = read(track(*held(0, 80, 400), *gated))
+    levels = [gain_at(score, tick * TICK) for tick in (90, 97, 103, 127, 133, 157, 163)]
+    assert [level > -1 for level in levels] == [True, True, False, False, True, True, False]
+
+
+def test_two_parts_are_cut_at_one_moment() -> None:
+    cut = [(300, "b00705"), (300, "b10705"), (600, "b00764"), (600, "b10764")]
+    score = read(track(*held(0, 0, 800), *held(1, 100, 800, 64), *cut))
+    assert gain_at(score, 297 * TICK) == pytest.approx(0, abs=0.1)
+    assert gain_at(score, 301 * TICK) == pytest.approx(-52, abs=0.1)
+    assert gain_at(score, 597 * TICK) == pytest.approx(-52, abs=0.1)
+
+
 def test_a_song_fades_out_although_a_muted_part_plays_on() -> None:
     muted = [(0, "b10700"), *held(1, 0, 2000, 64)]
     score = read(track(*held(0, 0, 2000), *volumes(0, 1000, 1800, 100, 10), *muted))

@@ -80,3 +80,12 @@ def test_modulation_is_named_where_a_note_sounds_under_it() -> None:
     assert names(begin + between + end) == ("modulation (1 event)",)
     assert names(begin + b"\x40" + end[1:], between) == ("modulation (1 event)",)
     assert names(between, b"\x30" + note()[1:]) == ()
+
+
+def test_notes_that_mono_mode_would_cut_are_named() -> None:
+    begin, end = b"\0\x90\x3c\x5a", b"\x0a\x80\x3c\0"
+    assert names(controls(126, 1) + begin + note(pitch=64) + end) == (
+        "overlap of notes in mono mode (1 event)",
+    )
+    assert names(controls(126, 1) + note() + note(pitch=64)) == ()
+    assert names(controls(126, 1, 127, 0) + begin + note(pitch=64) + end) == ()

@@ -27,6 +27,7 @@ _SETTLING_SECONDS = 0.03  # in which a note that begins is not yet at its full l
 _STEP_SECONDS = 0.25  # changes so close together are compared as one
 _ALIKE_DB, _ALIKE_SHARE = 3.0, 0.35  # changes of channels are alike within one of them
 _ROOM_DB = 6.0  # over the level of a channel at its defaults that a note may need to be
+_SMOOTH_DB = 12.0  # a larger change is a sudden one, however close the one before it is
 _RAMP_SECONDS = 0.01  # of a sudden change: without a click
 _HEARD_DB = 6.0  # a change within a note that is heard
 _FAINT_DB = -40.0  # under the usual level: so faint that differences do not matter
@@ -209,6 +210,10 @@ class _Step:
     after: dict[int, float] = field(default_factory=dict)
     events: list[tuple[float, int, float]] = field(default_factory=list)  # seconds, channel, dB
 
+    def change(self, channel: int) -> float:
+        """By how many dB a channel has changed."""
+        return self.after[channel] - self.before[channel] if channel in self.after else 0.0
+
 
 class _Chain(NamedTuple):
     """The time between two moments at which nothing sounds."""
@@ -227,12 +232,14 @@ def _fades(
     changes = sorted((at, i, c) for c, times in seconds.items() for i, at in enumerate(times))
     for at, place, channel in changes:
         sweep.play_until(at)
-        if step is None or at - step.begin > _STEP_SECONDS or len(sweep.chains) > step.chain:
+        before, after = map(_decibels, levels[channel].factors[place : place + 2])
+        is_turn = step is not None and step.change(channel) * (after - before) < 0
+        is_late = step is not None and at - step.begin > _STEP_SECONDS
+        if step is None or is_late or is_turn or len(sweep.chains) > step.chain:
             sweep.add(step)
             sounding = sweep.channels(at)
             faint = frozenset(c for c in sounding if _is_faint(levels[c], seconds[c], at))
             step = _Step(at, len(sweep.chains), sounding, faint)
-        before, after = map(_decibels, levels[channel].factors[place : place + 2])
         step.before.setdefault(channel, before)
         step.after[channel] = after
         step.events.append((at, channel, after - before))
@@ -286,8 +293,9 @@ class _Sweep:
         chain = self.chains[step.chain - 1]
         for at, channel, change in step.events:
             if channel in heard:
-                last = chain.changes[-1][1] if chain.changes else chain.start
-                begin = last if at - last <= _STEP_SECONDS else at - _RAMP_SECONDS
+                last = chain.changes[-1][1] if chain.changes else -inf
+                is_smooth = at - last <= _STEP_SECONDS and abs(change) <= _SMOOTH_DB
+                begin = last if is_smooth else max(chain.start, last, at - _RAMP_SECONDS)
                 chain.changes.append((begin, at, change / len(heard)))
 
 
@@ -299,7 +307,7 @@ def _is_common(step: _Step, channels: Set[int]) -> bool:
     """Whether all these channels change alike in a step."""
     if not channels or not channels <= step.after.keys():
         return False
-    changes = [step.after[channel] - step.before[channel] for channel in channels]
+    changes = [step.change(channel) for channel in channels]
     mean = sum(changes) / len(changes)
     reach = max(_ALIKE_DB, _ALIKE_SHARE * abs(mean))
     return all(abs(change - mean) <= reach and change * mean > 0 for change in changes)

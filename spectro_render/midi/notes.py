@@ -21,9 +21,11 @@ from spectro_render.midi.smf import (
     CONTROL,
     EXPRESSION,
     MODES,
+    MONO,
     NOTE_OFF,
     NOTE_ON,
     PITCH_BEND,
+    POLY,
     PROGRAM,
     RESET_CONTROLLERS,
     SOSTENUTO,
@@ -71,6 +73,8 @@ class _Channel:
     is_variation: bool = False  # of the program, by its bank
     is_sustained: bool = False  # by the pedal
     is_sostenuto: bool = False
+    is_mono: bool = False
+    mono_overlaps: int = 0  # notes that would end others
     other_parameters: int = 0  # how often one was set that is not played
     levels: Levels = field(default_factory=Levels)
     pitch: Pitch = field(default_factory=Pitch)
@@ -102,6 +106,8 @@ def play(smf: Smf, clock: Clock) -> Performance:
     sounding = {note.channel for note in notes}
     if parameters := sum(player.channels[number].other_parameters for number in sounding):
         smf.ignored["sound parameter"] += parameters
+    if overlaps := sum(channel.mono_overlaps for channel in player.channels.values()):
+        smf.ignored["overlap of notes in mono mode"] += overlaps
     return Performance(notes, levels, pitches)
 
 
@@ -159,6 +165,8 @@ class _Player:
             # XG's kit of this number has toms there.
             if self._modes.get(channel.number // 16) != XG:
                 is_drum, program = False, TIMPANI
+        if channel.is_mono and any(note.end == SOUNDING for note in _all_notes(channel)):
+            channel.mono_overlaps += not is_drum
         again = channel.held.pop(pitch, []) if channel.held else []
         down = channel.down.setdefault(pitch, [])
         if channel.is_sustained and not is_drum:
@@ -222,7 +230,7 @@ class _Player:
             self._control(channel, tick, controller, value)
         channel.is_drum = channel.number % 16 == DRUM_CHANNEL
         channel.program = channel.bank = channel.bank_lsb = 0
-        channel.is_bank_new = channel.is_variation = False
+        channel.is_bank_new = channel.is_variation = channel.is_mono = False
         channel.pitch.reset(tick)
 
     def _release_key(self, channel: _Channel, tick: int, track: int, pitch: int) -> None:
@@ -285,6 +293,8 @@ class _Player:
             channel.down.clear()
             channel.held.clear()
         elif controller == ALL_NOTES_OFF or controller in MODES:
+            if controller in (MONO, POLY):
+                channel.is_mono = controller == MONO
             down, channel.down = channel.down, {}
             for note in chain.from_iterable(down.values()):
                 self._release(channel, note, tick)

@@ -23,8 +23,8 @@ from spectro_render.midi.objects import (
 )
 from spectro_render.midi.pitch import AT_REST, in_range
 from spectro_render.midi.score import Note, Score, Track
-from spectro_render.midi.smf import MAX_BYTES, Smf, parse_smf
-from spectro_render.midi.tempo import Clock, tempo_map
+from spectro_render.midi.smf import FORMAT_2, MAX_BYTES, Smf, parse_smf
+from spectro_render.midi.tempo import TEMPO_ELSEWHERE, Clock, tempo_map
 
 if TYPE_CHECKING:
     from note_seq.protobuf.music_pb2 import NoteSequence
@@ -84,7 +84,9 @@ def as_score(source: Source, *, allow_rests: bool = False) -> Score:
 
 def _score(smf: Smf, clock: Clock, allow_rests: bool) -> Score:
     performance = play(smf, clock)
-    if not performance.notes and (smf.repairs or not allow_rests):
+    has_length = any(track.end for track in smf.tracks)
+    is_damaged = not smf.repairs.keys() <= {FORMAT_2, TEMPO_ELSEWHERE}
+    if not performance.notes and (is_damaged or not allow_rests or not has_length):
         raise MidiError(*_why_no_notes(smf))
     levels = performance.levels
     times = {number: list(clock.seconds(own.ticks)) for number, own in levels.items()}

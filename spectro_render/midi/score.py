@@ -77,7 +77,7 @@ def section(
     """The part of a score that sounds from `start` for `duration` seconds (None: to the end).
 
     Times count from `start`. Notes that go beyond an edge are shortened; drum hits before `start`
-    are left out. Raises MidiError where nothing sounds, unless `with_rests`.
+    are left out. Raises MidiError where nothing sounds; `with_rests`, where its tracks have ended.
     """
     if start == 0 and duration is None:
         return score
@@ -87,11 +87,12 @@ def section(
         for note in score.notes
         if note.end > start and note.start < end and not (note.is_drum and note.start < start)
     )
-    if not notes and not with_rests:
+    length = max(score.duration, score.end_of_tracks) if with_rests else score.duration
+    if not notes and (not with_rests or start >= length):
         until = "the end" if duration is None else f"{end:g} s"
         raise MidiError(
             f"no note sounds from {start:g} s to {until}",
-            f"the music lasts {score.duration:.1f} s: choose an earlier start or a longer duration",
+            f"the music lasts {length:.1f} s: choose an earlier start or a longer duration",
         )
     fades = tuple((seconds - start, factor) for seconds, factor in score.fades)
     return replace(

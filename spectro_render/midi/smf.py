@@ -31,6 +31,7 @@ SYSTEM = 0xF0  # system exclusive
 # The controllers that are used.
 BANK, VOLUME, EXPRESSION, BANK_LSB, SUSTAIN, SOSTENUTO = 0, 7, 11, 32, 64, 66
 ALL_SOUND_OFF, RESET_CONTROLLERS, ALL_NOTES_OFF = 120, 121, 123
+MONO, POLY = 126, 127
 MODES = range(124, 128)  # omni, mono and poly: each is all-notes-off as well (MIDI 1.0, table III)
 _USED_CONTROLLERS = {
     *(BANK, VOLUME, EXPRESSION, BANK_LSB, SUSTAIN, SOSTENUTO, *PITCH_CONTROLLERS),
@@ -58,6 +59,7 @@ _SMPTE_RATES = {  # code -> so many frames in so many us; 29 is 30 drop-frame, 2
     29: (30, 1_001_000),
     30: (30, 1_000_000),
 }
+FORMAT_2 = "format 2: the tracks are played together"  # a repair that loses nothing
 _NOT_MIDI_HINT = "give a Standard MIDI File (.mid)"
 
 # A channel message: a plain tuple, as there are many. The fields are the tick from the start of the
@@ -136,7 +138,7 @@ def _read_header(data: bytes, repairs: Counter[str]) -> tuple[int, int | None, i
         raise MidiError(f"not a MIDI file ({_describe(data)})", _NOT_MIDI_HINT)
     fields = header[1]
     if int.from_bytes(fields[:2], "big") == 2:
-        repairs["format 2: the tracks are played together"] += 1
+        repairs[FORMAT_2] += 1
     return (
         header.end(1),
         int.from_bytes(fields[2:4], "big"),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from spectro_render.midi.smf import Smf
 
+TEMPO_ELSEWHERE = "tempo set outside the first track"  # a repair that loses nothing
 MAX_SECONDS = 24 * 60 * 60
 
 _DEFAULT_TEMPO = 500_000  # us per quarter note, until the file sets one
@@ -22,7 +23,7 @@ def tempo_map(smf: Smf) -> TempoMap:
     changes = {tick: tempo for track in smf.tracks for tick, tempo in track.tempos}
     tempos = _effective_tempos(changes.items())
     if tempos != _effective_tempos(dict(smf.tracks[0].tempos).items()):
-        smf.repairs["tempo set outside the first track"] += 1
+        smf.repairs[TEMPO_ELSEWHERE] += 1
     return tempos
 
 

@@ -336,4 +336,6 @@ def _least_seconds(score: Score, options: RenderOptions) -> float | None:
     if options.tail is None and not options.to_end_of_track:
         return None
     least = sounding_seconds(score) if options.tail is None else score.duration + options.tail
-    return max(least, score.end_of_tracks) if options.to_end_of_track else least
+    if not options.to_end_of_track:
+        return least
+    return max(least, score.end_of_tracks) if score.notes else score.end_of_tracks
