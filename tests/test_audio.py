@@ -343,6 +343,15 @@ def stopped_at(step: int, files: set[str], stop: Callable[[], None]) -> Iterator
         sys.settrace(before)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT raises KeyboardInterrupt, even where the tests were started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # what nobody had yet, Python closes
 def test_an_interruption_at_any_step_leaves_no_half_file(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
@@ -362,6 +371,7 @@ def test_an_interruption_at_any_step_leaves_no_half_file(tmp_path: Path) -> None
     assert path.read_bytes() == b"sound" and not atomic.NewFile._unfinished
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # what nobody had yet, Python closes
 @pytest.mark.parametrize("format", FORMATS)
