@@ -103,9 +103,10 @@ def play(smf: Smf, clock: Clock) -> Performance:
     levels = {number: channel.levels for number, channel in player.channels.items()}
     pitches = {number: channel.pitch for number, channel in player.channels.items()}
     smf.ignored.update(smf.unplayed.count((note.channel, note.start, note.end) for note in notes))
-    sounding = {note.channel for note in notes}
-    if parameters := sum(player.channels[number].other_parameters for number in sounding):
-        smf.ignored["sound parameter"] += parameters
+    if any(channel.other_parameters for channel in player.channels.values()):
+        sounding = {note.channel for note in notes}
+        parameters = sum(player.channels[number].other_parameters for number in sounding)
+        smf.ignored.update({"sound parameter": parameters} if parameters else {})
     if overlaps := sum(channel.mono_overlaps for channel in player.channels.values()):
         smf.ignored["overlap of notes in mono mode"] += overlaps
     return Performance(notes, levels, pitches)
@@ -173,7 +174,9 @@ class _Player:
             again += down
         for note in again:
             note.end = tick if note.end == SOUNDING else note.end
-        is_latched = any(note.is_latched for note in again)  # that string is not damped
+        is_latched = bool(again) and any(
+            note.is_latched for note in again
+        )  # that string is not damped
         follows_an_end = channel.stray_ends.get(pitch) == (tick, track)
         note = PlayedNote(
             *(tick, SOUNDING, pitch, velocity, program, is_drum),

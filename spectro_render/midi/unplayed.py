@@ -76,6 +76,8 @@ class Unplayed:
 
         Notes are given by start: channel, start and end in ticks.
         """
+        if not self._courses:
+            return Counter()
         times: dict[int, tuple[list[int], list[int]]] = {}  # starts, latest ends so far
         for channel, start, end in notes:
             starts, ends = times.setdefault(channel, ([], []))
