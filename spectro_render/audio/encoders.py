@@ -216,7 +216,7 @@ class _Encoded:
 
 
 def _call_without_signals(call: Callable[[], None]) -> None:
-    """Make a short call in a place where Python handles no signals; raises what it raises.
+    """Make a short call in a thread in which Python handles no signals; raises what it raises.
 
     Python runs handlers of signals in the main thread only. So calls from there are made in a
     thread of their own, while the main thread waits and can be interrupted. `threading` is not

@@ -53,7 +53,7 @@ class Levels:
         self.update(tick)
 
     def update(self, tick: int) -> None:
-        """Note the level from a tick on."""
+        """Record the level from a tick on."""
         factor = self._volume / _DEFAULT_VOLUME * self._expression / _FULL_EXPRESSION * self.master
         if factor == self.factors[-1]:
             return
@@ -77,7 +77,7 @@ class Levels:
 
 @dataclass(frozen=True)
 class Loudness:
-    """The velocities of notes, and what they cannot say."""
+    """The velocities of notes, and the loudness that velocities cannot express."""
 
     velocities: list[int]  # of each note
     gain: float  # dB by which the notes are louder than their velocities, which end at 127
@@ -131,7 +131,7 @@ class Fades:
         )
 
     def factors(self) -> tuple[tuple[float, float], ...]:
-        """The points with factors of amplitude; what nobody hears is silent."""
+        """The points as factors of amplitude; levels too low to be audible become 0."""
         lowest = _decibels(0.0)
         return tuple(
             (seconds, 10 ** (level / 20) if level > lowest else 0.0)
@@ -142,7 +142,7 @@ class Fades:
 def measure(
     notes: Sequence[PlayedNote], levels: dict[int, Levels], seconds: dict[int, list[float]]
 ) -> Loudness:
-    """How loud notes are. `seconds`: the times of the ticks of each channel's levels."""
+    """Measure how loud notes are; `seconds` are the times of the ticks of each channel's levels."""
     if not any(own.ticks for own in levels.values()):
         return Loudness([note.velocity for note in notes], 0.0, (), Counter())
     fades = _fades(notes, levels, seconds)
@@ -186,12 +186,12 @@ def measure(
 
 
 def _over(factor: float, gain: float) -> float:
-    """A factor of velocity without the gain in dB that all channels share."""
+    """Divide a factor of velocity by the gain in dB that all channels share."""
     return max(factor, _FLOOR) / 10 ** (gain / 40)
 
 
 def _decibels(factor: float) -> float:
-    """A factor of velocity as a change of level."""
+    """Convert a factor of velocity to a change of level in dB."""
     return 40 * log10(max(factor, _FLOOR))
 
 
@@ -251,7 +251,7 @@ def _fades(
 
 
 class _Sweep:
-    """Goes through notes by time, and knows which channels sound."""
+    """Walks through notes in time, and tells which channels sound."""
 
     def __init__(self, notes: Sequence[PlayedNote]) -> None:
         self.sounding: Counter[int] = Counter()  # channel -> notes
@@ -284,7 +284,7 @@ class _Sweep:
         return frozenset(self.sounding) or (self._last if is_within else frozenset())
 
     def add(self, step: _Step | None) -> None:
-        """Note the change that a step makes to the gain."""
+        """Record the change that a step makes to the gain."""
         if step is None:
             return
         heard = step.sounding - (step.faint - step.after.keys())

@@ -95,7 +95,7 @@ class Performance:
 
 
 def play(smf: Smf, clock: Clock) -> Performance:
-    """Play a file; `smf.repairs` grows by what had to be mended."""
+    """Play a file, and add what had to be repaired to `smf.repairs`."""
     player = _Player()
     player.play(_merged(smf, clock.last_tick(MAX_SECONDS)), smf.messages)
     player.stop(smf)
@@ -113,7 +113,7 @@ def play(smf: Smf, clock: Clock) -> Performance:
 
 
 def _merged(smf: Smf, limit: int) -> list[Event]:
-    """All events by tick; those after tick `limit`, most often behind a damaged time step, go."""
+    """All events in the order of their ticks. Those after tick `limit` are left out."""
     for track in smf.tracks:
         if track.end > limit:
             kept = [event for event in track.events if event[0] <= limit]
@@ -153,7 +153,7 @@ class _Player:
                 self._obey(number // 16, tick, messages[first])
 
     def _channel(self, number: int) -> _Channel:
-        """A channel, new if need be."""
+        """The channel of this number, which is made if it is not there yet."""
         channel = self.channels.get(number)
         if channel is None:
             channel = _Channel(number, number % 16 == DRUM_CHANNEL)
@@ -188,7 +188,7 @@ class _Player:
             self._last_tick = tick
 
     def _set_program(self, channel: _Channel, program: int) -> None:
-        """Choose the instrument, or the drum kit; a bank decides which of the two."""
+        """Set the program; the bank decides whether it is an instrument or a drum kit."""
         channel.program = program
         mode = self._modes.get(channel.number // 16)
         if channel.is_bank_new:
@@ -237,7 +237,7 @@ class _Player:
         channel.pitch.reset(tick)
 
     def _release_key(self, channel: _Channel, tick: int, track: int, pitch: int) -> None:
-        """A note-off ends all notes of its pitch, but those that have just been struck.
+        """End all notes of a pitch at its note-off, except notes that begin at the same tick.
 
         If there are no others, it ends those of its own track: they have no length.
         """
@@ -303,7 +303,7 @@ class _Player:
                 self._release(channel, note, tick)
 
     def _set_sostenuto(self, channel: _Channel, tick: int, is_down: bool) -> None:
-        """The sostenuto pedal holds the notes whose keys are down when it comes down."""
+        """Press or lift the sostenuto pedal. It holds notes whose keys are down at the press."""
         if is_down and not channel.is_sostenuto:
             for note in chain.from_iterable(channel.down.values()):
                 note.is_latched = True
@@ -378,7 +378,7 @@ def _all_notes(channel: _Channel) -> Iterator[PlayedNote]:
 
 
 def _hanging_ends(notes: list[PlayedNote], smf: Smf) -> Iterator[tuple[PlayedNote, int]]:
-    """Where notes of one pitch end that the file never switches off.
+    """The ends of notes of one pitch that the file never switches off.
 
     That is where the pitch starts again, or at the end of the track; a note that starts at the end
     lasts a quarter note.

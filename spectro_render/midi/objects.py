@@ -1,6 +1,6 @@
 """Reads the objects of other libraries as MIDI files are read: note_seq's and pretty_midi's.
 
-Neither is imported here: whoever has such an object has its library.
+Neither library is imported here: a caller with such an object has imported it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Part:
 
 
 class _ListedClock(Clock):
-    """Times that are known one by one: even ticks are their places, odd ones follow a bit later."""
+    """Converts ticks to listed times: tick 2 n is time n, tick 2 n + 1 is slightly later."""
 
     def __init__(self, times: Sequence[float]) -> None:
         self._times = times

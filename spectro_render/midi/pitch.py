@@ -39,7 +39,7 @@ class Pitch:
     _run_ends: list[int] = field(default_factory=list)
 
     def control(self, tick: int, controller: int, value: int) -> bool:
-        """Take one of PITCH_CONTROLLERS; False where it sets a sound that is not played.
+        """Apply one of PITCH_CONTROLLERS. Returns False if it sets something that is not played.
 
         That is a parameter of the makers (NRPN), in whose first half 64 changes nothing (GS, XG).
         Other registered ones (modulation range, tuning programs) are not heard by themselves.
@@ -79,7 +79,7 @@ class Pitch:
         self.reset_controllers(tick)
 
     def update(self, tick: int) -> None:
-        """Note the pitch from a tick on, which is no earlier than the one before."""
+        """Record the pitch from a tick on, which is no earlier than the one before."""
         fine = (self._parameters[FINE_TUNING] - _CENTRE) / _CENTRE
         tuning = (self._parameters[COARSE_TUNING] >> 7) - 64 + fine + self.master + self.shift
         semitones, cents = divmod(self._parameters[BEND_RANGE], 128)
@@ -93,11 +93,11 @@ class Pitch:
 
     @property
     def moves(self) -> bool:
-        """Whether the pitch is ever another one than the keys' own."""
+        """Whether the channel ever sounds at another pitch than that of its keys."""
         return len(self._ticks) > 1
 
     def played(self, start: int, rest: int, end: int) -> tuple[int, bool]:
-        """How many semitones up a note from tick `start` to `end` is played, and if that is all.
+        """The semitones by which a note is moved, and whether it stays there from `start` to `end`.
 
         A bend counts where the note stays on it until tick `rest`. The second value is False where
         the note can be heard to leave that pitch, or not to be on it.
@@ -132,7 +132,7 @@ def _selected(number: int, is_msb: bool, value: int) -> int:
 
 
 def _semitones(total: float) -> int | None:
-    """The semitones that a tuning is taken for; None where it is between two."""
+    """The whole number of semitones nearest to a tuning; None if it is too far from both."""
     return round(total) if abs(total - round(total)) <= IN_TUNE + 1e-9 else None
 
 
@@ -166,7 +166,7 @@ def _entered(number: int, old: int, controller: int, value: int) -> int:
 
 
 def in_range(pitch: int) -> int:
-    """A pitch of the keyboard, by octaves if need be: 0..127."""
+    """Move a pitch by octaves until it is from 0 to 127."""
     while pitch > 127:
         pitch -= 12
     while pitch < 0:

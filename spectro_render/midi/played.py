@@ -9,7 +9,7 @@ SOUNDING = -1  # in place of a tick
 
 @dataclass(eq=False, slots=True)
 class PlayedNote:
-    """A note as it was played."""
+    """A note of a file while it is read, with times in ticks."""
 
     start: int  # tick
     end: int  # tick; SOUNDING while it sounds

@@ -137,7 +137,7 @@ def _read_file(source: str | os.PathLike[str] | BinaryIO) -> bytes:
 
 
 def _read_limited(file: BinaryIO) -> bytes:
-    """The whole file, or just enough of it to show that it is too large."""
+    """The bytes of a file; of a file that is too large, just enough to show that."""
     data = bytearray()
     while len(data) <= MAX_BYTES and (part := file.read(MAX_BYTES + 1 - len(data))):
         if not isinstance(part, bytes):
@@ -156,7 +156,7 @@ def _why_no_notes(smf: Smf) -> tuple[str, str]:
 
 
 def _set_seconds(performance: Performance, clock: Clock) -> None:
-    """Say when notes sound; one ends where its channel falls silent for the rest of it."""
+    """Set times in seconds; a note ends early if its channel stays silent until its end."""
     notes, levels = performance.notes, performance.levels
     for note in notes:
         note.end = levels[note.channel].last_heard(note.start, note.end)

@@ -212,7 +212,7 @@ class _TrackReader:
         return self._track
 
     def _read_plain_events(self) -> None:
-        """Read on while events are as most are; this does what `_read_event` does, but faster.
+        """Read the most common events, faster than `_read_event` but with the same result.
 
         Those are faultless notes after a time step of one or two bytes.
         """

@@ -1,4 +1,4 @@
-"""What can be heard and is not played: the controllers and pressures that notes do not show."""
+"""Finds controllers and pressures that would change the sound of notes but are not played."""
 
 from __future__ import annotations
 
@@ -53,20 +53,20 @@ class Unplayed:
         self._courses: dict[tuple[int, int, int], array[int]] = {}
 
     def take(self, tick: int, channel: int, kind: int, first: int, second: int) -> None:
-        """Note an event, given as an `Event` has it."""
+        """Record an event, given by the fields of `Event`."""
         value = first if kind == _CHANNEL_PRESSURE else second
         unheard = _UNHEARD.get(first, ()) if kind == _CONTROL else (0,)
         key = (channel, kind, 0 if kind == _CHANNEL_PRESSURE else first)
         self._courses.setdefault(key, array("q")).append(2 * tick + (value not in unheard))
 
     def reset_controllers(self, tick: int, channel: int) -> None:
-        """Note that a channel's pressures, pedals and modulation are given up."""
+        """Record that the pressures, pedals and modulation of a channel are reset."""
         for key, course in self._courses.items():
             if key[0] == channel and (key[1] != _CONTROL or key[2] in _RESET_WITH_CONTROLLERS):
                 course.append(2 * tick)
 
     def reset(self, tick: int, port: int) -> None:
-        """Note that all channels of a port are as at the beginning."""
+        """Record that all channels of a port are reset to their initial state."""
         for key, course in self._courses.items():
             if key[0] // 16 == port:
                 course.append(2 * tick)

@@ -213,7 +213,7 @@ def _lobe() -> Tensor:
 
 
 def _spread(lines: _Lines, bins: int, window: int) -> tuple[Tensor, Tensor]:
-    """The bins (P, n) that lines reach under a Hann window of so many samples, and values there."""
+    """The bins (P, n) that lines reach with a Hann window of `window` samples; values there."""
     spacing, zero = SAMPLE_RATE / 2 / (bins - 1), SAMPLE_RATE / window  # Hz
     taps = torch.arange(round(2 * SIDE * zero / spacing) + 1)
     lowest = ((lines.hertz - SIDE * zero) / spacing).ceil().long()
@@ -231,7 +231,7 @@ def _sum(values: Tensor, lines: _Lines, bin: Tensor, length: int, bins: int) -> 
 
 
 def _draw(lines: _Lines, spread: tuple[Tensor, Tensor], length: int, bins: int) -> Tensor:
-    """The power (T, K) of lines, given what `_spread` answers."""
+    """The power (T, K) of lines, given the result of `_spread`."""
     bin, magnitude = spread
     return _sum(magnitude.square(), lines, bin, length, bins)
 
