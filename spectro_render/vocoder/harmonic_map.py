@@ -67,7 +67,7 @@ class _Lines(NamedTuple):
     moves: Tensor  # whether its source has vibrato
 
 
-class PlayedNote(Protocol):
+class ScoreNote(Protocol):
     """A note of a score: its fields are those of `midi.score.Note`."""
 
     @property
@@ -89,7 +89,7 @@ class PlayedNote(Protocol):
     def is_drum(self) -> bool: ...
 
 
-def map_notes(notes: Iterable[PlayedNote]) -> Tensor:
+def map_notes(notes: Iterable[ScoreNote]) -> Tensor:
     """The notes (N, 5), float64, of a harmonic map from those of a score."""
     rows = [
         [
