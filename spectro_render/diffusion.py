@@ -18,11 +18,10 @@ from torch import Tensor
 
 from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.errors import OptionError
+from spectro_render.options import MAX_STEPS, SAMPLERS
 
 Target = Literal["epsilon", "v", "x0"]  # what a network is trained to predict
 Predict = Callable[[Tensor, float], Tensor]  # noisy (B, T, M), its time -> its target (B, T, M)
-
-SAMPLERS = ("ddpm", "ddpm-small", "ddim", "dpm++", "diffusers")
 
 MAX_LOG_SNR = 20.0
 
@@ -276,9 +275,20 @@ def check_sampling(sampler: str, steps: int, schedule: DiscreteSchedule) -> None
         raise OptionError(f"unknown sampler {sampler!r}", f"use one of {', '.join(SAMPLERS)}")
     if steps < 1:
         raise OptionError(f"{steps} steps are too few", "ask for at least 1")
-    if sampler == "diffusers" and steps > schedule.train_steps:
-        most = schedule.train_steps
+    if steps > MAX_STEPS:
+        raise OptionError(f"{steps} steps are more than {MAX_STEPS}", "ask for fewer")
+    if sampler == "diffusers":
+        _check_training_steps(steps, schedule)
+
+
+def _check_training_steps(steps: int, schedule: DiscreteSchedule) -> None:
+    """Raise OptionError unless all levels of the sampler 'diffusers' are among the training's."""
+    most, offset = schedule.train_steps, schedule.steps_offset
+    if steps > most:
         raise OptionError(f"{steps} steps are more than the model's own {most}", "ask for fewer")
+    if (steps - 1) * (most // steps) + offset >= most:
+        message = f"{steps} steps with the model's offset {offset} exceed its own {most}"
+        raise OptionError(message, "use another sampler, such as ddim")
 
 
 @lru_cache(maxsize=8)  # every window needs the same levels

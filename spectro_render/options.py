@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+SAMPLERS = ("ddpm", "ddpm-small", "ddim", "dpm++", "diffusers")  # of diffusion models
+MAX_STEPS = 100_000  # of denoising; all their noise levels are computed before the first one
+
 
 @dataclass(frozen=True)
 class RenderOptions:
@@ -14,7 +17,7 @@ class RenderOptions:
     """
 
     quality: str | None = None  # "fast" or "best": the model's presets of sampler and steps
-    sampler: str | None = None  # one of diffusion.SAMPLERS
+    sampler: str | None = None  # one of SAMPLERS
     steps: int | None = None
     guidance: float | None = None  # 1: none
     seed: int = 0
@@ -58,7 +61,7 @@ class Sampling:
     An autoregressive model uses the seed alone.
     """
 
-    sampler: str  # one of diffusion.SAMPLERS
+    sampler: str  # one of SAMPLERS
     steps: int
     guidance: float  # 1: none
     seed: int

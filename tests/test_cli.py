@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from spectro_render import diffusion
 from spectro_render.batch import history as resume
 from spectro_render.checkpoints import find as registry
 from spectro_render.checkpoints.manifest import ONNX
 from spectro_render.cli import app as cli
 from spectro_render.cli import render as main_command
 from spectro_render.network import device as precision
+from spectro_render.options import SAMPLERS
 from spectro_render.render import renderer as render
 from spectro_render.report import one_line
 from tests.support.golden import PIPELINE
@@ -491,7 +491,7 @@ def test_version_and_help(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_choices_are_those_of_the_library() -> None:
-    assert main_command.Sampler.__args__ == diffusion.SAMPLERS
+    assert main_command.Sampler.__args__ == SAMPLERS
     assert set(main_command.NumberFormat.__args__) == {"auto", *precision.DTYPES}
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from spectro_render.checkpoints.load import load_vocoder
 from spectro_render.diffusion import (
-    SAMPLERS,
     DiscreteSchedule,
     Level,
     Predict,
@@ -30,6 +29,7 @@ from spectro_render.diffusion import (
 )
 from spectro_render.errors import OptionError
 from spectro_render.mel import from_model
+from spectro_render.options import SAMPLERS
 from tests.support.golden import PIPELINE, arrays, checkpoint, difference, golden_noise, tokens
 
 TARGETS: tuple[Target, ...] = ("epsilon", "v", "x0")

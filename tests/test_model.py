@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from spectro_render.constants import N_MELS, STEPS_PER_WINDOW, WINDOW_FRAMES
-from spectro_render.diffusion import SAMPLERS, DiscreteSchedule, guide, sample, sampling_levels
+from spectro_render.diffusion import DiscreteSchedule, guide, sample, sampling_levels
 from spectro_render.network.frames import (
     DRUM_KIT,
     NATS,
@@ -22,7 +22,7 @@ from spectro_render.network.frames import (
 )
 from spectro_render.network.layers import attend, gelu
 from spectro_render.network.model import LEVELS_AT_ONCE, FrameEncoder, SpectrogramModel
-from spectro_render.options import Sampling
+from spectro_render.options import SAMPLERS, Sampling
 from spectro_render.tokens.vocabulary import WindowNote
 from tests.support.golden import arrays, checkpoint, difference, tokens
 from tests.support.toys import toy_config

@@ -21,12 +21,11 @@ from spectro_render.checkpoints.manifest import (
     INDEX,
     MELGAN,
     ONNX,
-    SCHEDULER,
     ModelFiles,
     has_vocoder,
     write_checksums,
 )
-from spectro_render.checkpoints.names import FOLDERS, stored_name
+from spectro_render.checkpoints.names import FOLDERS, SCHEDULER, stored_name
 from spectro_render.checkpoints.t5x import read_t5x
 from spectro_render.checkpoints.t5x_files import holds_t5x
 from spectro_render.errors import OptionError, OutputError, WeightsNotFound

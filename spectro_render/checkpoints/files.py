@@ -7,6 +7,7 @@ older releases of diffusers, in pickles, of which only tables of tensors are rea
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import re
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectro_render.atomic import read_regular
+from spectro_render.checkpoints.pickles import AS_SAFETENSORS, check_pickle
 from spectro_render.errors import WeightsCorrupt, WeightsError, reason_of
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ Json = dict[str, Any]  # a JSON object
 CONFIG = "config.json"
 TENSORS = "diffusion_pytorch_model.safetensors"
 PICKLE = "diffusion_pytorch_model.bin"
-ARCHIVE = b"PK\x03\x04"  # first bytes of the pickles that torch writes since 1.6: zip files
 MAX_BYTES = 1 << 24  # of a JSON file or a list of checksums
 GET_AGAIN = "get the model again"  # what to do about damaged files
 
@@ -57,9 +58,10 @@ def without_numbers() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class StoredTensors:
-    """The tensors of an open file: their names, and a function that reads one onto the CPU."""
+    """The tensors of an open file: their names and size, and a function that reads one."""
 
     names: Set[str]
+    count: int  # of the numbers in all tensors
     read: Callable[[str], Tensor]
 
 
@@ -155,24 +157,26 @@ def _open_safetensors(path: Path) -> StoredTensors:
     except SafetensorError as error:
         message = f"{path} is not a whole safetensors file: {error}"
         raise WeightsCorrupt(message, GET_AGAIN) from error
-    return StoredTensors(set(file.keys()), read)
+    names = set(file.keys())
+    count = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+    return StoredTensors(names, count, read)
 
 
 def _open_pickle(path: Path) -> StoredTensors:
     import torch
 
-    with path.open("rb") as file:
-        is_archive = file.read(len(ARCHIVE)) == ARCHIVE  # only these can be mapped into memory
+    is_archive = check_pickle(path)  # only these can be mapped into memory
     try:
         content = torch.load(path, map_location="cpu", mmap=is_archive, weights_only=True)
     except pickle.UnpicklingError as error:
         message = f"{path} is damaged or holds more than tensors, such as code, which was not run"
-        raise WeightsCorrupt(message, "get the model as safetensors") from error
+        raise WeightsCorrupt(message, AS_SAFETENSORS) from error
     except Exception as error:  # in a damaged file, anything can fail anywhere
         raise WeightsCorrupt(f"{path} is not a whole pickle of tensors", GET_AGAIN) from error
     if not isinstance(content, dict) or not all(_is_named(*item) for item in content.items()):
         raise WeightsCorrupt(f"{path} is a pickle of other things than tensors", GET_AGAIN)
-    return StoredTensors(set(content), lambda name: content[name].detach())
+    count = sum(tensor.numel() for tensor in content.values())
+    return StoredTensors(set(content), count, lambda name: content[name].detach())
 
 
 def _is_named(name: object, value: object) -> bool:

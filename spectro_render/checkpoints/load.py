@@ -18,6 +18,7 @@ from spectro_render.checkpoints.files import (
     TENSORS,
     Json,
     fill,
+    open_tensors,
     read_json,
     tensors_file,
     without_numbers,
@@ -28,7 +29,6 @@ from spectro_render.checkpoints.manifest import (
     INDEX,
     MELGAN,
     ONNX,
-    SCHEDULER,
     VOCODERS,
     ModelFiles,
     has_part,
@@ -40,14 +40,23 @@ from spectro_render.checkpoints.manifest import (
 )
 from spectro_render.checkpoints.names import (
     FOLDERS,
-    UNSUPPORTED,
+    SCHEDULER,
     read_config,
     read_schedule,
     stored_name,
     write_config,
     write_schedule,
 )
-from spectro_render.errors import OptionError, WeightsError
+from spectro_render.checkpoints.settings import (
+    DEFAULTS_SETTINGS,
+    INDEX_SETTINGS,
+    NETWORK_SETTINGS,
+    UNSUPPORTED,
+    VOCODER_SETTINGS,
+    check_names,
+    check_settings,
+)
+from spectro_render.errors import OptionError, WeightsCorrupt, WeightsError
 
 if TYPE_CHECKING:
     from spectro_render.diffusion import DiscreteSchedule
@@ -57,6 +66,7 @@ if TYPE_CHECKING:
     from spectro_render.vocoder.melgan import MelGAN, Vocoder
 
 NOTES_CONFIG = Path(FOLDERS["notes"], CONFIG)
+MAX_REACH = 1024  # frames of context of a vocoder: 20 s of sound, which are held in memory
 QUALITIES = ("fast", "best")
 
 SamplerAndSteps: TypeAlias = tuple[str, int]  # sampler, steps
@@ -118,6 +128,7 @@ def load_model(files: ModelFiles) -> Checkpoint:
     """
     path = files.directory
     index = read_json(path / INDEX)
+    check_settings(index, INDEX_SETTINGS, path / INDEX)
     verify_listed(path, model_files(path, index))
     configs = {
         part: read_json(path / folder / CONFIG)
@@ -125,7 +136,10 @@ def load_model(files: ModelFiles) -> Checkpoint:
         if has_part(part, index)
     }
     scheduler = read_json(path / SCHEDULER)
-    config, schedule = read_config(configs, scheduler), read_schedule(scheduler)
+    config, schedule = read_config(configs, scheduler, path), read_schedule(scheduler, path)
+    vocabulary = read_vocabulary(path)
+    _check_vocabulary(vocabulary, config, path)
+    defaults = _read_defaults(index, schedule, path / INDEX)
     vocoder = load_vocoder(files.vocoder, files.vocoder_kind)
     return Checkpoint(
         name=files.name,
@@ -135,9 +149,9 @@ def load_model(files: ModelFiles) -> Checkpoint:
         vocoder=vocoder,
         vocoder_kind=files.vocoder_kind,
         reads_notes=files.vocoder == path and vocoder.reads_notes,
-        vocabulary=read_vocabulary(path),
+        vocabulary=vocabulary,
         schedule=schedule,
-        defaults=_read_defaults(index, schedule),
+        defaults=defaults,
     )
 
 
@@ -149,28 +163,35 @@ def read_vocabulary(path: Path) -> Vocabulary:
     from spectro_render.tokens.vocabulary import Vocabulary
 
     stored = read_json(path / NOTES_CONFIG)
+    check_settings(stored, NETWORK_SETTINGS["notes"], path / NOTES_CONFIG)
     settings = {name: stored[name] for name in ("velocity_bins", "programs") if name in stored}
-    try:
-        return Vocabulary(**settings)
-    except (TypeError, ValueError) as error:
-        raise WeightsError(f"{NOTES_CONFIG}: {error}", UNSUPPORTED) from error
+    return Vocabulary(**settings)
 
 
-def _read_defaults(index: Json, schedule: DiscreteSchedule) -> Defaults:
+def _check_vocabulary(vocabulary: Vocabulary, config: ModelConfig, path: Path) -> None:
+    """Raise WeightsError if a network that reads ids has no embedding for some of them."""
+    ids, rows = vocabulary.size, config.num_embeddings
+    if config.conditioning == "cross_attention" and rows < ids:
+        message = f"{path / NOTES_CONFIG}: vocab_size is {rows}, but there are {ids} token ids"
+        raise WeightsError(message, UNSUPPORTED)
+
+
+def _read_defaults(index: Json, schedule: DiscreteSchedule, place: Path) -> Defaults:
     from spectro_render.diffusion import check_sampling
 
     is_published = index.get("_class_name") == PUBLISHED_CLASS
     stored = index.get("defaults", asdict(PUBLISHED_DEFAULTS) if is_published else {})
+    check_names(stored, DEFAULTS_SETTINGS, place)
+    check_settings(stored, DEFAULTS_SETTINGS, place)
+    plain: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+    }
+    defaults = Defaults(**plain)
     try:
-        plain: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in stored.items()
-        }
-        defaults = Defaults(**plain)
         for quality in (None, *QUALITIES):
             check_sampling(*defaults.sampler_and_steps(quality), schedule)
-    except (AttributeError, TypeError, ValueError, OptionError) as error:
-        raise WeightsError(f"{INDEX}: impossible defaults {stored!r}", UNSUPPORTED) from error
+    except OptionError as error:
+        raise WeightsError(f"{place}: {error.message} in its defaults", UNSUPPORTED) from error
     return defaults
 
 
@@ -215,8 +236,10 @@ def load_vocoder(path: Path, kind: str) -> Vocoder:
 
 
 def _load_onnx(path: Path) -> Vocoder:
+    from spectro_render.checkpoints.onnx_file import check_onnx
     from spectro_render.vocoder.onnx import OnnxVocoder
 
+    check_onnx(path)
     return OnnxVocoder(path)
 
 
@@ -225,15 +248,24 @@ def read_melgan(path: Path) -> MelGAN:
 
     Raises WeightsError for a missing or unsupported one, WeightsCorrupt for a damaged file.
     """
-    from spectro_render.vocoder.melgan import MelGAN, VocoderConfig
+    from spectro_render.vocoder.melgan import MelGAN, VocoderConfig, count_weights
 
-    stored = read_json(path / CONFIG)
+    place, stored = path / CONFIG, read_json(path / CONFIG)
     settings = {key: value for key, value in stored.items() if not key.startswith("_")}
+    check_names(settings, VOCODER_SETTINGS, place)
+    check_settings(settings, VOCODER_SETTINGS, place)
     try:
-        vocoder = MelGAN(VocoderConfig.from_dict(settings))
-    except (TypeError, ValueError, RuntimeError) as error:
-        message = f"{path / CONFIG} describes no vocoder: {error}"
-        raise WeightsError(message, UNSUPPORTED) from error
+        config = VocoderConfig.from_dict(settings)
+    except ValueError as error:
+        raise WeightsError(f"{place} describes no vocoder: {error}", UNSUPPORTED) from error
+    described, held = count_weights(config), open_tensors(path / TENSORS).count
+    if described > held:  # found before memory is taken for them
+        message = f"{place} describes {described} weights, but {path / TENSORS} holds {held}"
+        raise WeightsCorrupt(message, "check that they belong together")
+    vocoder = MelGAN(config)
+    if vocoder.receptive_field > MAX_REACH:
+        reach = f"{vocoder.receptive_field} frames of context, more than {MAX_REACH}"
+        raise WeightsError(f"{place}: it would need {reach}", UNSUPPORTED)
     fill(vocoder, path / TENSORS, {name: name for name in vocoder.state_dict()})
     return vocoder.eval()
 

@@ -38,12 +38,11 @@ from spectro_render.checkpoints.files import (
     tensors_file,
     unreadable,
 )
-from spectro_render.checkpoints.names import FOLDERS
+from spectro_render.checkpoints.names import FOLDERS, SCHEDULER
 from spectro_render.errors import WeightsCorrupt, WeightsError
 
 INDEX = "model_index.json"
 VOCODERS = ("melgan", "onnx", "griffin-lim")  # the kinds of vocoder
-SCHEDULER = Path("scheduler", "scheduler_config.json")
 MELGAN = "melgan"  # the folder of any vocoder
 ONNX = Path(MELGAN, "model.onnx")
 _VOCODER_FILES = (Path(MELGAN, CONFIG), Path(MELGAN, TENSORS), ONNX)

@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import Field, fields
-from typing import TYPE_CHECKING, Any, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from spectro_render.constants import MAX_TOKENS, N_MELS, WINDOW_FRAMES
+from spectro_render.checkpoints.settings import (
+    FIXED,
+    FIXED_SCHEDULER,
+    NETWORK_SETTINGS,
+    PREDICTION_TYPES,
+    SCHEDULER_SETTINGS,
+    UNSUPPORTED,
+    check_settings,
+)
 from spectro_render.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -19,10 +27,11 @@ if TYPE_CHECKING:
     from spectro_render.diffusion import DiscreteSchedule
     from spectro_render.network.config import ModelConfig
 
-UNSUPPORTED = "choose another model, or a newer version of this program"  # what to do about it
-
 # Our module -> its folder.
 FOLDERS = {"notes": "notes_encoder", "context": "continuous_encoder", "decoder": "decoder"}
+
+SCHEDULER = Path("scheduler", "scheduler_config.json")
+_HERE = Path()
 
 # Our parameters, within their module -> diffusers', within their folder. `*` is the number of a
 # layer; what follows the names given here, such as ".weight", is the same on both sides.
@@ -98,31 +107,6 @@ AUTOREGRESSIVE_SETTINGS = (  # further ones of the decoder, in autoregressive mo
     "dither",
 )
 
-MAX_SETTING = 1 << 16  # sensible ones are smaller; a larger network would take too long to build
-
-# Settings of diffusers that are supported with one value only. Older releases leave some out.
-_T5 = {"feed_forward_proj": "gated-gelu", "is_decoder": False}
-FIXED: dict[str, Json] = {
-    "notes": {**_T5, "max_length": MAX_TOKENS},
-    "context": {**_T5, "input_dims": N_MELS, "targets_context_length": WINDOW_FRAMES},
-    "decoder": {
-        "input_dims": N_MELS,
-        "targets_length": WINDOW_FRAMES,
-        "max_decoder_noise_time": 20_000.0,
-    },
-}
-FIXED_SCHEDULER: Json = {
-    "_class_name": "DDPMScheduler",
-    "beta_schedule": "squaredcos_cap_v2",
-    "clip_sample": True,
-    "clip_sample_range": 1.0,
-    "thresholding": False,
-    "timestep_spacing": "leading",
-    "trained_betas": None,
-    "variance_type": "fixed_large",
-}
-PREDICTION_TYPES = {"epsilon": "epsilon", "v": "v_prediction", "x0": "sample"}  # ours -> diffusers'
-
 DIFFUSERS_CLASSES = {
     "notes": "SpectrogramNotesEncoder",
     "context": "SpectrogramContEncoder",
@@ -143,32 +127,30 @@ def stored_name(parameter: str) -> str:
     raise KeyError(parameter)
 
 
-def read_config(parts: Mapping[str, Json], scheduler: Json) -> ModelConfig:
+def read_config(parts: Mapping[str, Json], scheduler: Json, folder: Path = _HERE) -> ModelConfig:
     """Read the settings of a network from its parts' config.json and from scheduler_config.json.
 
-    `parts` has the keys of FOLDERS; a model without context lacks "context". Raises WeightsError
-    for a setting that is missing, contradicts another or is not supported.
+    `parts` has the keys of FOLDERS; a model without context lacks "context". `folder` is the model
+    directory, for errors. Raises WeightsError for a setting that is missing, contradicts another or
+    is not supported.
     """
     from spectro_render.network.config import ModelConfig
 
-    known = {field.name: field for field in fields(ModelConfig)}
+    check_settings(scheduler, SCHEDULER_SETTINGS, folder / SCHEDULER)
     values: Json = {"target": _read_target(scheduler)}
     for part, config in parts.items():
-        place = f"{FOLDERS[part]}/config.json"
-        _check_fixed(config, FIXED[part], place)
+        place = folder / FOLDERS[part] / "config.json"
+        check_settings(config, NETWORK_SETTINGS[part], place)
         for name, value in _read_settings(part, config, place):
-            _check_value(known[name], value, place)
             if values.setdefault(name, value) != value:
-                other = values[name]
-                raise WeightsError(
-                    f"{place}: {name} is {value}, but {other} in another part", UNSUPPORTED
-                )
+                message = f"{place}: {name} is {value}, but {values[name]} in another part"
+                raise WeightsError(message, UNSUPPORTED)
     values.setdefault("context_layers", 0)  # no such part
     values.setdefault("level_width", 4 * values["width"])  # as published
     try:
         return ModelConfig(**values)
     except ValueError as error:
-        raise WeightsError(f"{_place(str(error))}: {error}", UNSUPPORTED) from error
+        raise WeightsError(f"{folder / _place(str(error))}: {error}", UNSUPPORTED) from error
 
 
 def _place(error: str) -> str:
@@ -204,14 +186,17 @@ def _own_settings(part: str, decoder: str) -> tuple[str, ...]:
     return OWN_SETTINGS[part] + (AUTOREGRESSIVE_SETTINGS if is_other else ())
 
 
-def read_schedule(scheduler: Json) -> DiscreteSchedule:
-    """Read the noise schedule in scheduler_config.json. Raises WeightsError for an unknown kind."""
+def read_schedule(scheduler: Json, folder: Path = _HERE) -> DiscreteSchedule:
+    """Read the noise schedule in scheduler_config.json of the model directory `folder`.
+
+    Raises WeightsError for an unknown kind.
+    """
     from spectro_render.diffusion import DiscreteSchedule
 
-    _check_fixed(scheduler, FIXED_SCHEDULER, "scheduler_config.json")
+    check_settings(scheduler, SCHEDULER_SETTINGS, folder / SCHEDULER)
     steps, offset = scheduler.get("num_train_timesteps", 1000), scheduler.get("steps_offset", 0)
-    if type(steps) is not int or type(offset) is not int or steps < 1 or offset < 0:
-        message = f"scheduler_config.json: {steps} training steps with offset {offset}"
+    if offset >= steps:
+        message = f"{folder / SCHEDULER}: steps_offset is {offset}, but must be below {steps}"
         raise WeightsError(message, UNSUPPORTED)
     return DiscreteSchedule(steps, offset)
 
@@ -228,14 +213,10 @@ def write_schedule(config: ModelConfig, schedule: DiscreteSchedule) -> Json:
 
 def _read_target(scheduler: Json) -> str:
     stored = scheduler.get("prediction_type", "epsilon")
-    for target, prediction_type in PREDICTION_TYPES.items():
-        if stored == prediction_type:
-            return target
-    message = f"scheduler_config.json: prediction_type {stored!r} is not supported"
-    raise WeightsError(message, UNSUPPORTED)
+    return next(target for target, name in PREDICTION_TYPES.items() if name == stored)
 
 
-def _read_settings(part: str, config: Json, place: str) -> Iterator[tuple[str, Any]]:
+def _read_settings(part: str, config: Json, place: Path) -> Iterator[tuple[str, Any]]:
     for ours, theirs in SETTINGS[part].items():
         if theirs not in config:
             raise WeightsError(f"{place} lacks the setting {theirs}", UNSUPPORTED)
@@ -243,22 +224,3 @@ def _read_settings(part: str, config: Json, place: str) -> Iterator[tuple[str, A
     for name in _own_settings(part, config.get("decoder", "diffusion")):
         if name in config:
             yield name, config[name]
-
-
-def _check_value(field: Field[Any], value: Any, place: str) -> None:
-    choices = get_args(field.type)
-    if choices and value not in choices:
-        known = ", ".join(choices)
-        message = f"{place}: {field.name} is {value!r}, not one of {known}"
-        raise WeightsError(message, UNSUPPORTED)
-    number = isinstance(value, int | type(field.default)) and not isinstance(value, bool)
-    if not choices and not (number and 0 <= value <= MAX_SETTING):
-        limits = f"not a valid number from 0 to {MAX_SETTING}"
-        raise WeightsError(f"{place}: {field.name} is {value!r}, {limits}", UNSUPPORTED)
-
-
-def _check_fixed(config: Json, fixed: Json, place: str) -> None:
-    for key, value in fixed.items():
-        if config.get(key, value) != value:
-            message = f"{place}: {key} is {config[key]!r}, only {value!r} is supported"
-            raise WeightsError(message, UNSUPPORTED)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectro_render.checkpoints.files import GET_AGAIN, as_weights, some, without_numbers
-from spectro_render.checkpoints.names import MAX_SETTING, UNSUPPORTED
+from spectro_render.checkpoints.settings import MAX_SETTING, UNSUPPORTED
 from spectro_render.checkpoints.t5x_files import StoredArray, open_checkpoint
 from spectro_render.errors import WeightsCorrupt, WeightsError
 from spectro_render.tokens.vocabulary import Vocabulary

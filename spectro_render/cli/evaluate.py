@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from spectro_render.cli.completion import offer, offer_devices, offer_models, offer_vocoders
-from spectro_render.diffusion import SAMPLERS
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.evaluation.files import FileEvaluator
 from spectro_render.evaluation.frechet import CEPSTRUM, load_embedding
@@ -17,7 +16,7 @@ from spectro_render.evaluation.sources import Reference
 from spectro_render.evaluation.subject import RenderedSubject
 from spectro_render.evaluation.tables import print_tables
 from spectro_render.midi.read import MIDI_SUFFIXES
-from spectro_render.options import RenderOptions
+from spectro_render.options import SAMPLERS, RenderOptions
 from spectro_render.render.renderer import Renderer
 from spectro_render.report import Reporter
 from spectro_render.training.data import midi_files

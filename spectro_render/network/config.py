@@ -41,6 +41,8 @@ class ModelConfig:
     dither: float = 0.0  # deviation of the noise that is added to deterministic frames
 
     def __post_init__(self) -> None:
+        if self.conditioning == "frame_aligned" and self.note_width < 1:
+            raise ValueError(f"note_width is {self.note_width}, but frame-aligned notes need one")
         if self.memory_steps and self.conditioning != "frame_aligned":
             steps = f"memory_steps is {self.memory_steps}"
             raise ValueError(f"{steps}, but only frame-aligned models have a note memory")

@@ -56,6 +56,11 @@ class LineTable(nn.Module):
         return 440 * 2 ** ((pitch[:, None] - 69 + above) / 12)
 
 
+def numbers_of_table(lines: int) -> int:
+    """The number of numbers in a LineTable."""
+    return SOURCES * (3 * lines + N_MELS + 3)
+
+
 def source_of(program: Tensor, pitch: Tensor) -> Tensor:
     """The sources of notes, rows of the table, given their programs and pitches, (N,) int64."""
     step = (pitch.clamp(LOWEST_PITCH, HIGHEST_PITCH) - LOWEST_PITCH + PITCH_STEP // 2) // PITCH_STEP

@@ -40,7 +40,7 @@ from spectro_render.vocoder.griffin_lim import (
     sketch_reach,
 )
 from spectro_render.vocoder.harmonic_map import HarmonicMap, harmonic_map
-from spectro_render.vocoder.lines import LineTable
+from spectro_render.vocoder.lines import LineTable, numbers_of_table
 from spectro_render.vocoder.phase import Stft, sound
 
 Span = tuple[int, int]  # the first and the last of some frames, counted from frame 0
@@ -50,6 +50,7 @@ END_KERNEL = 7  # of the waveform generator's first and last convolution
 MAX_LOG_MAGNITUDE = 9.0  # natural log; a full-scale sine reaches 6 under 1280 samples of Hann
 LOG_CENTRE, LOG_DEVIATION = -4.0, 4.0  # rough mean and deviation of log magnitudes
 SKETCH_UPDATES = 10  # rounds of `mel_to_magnitude` before the network
+MAX_FEATURES = 1 << 17  # of a frame: 0.5 MB, some 30 times those of the bundled vocoder
 CONTRAST_BINS = 17  # bins around a bin that its magnitude is compared with: 200 Hz
 
 
@@ -107,6 +108,19 @@ class VocoderConfig:
             raise ValueError("notes are of no use to a waveform head")
         if self.window // 2 % self.patch:
             raise ValueError(f"{self.window // 2} bins do not divide into patches of {self.patch}")
+        if self.features > MAX_FEATURES:
+            raise ValueError(f"{self.features} features of a frame are more than {MAX_FEATURES}")
+
+    @property
+    def features(self) -> int:
+        """The largest number of features of a mel frame in any layer, to which memory grows."""
+        if self.head == "spectrum":
+            return self.channels * (self.window // 2 // self.patch)
+        rate, width, most = 1, self.channels, self.channels
+        for factor in self.upsample:
+            rate, width = rate * factor, width // 2
+            most = max(most, rate * width)
+        return most
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "VocoderConfig":
@@ -119,6 +133,41 @@ class VocoderConfig:
     def to_dict(self) -> dict[str, Any]:
         """The fields as plain values, for JSON."""
         return asdict(self)
+
+
+def count_weights(config: VocoderConfig) -> int:
+    """The number of numbers in the `state_dict` of a MelGAN, known before it is built.
+
+    Each kernel is stored as a direction and, for each slice of its first axis, a length.
+    """
+    width = config.channels
+
+    def kernel(first: int, second: int, size: int, biases: int) -> int:
+        return first * second * size + first + biases
+
+    def units(width: int, dilations: Sequence[int], size: int) -> int:
+        unit = kernel(width, width, size, width) + kernel(width, width, 1, width)
+        return len(dilations) * unit
+
+    if config.head == "waveform":
+        count = kernel(width, N_MELS, END_KERNEL, width) + units(width, config.dilations, 3)
+        for factor in config.upsample:
+            half = width // 2
+            count += kernel(width, half, 2 * factor, half)
+            count += units(half, config.stage_dilations, 3)
+            width = half
+        return count + kernel(1, width, END_KERNEL, 1)
+
+    def magnitude_network(inputs: int, outputs: int) -> int:
+        count = kernel(width, inputs, 3 * 2 * config.patch, width)
+        count += width * (config.window // 2 // config.patch)  # positions
+        count += units(width, config.dilations, 9)
+        return count + kernel(width, outputs, 2 * config.patch, outputs)
+
+    count = magnitude_network(inputs=2, outputs=1)
+    if config.lines:
+        count += magnitude_network(inputs=4, outputs=2) + numbers_of_table(config.lines)
+    return count
 
 
 class ResidualUnit(nn.Module):
