@@ -6,6 +6,7 @@ down `--help`, so heavy packages are imported inside the commands.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -33,6 +34,7 @@ _MODULES = {
     "train": "spectro_render.cli.train",
     "evaluate": "spectro_render.cli.evaluate",
 }
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 CLOSED_PIPE = 128 + 13  # what a shell reports for a program that SIGPIPE ended
 
 
@@ -46,9 +48,10 @@ def main() -> NoReturn:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for names it cannot encode
     sys.unraisablehook = _raise_again
-    for number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _exit_on_signal)
+    atexit.register(_ignore_signals)
     try:
         sys.exit(run(sys.argv[1:]))
     except SystemExit:
@@ -60,6 +63,16 @@ def main() -> NoReturn:
 
 
 _signals: list[int] = []  # signals received so far
+
+
+def _ignore_signals() -> None:
+    """Ignore signals while Python ends: all is done, and the exit code is chosen.
+
+    What Python has left to do takes no time, but it gives up handlers first. Of the functions that
+    run at its end this is one of the last, as it was registered early.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _replace_closed_streams() -> None:
