@@ -54,8 +54,10 @@ def main() -> NoReturn:
     atexit.register(_ignore_signals)
     try:
         sys.exit(run(sys.argv[1:]))
-    except SystemExit:
-        if _signals:  # inside a call of Ray, the exit code would be another
+    except BaseException:
+        # Inside a call of Ray, the exit code would be another. A few functions written in C replace
+        # any exception that comes while they run by an error of their own.
+        if _signals:
             if _signals[0] == signal.SIGINT:
                 complain("interrupted")
             sys.exit(128 + _signals[0])
@@ -118,7 +120,8 @@ def run(arguments: Sequence[str]) -> int:
         complain(f"{message.rstrip('.')}; see {' '.join([PROGRAM, *sub_command])} --help")
         return 2
     except SpectroRenderError as error:
-        complain(str(error))
+        if not _signals:  # it would be the signal's exception in another form
+            complain(str(error))
         return 1
     except KeyboardInterrupt:
         complain("interrupted")
