@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     # ids -> mel -> samples; no file and no progress bar is known here
     "mel": set(),
     "diffusion": set(),
-    "network": {"diffusion", "tokens"},
+    "network": {"diffusion", "mel", "tokens"},
     "vocoder": {"mel"},
     # samples -> bytes
     "audio": set(),

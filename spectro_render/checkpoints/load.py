@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from spectro_render.checkpoints.files import (
     CONFIG,
+    GET_AGAIN,
     TENSORS,
     Json,
     fill,
@@ -198,6 +199,7 @@ def _read_defaults(index: Json, schedule: DiscreteSchedule, place: Path) -> Defa
 def _load_network(path: Path, config: ModelConfig) -> MelModel:
     """Build the network without memory for its numbers, and put the stored tensors in."""
     from spectro_render.network.build import make_model
+    from spectro_render.network.curves import NoteCurves
 
     with without_numbers():
         model = make_model(config)
@@ -206,6 +208,13 @@ def _load_network(path: Path, config: ModelConfig) -> MelModel:
         if module is not None:
             names = {name: stored_name(f"{part}.{name}") for name in module.state_dict()}
             fill(module, tensors_file(path / folder), names)
+    for module in model.modules():
+        if isinstance(module, NoteCurves):
+            try:
+                module.check()
+            except ValueError as error:
+                place = path / FOLDERS["notes"]
+                raise WeightsCorrupt(f"{place}: {error}", GET_AGAIN) from error
     return model.eval().requires_grad_(False)
 
 

@@ -95,7 +95,18 @@ SETTINGS = {
     "decoder": {**_SIZES, "decoder_layers": "num_layers"},
 }
 OWN_SETTINGS = {  # under their own names; absent from directories that diffusers wrote
-    "notes": ("note_width", "memory_steps", "velocity_bins", "programs"),
+    "notes": (
+        "note_width",
+        "draft",
+        "curve_width",
+        "curve_hidden",
+        "latent_width",
+        "recordings",
+        "recorded_frames",
+        "memory_steps",
+        "velocity_bins",
+        "programs",
+    ),
     "context": ("tail_frames",),
     "decoder": ("conditioning", "level_width", "decoder"),
 }

@@ -156,6 +156,7 @@ NULL = OneOf((None,))
 # --- the table --------------------------------------------------------------------------------
 
 MAX_SETTING = 1 << 16  # sensible sizes are smaller
+MAX_VECTORS = 1 << 22  # of a soundfont's recordings: 23 hours of them
 
 # Settings of diffusers that are supported with one value only. Older releases leave some out.
 _T5 = {"feed_forward_proj": "gated-gelu", "is_decoder": False}
@@ -233,6 +234,12 @@ NETWORK_SETTINGS: dict[str, dict[str, Rule]] = {
         **_NETWORK,
         "vocab_size": _SIZE,
         "note_width": Whole(0, MAX_SETTING),
+        "draft": _choices("draft"),
+        "curve_width": Whole(0, MAX_SETTING),
+        "curve_hidden": Whole(0, MAX_SETTING, multiple=4),
+        "latent_width": Whole(0, MAX_SETTING),
+        "recordings": Whole(0, MAX_SETTING),
+        "recorded_frames": Whole(0, MAX_VECTORS),
         "memory_steps": Whole(0, MAX_SETTING),
         "velocity_bins": Whole(1, MAX_VELOCITY),
         "programs": _choices("programs"),

@@ -13,9 +13,15 @@ from spectro_render.diffusion import Target
 from spectro_render.errors import OptionError
 from spectro_render.network.device import find_device
 from spectro_render.network.presets import PRESETS, choose_network
+from spectro_render.training.curves import CurveOptions
 from spectro_render.training.diffusion import TrainingOptions
 from spectro_render.training.export import export
-from spectro_render.training.stages import make_data, train_diffusion, train_model_vocoder
+from spectro_render.training.stages import (
+    make_data,
+    train_curves,
+    train_diffusion,
+    train_model_vocoder,
+)
 from spectro_render.training.vocoder import VocoderOptions
 
 Loss = Literal["l1", "mse"]
@@ -28,6 +34,7 @@ class Stage(str, Enum):
 
     all = "all"
     data = "data"
+    notes = "notes"
     diffusion = "diffusion"
     vocoder = "vocoder"
     export = "export"
@@ -58,12 +65,22 @@ def train(
     hours: Annotated[
         float, typer.Option(metavar="N", min=0.1, help="Hours of music to synthesise.")
     ] = 20.0,
+    note_hours: Annotated[
+        float,
+        typer.Option(
+            metavar="N", min=0.1, help="Hours of single notes to synthesise: all take 74 hours."
+        ),
+    ] = 74.0,
     workers: Annotated[
         int, typer.Option(metavar="N", min=1, help="Number of processes that synthesise music.")
     ] = 2,
     steps: Annotated[
         int, typer.Option(metavar="N", min=1, help="Training steps of the Transformer.")
     ] = 10_000,
+    note_steps: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Training steps on single notes."),
+    ] = 20_000,
     vocoder_steps: Annotated[
         int, typer.Option(metavar="N", min=1, help="Training steps of the vocoder.")
     ] = 10_000,
@@ -149,7 +166,8 @@ def train(
 ) -> int:
     """Train a model from MIDI files.
 
-    The stages are: data (synthesise music), diffusion (train the Transformer, which turns notes
+    The stages are: data (synthesise music), notes (synthesise single notes, and learn how each of
+    them develops), diffusion (train the Transformer, which turns notes
     into mel spectrograms), vocoder (train the network that turns spectrograms into sound) and
     export (write the model directory).
 
@@ -178,10 +196,19 @@ def train(
         loss=loss or "l1",
         seed=seed,
     )
+
+    def learn_notes() -> None:
+        if config.draft != "curves":
+            return
+        curves = CurveOptions(steps=note_steps, seed=seed)
+        say = partial(print, flush=True)
+        train_curves(work, config, curves, place, note_hours, workers=workers, say=say)
+
     stages: dict[Stage, Callable[[], None]] = {
         Stage.data: lambda: make_data(
             midi, work, config, hours, seed=seed, workers=workers, say=partial(print, flush=True)
         ),
+        Stage.notes: learn_notes,
         Stage.diffusion: lambda: train_diffusion(work, config, options, place, start_from),
         Stage.vocoder: lambda: train_model_vocoder(
             work, config, VocoderOptions(steps=vocoder_steps, seed=seed), place, start_from

@@ -26,6 +26,14 @@ class ModelConfig:
     target: Literal["epsilon", "v", "x0"] = "epsilon"  # what the decoder predicts
     num_embeddings: int = 1536  # rows of the table of token embeddings (cross_attention)
     note_width: int = 0  # of a note's embedding (frame_aligned)
+    draft: Literal["envelopes", "curves"] = "envelopes"  # of the mel, by notes (frame_aligned)
+    # Of `curves.NoteCurves`: widths of a note's vector, of the hidden layer and of a recording's
+    # vectors, and the numbers of recordings and of their vectors.
+    curve_width: int = 0
+    curve_hidden: int = 0
+    latent_width: int = 0
+    recordings: int = 0
+    recorded_frames: int = 0
     tail_frames: int = 0  # last frames of the context that `frames.Tail` reads (frame_aligned)
     # How long a note is remembered after it has ended, in 10 ms steps; 0 also forgets tied notes.
     memory_steps: int = 0
@@ -50,6 +58,12 @@ class ModelConfig:
         if self.tail_frames and not (joins and self.tail_frames <= WINDOW_FRAMES):
             limit = f"at most {WINDOW_FRAMES}, with frame-aligned notes and a context encoder"
             raise ValueError(f"tail_frames is {self.tail_frames}, but must be {limit}")
+        sizes = "curve_width", "curve_hidden", "latent_width", "recordings", "recorded_frames"
+        for name in sizes if self.draft == "curves" else ():
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
+        if self.curve_hidden % 4:
+            raise ValueError(f"curve_hidden is {self.curve_hidden}, but must be a multiple of 4")
         if self.decoder == "autoregressive":
             self._check_output_function()
 

@@ -23,9 +23,10 @@ from spectro_render.constants import (
     STEPS_PER_WINDOW,
     WINDOW_FRAMES,
 )
+from spectro_render.network.config import ModelConfig
+from spectro_render.network.curves import DRUM_KIT, NoteCurves
 from spectro_render.tokens.vocabulary import WindowNote
 
-DRUM_KIT = 128  # the program number after the last of General MIDI
 NOTE_FIELDS = 6  # pitch, program, velocity bin, tied, onset step, offset step
 PAD_NOTE = -1  # in the pitch field of a row that is no note
 
@@ -168,15 +169,16 @@ def envelopes(table: Tensor) -> Tensor:
 class NoteFrames(nn.Module):
     """Turns notes (B, N, 6) into features (B, T, D) and a draft (B, 1 + T, M) of their mel.
 
-    The draft is additive synthesis: each note has a spectrum of power for each envelope, the powers
-    of all notes add up, and the logarithm is taken last, as in the mel itself. The Transformer only
-    has to predict the difference. The draft begins one frame early, for `Tail`. For the same use
-    comes the share (B, 1, M) of that frame's power that is of settled notes, which began at least
-    SETTLED_STEPS before.
+    The draft is additive synthesis: each note has mel powers, the powers of all notes add up, and
+    the logarithm is taken last, as in the mel itself. A note's powers are a spectrum for each
+    envelope, or come from `NoteCurves`. The Transformer only has to predict the difference. The
+    draft begins one frame early, for `Tail`. For the same use comes the share (B, 1, M) of that
+    frame's power that is of settled notes, which began at least SETTLED_STEPS before.
     """
 
-    def __init__(self, width: int, velocity_bins: int, hidden: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        width, velocity_bins, hidden = config.width, config.velocity_bins, config.note_width
         self.width = width
         self.pitch = nn.Embedding(2 * 128, hidden)  # pitches, then drum sounds
         self.program = nn.Embedding(DRUM_KIT + 1, hidden)
@@ -186,9 +188,12 @@ class NoteFrames(nn.Module):
             nn.Linear(hidden, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, 2 * hidden), nn.GELU()
         )
         self.features = nn.Linear(2 * hidden, ENVELOPES * width)
-        self.log_power = nn.Linear(2 * hidden, ENVELOPES * N_MELS)
+        self.curves = NoteCurves(config) if config.draft == "curves" else None
+        self.log_power = None
+        if self.curves is None:
+            self.log_power = nn.Linear(2 * hidden, ENVELOPES * N_MELS)
+            nn.init.constant_(self.log_power.bias, -12.0)  # a quiet note: -6 in log-magnitude
         self.draft = nn.Linear(N_MELS, width)
-        nn.init.constant_(self.log_power.bias, -12.0)  # a quiet note: -6 in log-magnitude
         nn.init.normal_(self.features.weight, std=0.1 * hidden**-0.5)
 
     def forward(self, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -201,14 +206,18 @@ class NoteFrames(nn.Module):
         shapes = envelopes(table)  # (B, 1 + T, N, K)
         spread = shapes.flatten(2)
         is_settled = (table[..., 3] == 1) | (table[..., 4] <= -SETTLED_STEPS)
-        settled = (shapes[:, :1] * is_settled[:, None, :, None]).flatten(2)
         features = self.features(note).view(batch, notes * ENVELOPES, self.width)
         with torch.autocast(table.device.type, enabled=False):  # powers span e^-30 to e^12
-            log_power = self.log_power(note.float()).clamp(-30, 12)
-            power = log_power.exp().view(batch, notes * ENVELOPES, N_MELS)
-            total = spread @ power
+            if self.curves is not None:
+                total, settled = self.curves(table, is_settled)
+            else:
+                assert self.log_power is not None
+                log_power = self.log_power(note.float()).clamp(-30, 12)
+                power = log_power.exp().view(batch, notes * ENVELOPES, N_MELS)
+                total = spread @ power
+                settled = (shapes[:, :1] * is_settled[:, None, :, None]).flatten(2) @ power
             draft = power_to_model(total)
-            share = (settled @ power + MEL_FLOOR**2) / (total[:, :1] + MEL_FLOOR**2)
+            share = (settled + MEL_FLOOR**2) / (total[:, :1] + MEL_FLOOR**2)
         frames = spread[:, 1:].to(features.dtype) @ features + self.draft(draft[:, 1:])
         return frames, draft, share
 

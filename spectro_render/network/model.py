@@ -193,7 +193,7 @@ class FrameEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.notes = NoteFrames(config.width, config.velocity_bins, config.note_width)
+        self.notes = NoteFrames(config)
         self.encoder = Encoder(config, config.note_layers, WINDOW_FRAMES)
 
     def forward(self, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,6 +31,13 @@ _BUNDLED = ModelConfig(
     conditioning="frame_aligned",
     target="x0",
     note_width=128,
+    draft="curves",
+    curve_width=96,
+    curve_hidden=256,
+    latent_width=48,
+    # Of the soundfont of the bundled weights; training replaces both numbers by its soundfont's.
+    recordings=919,
+    recorded_frames=104_430,
     tail_frames=4,
     memory_steps=200,
     velocity_bins=32,

@@ -15,8 +15,9 @@ from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.mel import from_model
 from spectro_render.network.build import make_model
 from spectro_render.network.config import ModelConfig
+from spectro_render.network.curves import NoteCurves
 from spectro_render.network.frames import NATS
-from spectro_render.network.model import MelModel
+from spectro_render.network.model import Decoder, MelModel
 from spectro_render.options import Sampling
 from spectro_render.training.data import TrainingBatch, Windows
 from spectro_render.training.muon import Muon
@@ -48,6 +49,8 @@ def optimizers(model: MelModel, options: TrainingOptions) -> list[torch.optim.Op
     for module_name, module in model.named_modules():
         outer = module_name in _OUTER_LAYERS
         for parameter in module.parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
             is_hidden = isinstance(module, nn.Linear) and parameter.ndim == 2 and not outer
             (hidden if is_hidden else others).append(parameter)
     return [
@@ -86,6 +89,9 @@ class Trainer(TrainingRun[MelModel]):
         say: Callable[[str], None] = print,
     ) -> None:
         super().__init__(lambda: make_model(config), options, folder, device, say)
+        for module in self.model.modules():
+            if isinstance(module, NoteCurves):
+                module.requires_grad_(False)  # trained on single notes, by `curves.py`
         self.objective = make_objective(self.model, self.generator, options.loss)
         self.optimizers = optimizers(self.model, options)
 
@@ -110,6 +116,18 @@ class Trainer(TrainingRun[MelModel]):
                 "choose the --preset that they were trained with",
             )
         self.model.load_state_dict(model.state_dict())
+        self.average = Average(self.model, self.options.ema_decay)
+
+    def start_with(self, curves: dict[str, Tensor]) -> None:
+        """Begin with the trained curves of single notes, a state of `NoteCurves`.
+
+        The draft is good from the first step on, so the decoder begins by leaving it as it is.
+        """
+        for module in self.model.modules():
+            if isinstance(module, NoteCurves):
+                module.load_state_dict(curves)
+            elif isinstance(module, Decoder):
+                nn.init.zeros_(module.output.weight)
         self.average = Average(self.model, self.options.ema_decay)
 
     def train(self, windows: Windows, held_out: Windows) -> None:

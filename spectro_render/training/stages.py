@@ -1,7 +1,8 @@
-"""Three stages of training: making the data, and training Transformer and vocoder on it.
+"""The stages of training: making the data, and training curves, Transformer and vocoder on it.
 
-All stages share a work folder. `train` and `valid` in it hold the shards, `diffusion` the run of
-the Transformer and `vocoder` the run of the vocoder.
+All stages share a work folder. In it, `train` and `valid` hold the shards of music, `notes` those
+of single notes, and `curves`, `diffusion` and `vocoder` the runs of the draft's curves of notes, of
+the Transformer and of the vocoder.
 """
 
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints.find import find_model
 from spectro_render.checkpoints.load import read_melgan
 from spectro_render.checkpoints.manifest import MELGAN, vocoder_kinds
+from spectro_render.errors import SpectroRenderError
 from spectro_render.network.config import ModelConfig
 from spectro_render.tokens.vocabulary import Vocabulary
+from spectro_render.training.curves import CurveOptions, CurveTrainer
 from spectro_render.training.data import (
     PIECE_WINDOWS,
     PIECES_PER_SHARD,
@@ -26,8 +29,12 @@ from spectro_render.training.data import (
 )
 from spectro_render.training.diffusion import Trainer, TrainingOptions, draw_mels
 from spectro_render.training.export import TRANSFORMER, trained_transformer
+from spectro_render.training.notes import read_notes, render_notes
+from spectro_render.training.soundfont import RecordingMap, read_recordings
+from spectro_render.training.synth import find_soundfont
 from spectro_render.training.vocoder import VocoderOptions, train_vocoder
 
+CURVES = Path("curves", "checkpoint.pt")  # in the work folder
 HELD_BACK = PIECES_PER_SHARD * PIECE_WINDOWS  # windows of the shard that vocoders are checked on
 DRAWN_WINDOWS = 768  # of which the Transformer draws mels for the vocoder
 HELD_OUT_SHARE = 0.02  # share of the hours that are rendered from held-out files
@@ -56,6 +63,40 @@ def make_data(
             say(f"wrote {path}")
 
 
+def train_curves(
+    work: Path,
+    config: ModelConfig,
+    options: CurveOptions,
+    device: torch.device,
+    hours: float,
+    *,
+    workers: int = 1,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Play `hours` hours of single notes, and train the curves of a model's draft on them.
+
+    Continues the run in the work folder, if there is one. `workers` is the number of processes that
+    play, and `say` is called with a message for each program. Raises SpectroRenderError without
+    FluidSynth or its soundfont.
+    """
+    vocabulary = Vocabulary(config.velocity_bins, config.programs)
+    for path in render_notes(work / "notes", vocabulary, hours, seed=options.seed, workers=workers):
+        say(f"wrote {path}")
+    recordings = read_recordings(find_soundfont(), config.velocity_bins)
+    trainer = CurveTrainer(
+        with_recordings(config, recordings), recordings, options, work / "curves", device
+    )
+    if trainer.checkpoint.exists():
+        trainer.resume()
+    trainer.train(*read_notes(work / "notes"))
+
+
+def with_recordings(config: ModelConfig, recordings: RecordingMap) -> ModelConfig:
+    """The configuration of a network whose curves know these recordings."""
+    frames = recordings.frames
+    return replace(config, recordings=len(frames), recorded_frames=int(frames.sum()))
+
+
 def train_diffusion(
     work: Path,
     config: ModelConfig,
@@ -65,19 +106,32 @@ def train_diffusion(
 ) -> None:
     """Train the Transformer on the shards in the work folder, or continue the run there.
 
-    A new run starts from the weights of the model `start_from`, if one is named. Raises OptionError
-    for data or weights of another network, SpectroRenderError for too little data, WeightsError for
-    a model that cannot be loaded.
+    A new run starts from the weights of the model `start_from`, if one is named, and otherwise from
+    the curves in the work folder, if the network has such. Raises OptionError for data or weights
+    of another network, SpectroRenderError for too little data or missing curves, WeightsError for a
+    model that cannot be loaded.
     """
     vocabulary = Vocabulary(config.velocity_bins, config.programs)
     folders = work / "train", work / "valid"
     for folder in folders:
         check_vocabulary(folder, vocabulary)
+    model = None if start_from is None else load_checkpoint(start_from).model
+    curves = None
+    if config.draft == "curves":
+        known = model.config if model is not None else None
+        if known is None:
+            if not (work / CURVES).exists():
+                raise SpectroRenderError(f"{work / CURVES} is missing", "run the notes stage first")
+            curves = torch.load(work / CURVES, map_location="cpu", weights_only=True)
+            known = ModelConfig(**curves["config"])
+        config = replace(config, recordings=known.recordings, recorded_frames=known.recorded_frames)
     trainer = Trainer(config, options, work / "diffusion", device)
     if trainer.checkpoint.exists():
         trainer.resume()
-    elif start_from is not None:
-        trainer.start_from(load_checkpoint(start_from).model)
+    elif model is not None:
+        trainer.start_from(model)
+    elif curves is not None:
+        trainer.start_with(curves["average"])
     windows, held_out = (
         Windows(folder, config.conditioning, config.memory_steps) for folder in folders
     )
