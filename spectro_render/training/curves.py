@@ -72,7 +72,9 @@ class CurveTrainer(TrainingRun[NoteCurves]):
 
         Mels are (F, 128), rows of notes (N, 7).
         """
-        is_held_out = torch.rand(len(notes), generator=self.generator) < HELD_OUT_SHARE
+        # The same after an interruption, unlike what `self.generator` would draw.
+        source = torch.Generator().manual_seed(self.options.seed)
+        is_held_out = torch.rand(len(notes), generator=source) < HELD_OUT_SHARE
         is_held_out[0] = True
         is_drum = notes[:, 0] == DRUM_KIT
         held_out = notes[is_held_out]
