@@ -150,7 +150,8 @@ def test_buffers_that_point_beyond_the_vectors_are_refused(
     name: str, value: float, tmp_path: Path
 ) -> None:
     model = SpectrogramModel(curves_config())
-    getattr(model.notes.notes.curves, name).view(-1)[0] = value
+    (network,) = (part for part in model.modules() if isinstance(part, NoteCurves))
+    getattr(network, name).view(-1)[0] = value
     save_model(tmp_path / "model", model)
     with pytest.raises(WeightsCorrupt):
         load_model(resolve_model(str(tmp_path / "model")))
