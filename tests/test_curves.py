@@ -14,7 +14,7 @@ from spectro_render.checkpoints.load import load_model, save_model
 from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.errors import SpectroRenderError, WeightsCorrupt
 from spectro_render.network.config import ModelConfig
-from spectro_render.network.curves import DRUM_KIT, NoteCurves, sounding
+from spectro_render.network.curves import DRUM_KIT, SILENT, NoteCurves, sounding
 from spectro_render.network.frames import note_table
 from spectro_render.network.model import SpectrogramModel
 from spectro_render.tokens.vocabulary import WindowNote
@@ -84,6 +84,15 @@ def test_settled_notes_are_counted_apart() -> None:
     assert bool((total[0, 0] > settled[0, 0]).any())
 
 
+def test_a_key_without_a_recording_is_silent() -> None:
+    network = curves()
+    network.recording[0, 60] = SILENT
+    assert not powers(network, NOTE).any()
+    torch.testing.assert_close(
+        powers(network, NOTE, NOTE._replace(pitch=61)), powers(network, NOTE._replace(pitch=61))
+    )
+
+
 def test_a_tied_note_of_unknown_onset_is_old() -> None:
     _, _, age, _ = sounding(note_table([[NOTE._replace(is_tied=True, onset=0)]])[0])
     assert age[0] == 120
@@ -144,7 +153,14 @@ def test_a_model_with_curves_is_saved_and_loaded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("frames", 1e4), ("recording", 3.0), ("ratio", 0.0), ("loop_length", -1.0)]
+    ("name", "value"),
+    [
+        ("frames", 1e4),
+        ("recording", 3.0),
+        ("recording", -2.0),
+        ("ratio", 0.0),
+        ("loop_length", -1.0),
+    ],
 )
 def test_buffers_that_point_beyond_the_vectors_are_refused(
     name: str, value: float, tmp_path: Path
@@ -264,8 +280,7 @@ def test_the_recordings_of_a_soundfont(tmp_path: Path) -> None:
     assert found.ratio[0, 36, 20].item() == pytest.approx(0.5)
     assert found.loop_start[low] == 10 and found.loop_length[low] == 40
     assert found.loop_length[high] == 0 and found.frames[high] == 203
-    other = int(found.recording[1, 60, 20])  # of a program that it lacks
-    assert other not in (low, high)
+    assert found.recording[1, 60, 20] == SILENT  # a program that it lacks
     assert int(found.frames.sum()) == found.frames.sum()
 
 

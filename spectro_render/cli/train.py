@@ -68,9 +68,9 @@ def train(
     note_hours: Annotated[
         float,
         typer.Option(
-            metavar="N", min=0.1, help="Hours of single notes to synthesise: all take 74 hours."
+            metavar="N", min=0.1, help="Hours of single notes to synthesise: all take 82 hours."
         ),
-    ] = 74.0,
+    ] = 82.0,
     workers: Annotated[
         int, typer.Option(metavar="N", min=1, help="Number of processes that synthesise music.")
     ] = 2,

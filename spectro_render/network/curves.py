@@ -30,6 +30,7 @@ from spectro_render.network.config import ModelConfig
 DRUM_KIT = 128  # the program number after the last of General MIDI
 KEYS = 128
 STEPS_PER_FRAME = 2
+SILENT = -1  # in the table of recordings: a key that plays none
 LEAD = 2  # steps before a note's onset or end at which a frame's 40 ms begin to show it
 AGES = 1024  # steps: a note does not change any more when it has sounded for so long
 RESTS = 256  # steps after a note's end from which on it only fades
@@ -125,7 +126,7 @@ class NoteCurves(nn.Module):
         frames = self.frames.round()
         if not ((frames == self.frames) & (frames >= 2)).all() or frames.sum() != vectors:
             raise ValueError(f"the recordings do not have {vectors} vectors, at least 2 each")
-        if not ((self.recording >= 0) & (self.recording < recordings)).all():
+        if not ((self.recording >= SILENT) & (self.recording < recordings)).all():
             raise ValueError(f"keys name recordings that are not among its {recordings}")
         if not (
             (self.ratio > 0) & (self.loop_start >= 0).all() & (self.loop_length >= 0).all()
@@ -146,6 +147,8 @@ class NoteCurves(nn.Module):
             part = self.key.weight.new_zeros(1, N_MELS)
             # Rows of padding are left out, as their number depends on the other windows.
             rows, settled = rows[rows[:, 0] >= 0], settled[rows[:, 0] >= 0]
+            is_heard = self.recording[rows[:, 1], rows[:, 0], rows[:, 2]] > SILENT
+            rows, settled = rows[is_heard], settled[is_heard]
             note, frame, age, rest = sounding(rows)
             if len(note):
                 notes = self._notes(*rows[:, :3].unbind(1))
@@ -184,7 +187,7 @@ class NoteCurves(nn.Module):
             shift=self.shift(x),
             base=self.base(x),
             fall=F.softplus(self.fall(x)),
-            recording=self.recording[program, pitch, velocity].long(),
+            recording=self.recording[program, pitch, velocity].long().clamp(min=0),
             ratio=ratio,
             bands=_shifted_bands().to(x)[tuning.clamp(0, 2 * OCTAVES * TUNINGS)],
         )

@@ -36,8 +36,8 @@ _BUNDLED = ModelConfig(
     curve_hidden=256,
     latent_width=48,
     # Of the soundfont of the bundled weights; training replaces both numbers by its soundfont's.
-    recordings=919,
-    recorded_frames=104_430,
+    recordings=918,
+    recorded_frames=104_227,
     tail_frames=4,
     memory_steps=200,
     velocity_bins=32,

@@ -25,15 +25,15 @@ from spectro_render.network.curves import DRUM_KIT, STEPS_PER_FRAME
 from spectro_render.tokens.vocabulary import MAX_VELOCITY, Vocabulary
 from spectro_render.training.synth import Synthesizer
 
-PITCHES = range(12, 116)  # further ones are hardly ever written
+PITCHES = range(128)
 LONG_PITCHES = range(24, 108, 3)
-DRUMS = range(27, 88)
+DRUMS = range(128)
 MEAN_VELOCITY, VELOCITY_DEVIATION, LEAST_VELOCITY = 88, 24, 12
 FULL_SECONDS, LONG_SECONDS = 4.75, 10.2
 SHORT_SECONDS = 0.06, 1.4  # between which the length of short notes is drawn, evenly in logarithm
 SHORT_ROUNDS = 2
-DRUM_ROUNDS = 48
-ALL_HOURS = 74.0  # of all notes and rests
+DRUM_ROUNDS = 24
+ALL_HOURS = 82.0  # of all notes and rests
 REST_SECONDS = 3.0  # after a note, before the next one
 REST_FRAMES = 100  # kept after a note's end
 LEAD_FRAMES = 2  # kept before its onset

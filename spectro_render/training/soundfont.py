@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spectro_render.constants import STEPS_PER_SECOND
 from spectro_render.errors import SpectroRenderError
-from spectro_render.network.curves import DRUM_KIT, KEYS, STEPS_PER_FRAME
+from spectro_render.network.curves import DRUM_KIT, KEYS, SILENT, STEPS_PER_FRAME
 from spectro_render.tokens.vocabulary import MAX_VELOCITY, Vocabulary
 
 # Generators (section 8.1.2).
@@ -67,12 +67,12 @@ class _Zone(NamedTuple):
 def read_recordings(path: Path, velocity_bins: int) -> RecordingMap:
     """Read the recordings that the General MIDI programs and the standard drum kit play.
 
-    Of several that sound together the loudest counts. Raises SpectroRenderError for a file that is
-    no soundfont.
+    Of several that sound together the loudest counts; a key without any has SILENT. Raises
+    SpectroRenderError for a file that is no soundfont.
     """
     vocabulary = Vocabulary(velocity_bins)
     shape = DRUM_KIT + 1, KEYS, velocity_bins + 1
-    samples, ratios = torch.full(shape, -1), torch.ones(shape)
+    samples, ratios = torch.full(shape, SILENT), torch.ones(shape)
     quiet = torch.full(shape, float("inf"))
     loops: dict[int, tuple[float, float]] = {}
     try:
@@ -89,8 +89,8 @@ def read_recordings(path: Path, velocity_bins: int) -> RecordingMap:
                 ratios[program, key, louder] = 2 ** (semitones / 12)
     except (struct.error, KeyError, IndexError) as error:
         raise SpectroRenderError(f"{path} is no soundfont", "name an .sf2 or .sf3 file") from error
-    # Keys without a recording share one that is never heard.
-    used, recording = torch.unique(samples, return_inverse=True)
+    used = torch.unique(samples[samples != SILENT])
+    recording = torch.where(samples == SILENT, SILENT, torch.searchsorted(used, samples))
     edges = torch.tensor([loops.get(int(number), (0, 0)) for number in used], dtype=torch.float32)
     start, length = edges[:, 0], (edges[:, 1] - edges[:, 0]).clamp(min=0)
     described = torch.where(length > 0, edges[:, 1], UNLOOPED_STEPS).clamp(max=LONGEST_STEPS)
