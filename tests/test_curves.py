@@ -93,6 +93,20 @@ def test_a_key_without_a_recording_is_silent() -> None:
     )
 
 
+def test_a_closed_hi_hat_cuts_an_open_one_off() -> None:
+    network = curves()
+    drum = NOTE._replace(is_drum=True, offset=101)
+    opened, closed = drum._replace(pitch=46), drum._replace(pitch=42, onset=140)
+    alone, both = powers(network, opened), powers(network, opened, closed)
+    assert bool((alone[60:120] > 0).all())
+    torch.testing.assert_close(both[:69], powers(network, opened)[:69])
+    torch.testing.assert_close(both[73:], powers(network, closed)[73:])
+    # A snare does not, and neither does a hit at the same time.
+    for other in (closed._replace(pitch=38), closed._replace(onset=100)):
+        together = powers(network, opened) + powers(network, other)
+        torch.testing.assert_close(powers(network, opened, other), together)
+
+
 def test_a_tied_note_of_unknown_onset_is_old() -> None:
     _, _, age, _ = sounding(note_table([[NOTE._replace(is_tied=True, onset=0)]])[0])
     assert age[0] == 120

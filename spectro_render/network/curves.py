@@ -36,6 +36,10 @@ AGES = 1024  # steps: a note does not change any more when it has sounded for so
 RESTS = 256  # steps after a note's end from which on it only fades
 RINGING = 300  # steps after a note's end at which it is silent
 DRUM_RINGING = 400  # steps after a drum hit at which it is silent
+# Drums of which only one sounds at a time in General MIDI: hi-hats, whistles, guiros, cuicas
+# and triangles.
+CHOKES = ((42, 44, 46), (71, 72), (73, 74), (78, 79), (80, 81))
+CHOKED = 4  # steps after which a drum is silent that another one of its group has cut off
 TIED_AGE = 120  # steps for which a tied note of unknown onset is assumed to have sounded
 LOWEST, HIGHEST = -15.0, 6.0  # limits of a note's natural log-mel
 PAIRS_AT_ONCE = 2048  # so that what is computed in between stays in the processor's cache
@@ -229,7 +233,7 @@ def sounding(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     Returns the notes' numbers, the frames (0 is the last one of the window before), and the notes'
     ages and times since their ends in steps at the middle of the frame, each (P,) int64.
     """
-    _, program, _, tied, onset, offset = rows.unbind(1)
+    pitch, program, _, tied, onset, offset = rows.unbind(1)
     start = torch.where(tied == 1, -TIED_AGE, onset)
     is_drum = program == DRUM_KIT
     # Frame k of the window lasts from step 2 k - 2 to step 2 k + 2.
@@ -238,7 +242,14 @@ def sounding(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     never = torch.full_like(offset, -2 * STEPS_PER_WINDOW)
     held = is_drum | (offset >= STEPS_PER_WINDOW)
     rest = torch.where(held[:, None], never[:, None], middle - offset[:, None])
-    last_age = torch.where(is_drum, DRUM_RINGING, age.new_full((), 1 << 40))[:, None]
+    last_age = torch.where(is_drum, DRUM_RINGING, age.new_full((), 1 << 40))
+    for group in CHOKES:
+        number = (is_drum & torch.isin(pitch, pitch.new_tensor(group))).nonzero()[:, 0]
+        hits = onset[number].unique()
+        following = torch.searchsorted(hits, onset[number], right=True)
+        until = torch.cat([hits, hits.new_full((1,), 1 << 20)])[following] - onset[number] + CHOKED
+        last_age[number] = last_age[number].minimum(until)
+    last_age = last_age[:, None]
     sounds = (age >= -LEAD) & (age <= last_age) & (rest <= RINGING)
     note, frame = sounds.nonzero(as_tuple=True)
     return note, frame, age[note, frame], rest[note, frame]

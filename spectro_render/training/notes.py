@@ -28,7 +28,7 @@ from spectro_render.training.synth import Synthesizer
 PITCHES = range(128)
 LONG_PITCHES = range(24, 108, 3)
 DRUMS = range(128)
-MEAN_VELOCITY, VELOCITY_DEVIATION, LEAST_VELOCITY = 88, 24, 12
+SOFT_SHARE = 0.4  # of the notes, whose velocities are drawn from the lower half
 FULL_SECONDS, LONG_SECONDS = 4.75, 10.2
 SHORT_SECONDS = 0.06, 1.4  # between which the length of short notes is drawn, evenly in logarithm
 SHORT_ROUNDS = 2
@@ -131,8 +131,8 @@ def _play(
     rows: list[tuple[int, ...]] = []
     firsts: list[int] = []
     for pitch, length in phrase:
-        drawn = rng.normal(MEAN_VELOCITY, VELOCITY_DEVIATION)
-        velocity = int(np.clip(drawn, LEAST_VELOCITY, MAX_VELOCITY))
+        loudest = MAX_VELOCITY // 2 if rng.random() < SOFT_SHARE else MAX_VELOCITY
+        velocity = int(rng.integers(1, loudest + 1))
         start = step / STEPS_PER_SECOND + rng.uniform(-ROUNDING, ROUNDING)
         end = start + length
         steps = round(length * STEPS_PER_SECOND)
