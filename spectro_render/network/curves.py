@@ -245,7 +245,7 @@ def sounding(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     last_age = torch.where(is_drum, DRUM_RINGING, age.new_full((), 1 << 40))
     for group in CHOKES:
         number = (is_drum & torch.isin(pitch, pitch.new_tensor(group))).nonzero()[:, 0]
-        hits = onset[number].unique()
+        hits = torch.unique(onset[number])
         following = torch.searchsorted(hits, onset[number], right=True)
         until = torch.cat([hits, hits.new_full((1,), 1 << 20)])[following] - onset[number] + CHOKED
         last_age[number] = last_age[number].minimum(until)
