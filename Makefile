@@ -15,7 +15,7 @@ OTHER_VERSIONS := $(addprefix -W ignore::,DeprecationWarning FutureWarning Resou
 FROM_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)/cpu)
 BENCHMARKS = $(notdir $(basename $(wildcard tests/benchmarks/bench_*.py)))
 
-.PHONY: help setup demo check test test-all test-oldest test-newest build bench picture clean
+.PHONY: help setup demo check test test-all test-oldest test-newest build bench picture freeze clean
 .DEFAULT_GOAL := help
 
 help:  ## List all targets
@@ -72,6 +72,9 @@ bench: $(STAMP)  ## Measure speed and memory
 
 picture: $(STAMP)  ## Render the example song and draw docs/images/demo.png
 	$(BIN)/python docs/draw_demo.py
+
+freeze: $(STAMP)  ## Store what the bundled model makes of twelve songs in tests/data/frozen.npz
+	$(BIN)/python -m tests.support.frozen
 
 clean:  ## Remove caches and build products (environments stay)
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
