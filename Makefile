@@ -9,13 +9,15 @@ OLDEST_PYTHON ?= python3.10
 NEWEST_PYTHON ?= python3.13
 TORCH_INDEX ?=
 TESTS ?=
+# The environment whose packages `sbom` lists: for a release, one with nothing but this package.
+SBOM_VENV ?= $(VENV)
 # Warnings about other packages, and about sockets that their old releases do not close.
 OTHER_VERSIONS := $(addprefix -W ignore::,DeprecationWarning FutureWarning ResourceWarning \
 	pytest.PytestUnraisableExceptionWarning)
 FROM_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)/cpu)
 BENCHMARKS = $(notdir $(basename $(wildcard tests/benchmarks/bench_*.py)))
 
-.PHONY: help setup demo check test test-all test-oldest test-newest build bench picture clean
+.PHONY: help setup demo check test test-all test-oldest test-newest build sbom bench picture freeze clean
 .DEFAULT_GOAL := help
 
 help:  ## List all targets
@@ -32,10 +34,11 @@ demo: $(STAMP)  ## Render the example song to build/demo.wav
 	@mkdir -p $(dir $(DEMO))
 	$(BIN)/spectro-render docs/demo.mid -o $(DEMO)
 
-check: $(STAMP)  ## Lint, check the formatting and the types
+check: $(STAMP)  ## Lint, check the formatting, the types and known advisories
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.support.audit
 
 test: $(STAMP)  ## Run the tests
 	$(BIN)/pytest -q
@@ -65,6 +68,11 @@ test-newest: .venv-newest/.installed  ## Run the tests on the newest Python and 
 build: $(STAMP)  ## Make the wheel and the source archive in dist/
 	$(BIN)/python -m hatchling build
 
+sbom: $(STAMP)  ## List the packages in SBOM_VENV in sbom/spectro-render.cdx.json (CycloneDX)
+	@mkdir -p sbom
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --output-format JSON -o sbom/spectro-render.cdx.json $(SBOM_VENV)
+
 bench: $(STAMP)  ## Measure speed and memory
 	@for name in $(BENCHMARKS); do \
 		echo "== $$name"; $(BIN)/python -m tests.benchmarks.$$name || exit 1; \
@@ -73,6 +81,9 @@ bench: $(STAMP)  ## Measure speed and memory
 picture: $(STAMP)  ## Render the example song and draw docs/images/demo.png
 	$(BIN)/python docs/draw_demo.py
 
+freeze: $(STAMP)  ## Store what the bundled model makes of twelve songs in tests/data/frozen.npz
+	$(BIN)/python -m tests.support.frozen
+
 clean:  ## Remove caches and build products (environments stay)
-	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf build dist sbom .mypy_cache .pytest_cache .ruff_cache *.egg-info
 	find spectro_render tests -name __pycache__ -prune -exec rm -rf {} +

@@ -43,6 +43,7 @@ class Run:
     seconds: float  # from the beginning of `main`
     err: str
     sound: bytes | None  # the file or the stream; None: there is no file
+    left: list[str]  # names of temporary files
 
 
 def arguments_for(format: str, model: Path, *, is_stream: bool) -> list[str]:
@@ -81,13 +82,13 @@ def run(
         reader.join()
         assert process.stderr is not None
         err = process.stderr.read().decode()
-    names = os.listdir(output)
-    files = [(output / name).read_bytes() for name in names]
-    for name in names:
+    content = {name: (output / name).read_bytes() for name in os.listdir(output)}
+    for name in content:
         (output / name).unlink()
-    assert not any(name.startswith(".") for name in names), names
+    left = [name for name in content if name.startswith(".")]
+    files = [content[name] for name in content if name not in left]
     sound = bytes(stream) if "-" in arguments else files[0] if files else None
-    return Run(128 - code if code < 0 else code, seconds, err, sound)
+    return Run(128 - code if code < 0 else code, seconds, err, sound, left)
 
 
 def read_slowly(process: Popen, stream: bytearray, is_over: threading.Event) -> None:
@@ -117,7 +118,7 @@ def check(done: Run, whole: Run, number: signal.Signals, format: str, is_stream:
         assert len(done.sound) == len(whole.sound)
         return
     said = "spectro-render: interrupted\n" if number == signal.SIGINT else ""
-    assert (done.code, done.err) == (128 + number, said)
+    assert (done.code, done.err, done.left) == (128 + number, said, [])
     if not is_stream:
         assert done.sound is None or len(done.sound) == len(whole.sound)
     elif format == "ogg":  # its serial number differs from run to run

@@ -51,6 +51,8 @@ def main() -> NoReturn:
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _exit_on_signal)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGALRM, _exit_outside_imports)
     atexit.register(_ignore_signals)
     try:
         sys.exit(run(sys.argv[1:]))
@@ -70,11 +72,12 @@ _signals: list[int] = []  # signals received so far
 def _ignore_signals() -> None:
     """Ignore signals while Python ends: all is done, and the exit code is chosen.
 
-    What Python has left to do takes no time, but it gives up handlers first. Of the functions that
-    run at its end this is one of the last, as it was registered early.
+    What Python has left to do takes no time, but it gives up handlers first.
     """
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
 
 
 def _replace_closed_streams() -> None:
@@ -90,14 +93,33 @@ def _replace_closed_streams() -> None:
         sys.stderr = open(os.devnull, "w")
 
 
-def _exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
+def _exit_on_signal(number: int, frame: FrameType | None) -> None:
     """Exit by an exception, so that incomplete files are removed.
 
     For Ctrl-C this is not KeyboardInterrupt: after one in the code of an `exec`, which dataclasses
-    use, Python ends itself by the signal, whatever the exit code.
+    use, Python ends itself by the signal, whatever the exit code. A second signal does not wait.
     """
     _signals.append(number)
-    sys.exit(128 + number)
+    if len(_signals) == 1:
+        _exit_outside_imports(number, frame)
+    else:
+        sys.exit(128 + number)
+
+
+def _exit_outside_imports(number: int, frame: FrameType | None) -> None:
+    """Exit for the first signal; or if a module is being imported, look again a moment later.
+
+    torch imports Python modules from C++, where an exception aborts the whole program. It is an
+    alarm that looks again, as a thread cannot safely be started at any moment.
+    """
+    if sys.platform != "win32":
+        outer = frame
+        while outer is not None:
+            if outer.f_code.co_filename.startswith("<frozen importlib"):
+                signal.setitimer(signal.ITIMER_REAL, 0.02)
+                return
+            outer = outer.f_back
+    sys.exit(128 + _signals[0])
 
 
 def _raise_again(ignored: sys.UnraisableHookArgs) -> None:
