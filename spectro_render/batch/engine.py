@@ -109,7 +109,8 @@ class LocalEngine:
             for window in song.windows
             if window.dropped
         ]
-        facts = Begun(len(score.notes), score.ignored, score.repairs, left_out)
+        ignored = (*score.ignored, *self.renderer.unheard(score))
+        facts = Begun(len(score.notes), ignored, score.repairs, left_out)
         self._events.append((task, facts))
 
     def advance(self) -> list[tuple[Task, Event]]:

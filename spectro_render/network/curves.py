@@ -166,6 +166,10 @@ class NoteCurves(nn.Module):
             parts.append(part)
         return torch.stack(totals), torch.stack(parts)
 
+    def is_silent(self, program: int, pitch: int, velocity_bin: int) -> bool:
+        """Whether a key (of a program, or of DRUM_KIT) has no recording, so that it is not heard."""
+        return bool(self.recording[program, pitch, velocity_bin] == SILENT)
+
     def log_mels(
         self, program: Tensor, pitch: Tensor, velocity: Tensor, note: Tensor, time: Tensor
     ) -> Tensor:

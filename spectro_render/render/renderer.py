@@ -1,6 +1,7 @@
 """Renders songs with a loaded model: MIDI -> notes -> tokens -> mel -> sound."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -21,6 +22,7 @@ from spectro_render.errors import OptionError
 from spectro_render.mel import from_model, to_model
 from spectro_render.midi.read import Source, as_score
 from spectro_render.midi.score import Score, section
+from spectro_render.network.curves import DRUM_KIT, NoteCurves
 from spectro_render.network.device import (
     check_dtype,
     choose_dtype,
@@ -31,7 +33,7 @@ from spectro_render.network.frames import note_table
 from spectro_render.network.model import EncodedNotes, MelModel
 from spectro_render.options import OnProgress, Progress, RenderOptions, Sampling
 from spectro_render.render.song import Ending, Song, SongSound, WindowCursor
-from spectro_render.report import Reporter
+from spectro_render.report import Reporter, count
 from spectro_render.tokens.vocabulary import PAD, TokenWindow
 from spectro_render.tokens.write import song_windows, sounding_seconds
 from spectro_render.vocoder.harmonic_map import map_notes
@@ -255,6 +257,34 @@ class Renderer:
         guidance = own.guidance if options.guidance is None else options.guidance
         check_sampling(sampler, steps, self.checkpoint.schedule)
         return Sampling(sampler, steps, guidance, options.seed)
+
+    def unheard(self, score: Score) -> tuple[str, ...]:
+        """What of a score the model has no sound for, in words for users.
+
+        Models with curves of notes know only the keys that their soundfont plays.
+        """
+        curves = next(
+            (part for part in self._model.modules() if isinstance(part, NoteCurves)), None
+        )
+        if curves is None:
+            return ()
+        words = self.vocabulary
+        found: Counter[tuple[bool, int]] = Counter()
+        for note in score.notes:
+            program = DRUM_KIT if note.is_drum else words.program_class(note.program)
+            if curves.is_silent(program, note.pitch, words.velocity_bin(note.velocity)):
+                found[note.is_drum, note.program] += 1
+        if not found:
+            return ()
+        from pretty_midi import program_to_instrument_name
+
+        names = {
+            kind: "drums" if kind[0] else program_to_instrument_name(kind[1]) for kind in found
+        }
+        return tuple(
+            f"{count(number, 'note')} of {names[kind]} on keys without a sound"
+            for kind, number in found.items()
+        )
 
     def gain(self, options: RenderOptions) -> float:
         """The gain in dB before the limiter: from the options, the model or DEFAULT_GAIN."""
