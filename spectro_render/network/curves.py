@@ -167,7 +167,7 @@ class NoteCurves(nn.Module):
         return torch.stack(totals), torch.stack(parts)
 
     def is_silent(self, program: int, pitch: int, velocity_bin: int) -> bool:
-        """Whether a key (of a program, or of DRUM_KIT) has no recording, so that it is not heard."""
+        """Whether a key, of a program or of DRUM_KIT, has no recording, so that it is not heard."""
         return bool(self.recording[program, pitch, velocity_bin] == SILENT)
 
     def log_mels(
