@@ -275,6 +275,7 @@ VOCODER_SETTINGS: dict[str, Rule] = {  # melgan/config.json
     "corrections": _ITERATIONS,
     "contrast": Real(0, 10),
     "lines": Whole(0, 1024),
+    "attacks": OneOf((False, True)),
 }
 
 

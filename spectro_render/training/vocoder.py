@@ -314,7 +314,8 @@ class VocoderTrainer(TrainingRun[MelGAN]):
         `vocoder` still has its weight norm. Raises OptionError for one of another shape.
         """
         own, other = self.model, vocoder
-        if replace(other.config, lines=own.config.lines) != own.config or not own.config.lines:
+        known = replace(other.config, lines=own.config.lines, attacks=own.config.attacks)
+        if known != own.config or not own.config.lines:
             raise OptionError("the vocoder to start from has another shape", "train from scratch")
         own.load_state_dict({**own.state_dict(), **other.state_dict()})
         if not other.config.lines:
@@ -519,7 +520,7 @@ def train_vocoder(
     shards = sorted(cache.glob("shard-*.safetensors"))
     if len(shards) < 2:
         raise SpectroRenderError(f"fewer than two shards in {cache}", "run the data stage first")
-    config = config or VocoderConfig(contrast=CONTRAST, lines=LINES)
+    config = config or VocoderConfig(contrast=CONTRAST, lines=LINES, attacks=True)
     trainer = VocoderTrainer(config, options, folder, device)
     if trainer.checkpoint.exists():
         trainer.resume()

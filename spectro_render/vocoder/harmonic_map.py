@@ -28,6 +28,7 @@ from spectro_render.vocoder.griffin_lim import SEGMENT, band_interpolation
 from spectro_render.vocoder.lines import DRUM_KIT, LONGEST_DECAY, NO_LINE, LineTable, source_of
 
 NOTE_NUMBERS = 5  # program, pitch, velocity, onset, offset
+ONSET = 3  # the onset's place among them
 FITS = 5  # rounds in which levels are fitted
 LONGEST = 7.0  # times a decay: then a note is too soft to matter
 SLIGHT = 1e-3  # of a band's expected power: weaker lines are left out

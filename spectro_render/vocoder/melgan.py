@@ -32,6 +32,7 @@ from spectro_render.constants import (
     WIN_LENGTH,
 )
 from spectro_render.mel import mel_matrix, to_model
+from spectro_render.vocoder.attacks import ATTACK_REACH, sharpen_attacks
 from spectro_render.vocoder.griffin_lim import (
     SEGMENT,
     band_interpolation,
@@ -39,7 +40,7 @@ from spectro_render.vocoder.griffin_lim import (
     sketch,
     sketch_reach,
 )
-from spectro_render.vocoder.harmonic_map import HarmonicMap, harmonic_map
+from spectro_render.vocoder.harmonic_map import ONSET, HarmonicMap, harmonic_map
 from spectro_render.vocoder.lines import LineTable, numbers_of_table
 from spectro_render.vocoder.phase import Stft, sound
 
@@ -93,6 +94,7 @@ class VocoderConfig:
     corrections: int = 1  # rounds of `match_mel`, at the end
     contrast: float = 1.0  # of neighbouring magnitudes, see `sharpen`; 1 changes nothing
     lines: int = 0  # of each note in the line table; 0: notes are not used
+    attacks: bool = False  # whether onsets of notes are made sudden, see `sharpen_attacks`
 
     def __post_init__(self) -> None:
         """Check the shape. Raises ValueError for a network that cannot be built."""
@@ -104,6 +106,8 @@ class VocoderConfig:
             raise ValueError(
                 f"{self.channels} channels cannot be halved {len(self.upsample)} times"
             )
+        if self.attacks and not self.lines:
+            raise ValueError("attacks are made sudden only in a vocoder that reads notes")
         if self.lines and self.head == "waveform":
             raise ValueError("notes are of no use to a waveform head")
         if self.window // 2 % self.patch:
@@ -342,7 +346,11 @@ class SpectrumGenerator(MagnitudeNetwork):
             phasor = (known.tonal * known.partials + known.noisy * phasor).sgn()
         samples = sound(magnitude, phasor, self.stft, self.config.iterations)
         samples = self.stft.crop(samples, log_mel.shape[1] * HOP_LENGTH)
-        return match_mel(samples, log_mel.float(), self.mel_stft, self.config.corrections)
+        samples = match_mel(samples, log_mel.float(), self.mel_stft, self.config.corrections)
+        if notes is None or not self.config.attacks:
+            return samples
+        onsets = [rows[:, ONSET] for rows in notes]
+        return torch.stack(list(map(sharpen_attacks, samples, log_mel, onsets)))
 
     @torch.no_grad()
     def sketch(self, log_mel: Tensor) -> Tensor:
@@ -409,7 +417,10 @@ class SpectrumGenerator(MagnitudeNetwork):
         spread = config.corrections + 1 + sum(config.dilations)
         first, last = -spread - before - lead, spread + after + self.stft.overlap - 1 - lead
         before, after = sketch_reach(self.mel_stft, config.sketch_iterations)
-        return first - before, last + after
+        first, last = first - before, last + after
+        if config.attacks:
+            return first + ATTACK_REACH[0], last + ATTACK_REACH[1]
+        return first, last
 
 
 class MelGAN(nn.Module):
