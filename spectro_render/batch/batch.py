@@ -16,10 +16,9 @@ from typing import Any, BinaryIO
 
 from spectro_render.atomic import sweep
 from spectro_render.audio.destination import Destination, open_destination
-from spectro_render.batch.engine import Engine
 from spectro_render.batch.history import History, checksum
 from spectro_render.batch.jobs import STREAM, Job
-from spectro_render.batch.tasks import Begun, Event, Finished, Settings, Task, discard
+from spectro_render.batch.tasks import Begun, Engine, Event, Finished, Settings, Task, discard
 from spectro_render.errors import (
     DeviceError,
     EngineError,

@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 from spectro_render.audio.audio import AudioWriter
+from spectro_render.batch.cores import let_idle_threads_sleep
 from spectro_render.batch.tasks import Begun, Event, Finished, Settings, Task
+from spectro_render.checkpoints.find import resolve_model
 from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.midi.read import read_midi
-from spectro_render.options import Progress
+from spectro_render.options import ModelChoice, Progress
+from spectro_render.report import Reporter
 
 if TYPE_CHECKING:
     from spectro_render.batch.slots import ActiveSong, Slots
     from spectro_render.checkpoints.manifest import ModelFiles
     from spectro_render.render.renderer import Renderer
-
-
-class Engine(Protocol):
-    """Something that renders tasks. A task that does not finish leaves no output behind."""
-
-    on_progress: Callable[[Task, Progress], None]  # called from any thread
-
-    @property
-    def has_room(self) -> bool:
-        """Whether one more task may begin."""
-
-    def begin(self, task: Task) -> None:
-        """Begin a task and take over its output. If this raises, the caller keeps the output."""
-
-    def advance(self) -> list[tuple[Task, Event]]:
-        """Work on the tasks that have begun until there is an event, or for some time."""
-
-    def stop(self) -> None:
-        """Give up all tasks that are not over. No task can begin after that."""
 
 
 class LocalEngine:
@@ -58,7 +43,7 @@ class LocalEngine:
     def renderer(self) -> Renderer:
         """The model, loaded when it is first needed."""
         choice = self.settings.model
-        with _without_collection():
+        with without_collection():
             from spectro_render.render.renderer import Renderer
 
             find_model = self._find_model
@@ -125,11 +110,14 @@ class LocalEngine:
             active.discard()
 
     def _render(self, slots: Slots) -> None:
-        """Render one window of a group. If that raises, every song of the group fails."""
+        """Render one window of a group. An error of a song fails only that song."""
         group, made = slots.advance()
         for number, active in enumerate(group):
             try:
-                active.write(made.result()[number])
+                part = made.result()[number]
+                if isinstance(part, Exception):
+                    raise part
+                active.write(part)
             except Exception as error:
                 active.discard()
                 slots.remove(active)
@@ -150,8 +138,24 @@ class LocalEngine:
         )
 
 
+def make_engine(settings: Settings, cores: int) -> LocalEngine:
+    """Make an engine on `cores` cores of this machine, and load the model."""
+    let_idle_threads_sleep()
+    import torch
+
+    torch.set_num_threads(cores)
+    engine = LocalEngine(settings, sys.maxsize, partial(find_model, settings.model))
+    _ = engine.renderer
+    return engine
+
+
+def find_model(choice: ModelChoice) -> ModelFiles:
+    """Find the model on this machine, without messages on standard error."""
+    return resolve_model(choice.name, choice.vocoder, Reporter(quiet=True))
+
+
 @contextmanager
-def _without_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """Switch garbage collection off, which makes the import of torch a seventh faster.
 
     The import makes hundreds of thousands of objects, among which Python would repeatedly look for

@@ -28,7 +28,7 @@ from spectro_render.errors import OptionError
 from spectro_render.report import PROGRAM, Reporter, abandon
 
 if TYPE_CHECKING:
-    from spectro_render.batch.engine import Engine
+    from spectro_render.batch.tasks import Engine
 
 
 MAX_SEED = 2**63 - 1
@@ -245,7 +245,17 @@ def render(
         typer.Option(
             metavar="N",
             min=1,
-            help="Number of songs rendered side by side.  [default: what suits the model]",
+            help="Number of songs rendered side by side, by each worker if there are several."
+            "  [default: what suits the model]",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Number of processes that render on this machine.  [default: one for each core;"
+            " 1 for a GPU or a large model]",
         ),
     ] = None,
     engine: Annotated[
@@ -345,13 +355,19 @@ def render(
     settings = Settings(ModelChoice(model, vocoder, device, dtype), options, encoding, batch_size)
     if engine == "local" and (ray_address or ray_workers or ray_cores):
         raise OptionError("--ray-... options are only for a Ray cluster", "add --engine ray")
+    if engine == "ray" and workers:
+        raise OptionError("--workers is for this machine", "use --ray-workers for a Ray cluster")
     cluster = Cluster(ray_address, ray_workers, ray_cores) if engine == "ray" else None
     with _audio_on_stdout() if any(job.is_streamed for job in jobs) else nullcontext() as stream:
         reporter = Reporter(quiet=quiet, json_stream=sys.stdout if json else None)
         find_model = cache(partial(resolve_model, model, vocoder, reporter))
         where: Engine
-        if cluster is None:
+        if cluster is None and (len(jobs) == 1 or workers == 1):
             where = LocalEngine(settings, len(jobs), find_model)
+        elif cluster is None:
+            from spectro_render.batch.process_engine import ProcessEngine
+
+            where = ProcessEngine(settings, reporter, workers, len(jobs), find_model)
         else:
             from spectro_render.batch.ray_engine import RayEngine
 
