@@ -15,14 +15,19 @@ from spectro_render.batch.cores import let_idle_threads_sleep
 from spectro_render.batch.tasks import Begun, Event, Finished, Settings, Task
 from spectro_render.checkpoints.find import resolve_model
 from spectro_render.constants import WINDOW_SECONDS
+from spectro_render.errors import EngineError
 from spectro_render.midi.read import read_midi
 from spectro_render.options import ModelChoice, Progress
-from spectro_render.report import Reporter
+from spectro_render.report import Reporter, as_size
 
 if TYPE_CHECKING:
     from spectro_render.batch.slots import ActiveSong, Slots
     from spectro_render.checkpoints.manifest import ModelFiles
     from spectro_render.render.renderer import Renderer
+
+
+# Bytes. A build for CPUs renders with 920 MB on two cores; with 720 MB there is no memory for that.
+LEAST_ADDRESS_SPACE = 750_000_000
 
 
 class LocalEngine:
@@ -41,10 +46,16 @@ class LocalEngine:
 
     @cached_property
     def renderer(self) -> Renderer:
-        """The model, loaded when it is first needed."""
+        """The model, loaded when it is first needed. Raises EngineError if PyTorch cannot be."""
         choice = self.settings.model
+        _check_address_space()
         with without_collection():
-            from spectro_render.render.renderer import Renderer
+            try:
+                from spectro_render.render.renderer import Renderer
+            except (ImportError, MemoryError, OSError) as error:
+                reason = str(error).partition("\n")[0] or "there is not enough memory"
+                hint = "check 'ulimit -v' and the memory, or install PyTorch again"
+                raise EngineError(f"PyTorch cannot be loaded: {reason}", hint) from error
 
             find_model = self._find_model
             return Renderer.load_found(find_model, device=choice.device, dtype=choice.dtype)
@@ -152,6 +163,18 @@ def make_engine(settings: Settings, cores: int) -> LocalEngine:
 def find_model(choice: ModelChoice) -> ModelFiles:
     """Find the model on this machine, without messages on standard error."""
     return resolve_model(choice.name, choice.vocoder, Reporter(quiet=True))
+
+
+def _check_address_space() -> None:
+    """Raise EngineError where the limit (ulimit -v) is too low for PyTorch, which may then abort."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_SPACE:
+        message = f"the limit on address space is {as_size(limit)}, too little for PyTorch"
+        raise EngineError(message, "raise it with 'ulimit -v'")
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Renders tasks in several processes of this machine.
 
-Threads of one process wait for Python's lock. So each worker is a process of its own, and renders
-one song at a time on its share of the cores. It writes to the open files of this process, which
-gives them their names.
+Each worker renders one song at a time on its share of the cores. It writes to the open files of
+this process, which gives them their names. Workers do not share Python's lock, and one that is
+killed loses nothing: its songs are rendered by another one.
 
 On Linux the workers are copies of one process that has imported PyTorch, so that this is done once.
 """
@@ -38,8 +38,7 @@ from spectro_render.batch.worker_engine import (
     WorkerLost,
     first_line,
 )
-from spectro_render.checkpoints.find import bytes_of
-from spectro_render.errors import EngineError, OutputError
+from spectro_render.errors import EngineError, OptionError, OutputError
 from spectro_render.report import Reporter
 
 if TYPE_CHECKING:
@@ -50,9 +49,7 @@ if TYPE_CHECKING:
 # From numbers of songs: the cores to use, and the songs' files and whether these can seek.
 Lend: TypeAlias = Callable[[Sequence[int]], tuple[int, list[tuple[int, bool]]]]
 
-LEAST_SONGS = 4  # with fewer ones, starting workers would take longer than they save
-SMALL_MODEL = 150_000_000  # bytes; one song of a larger model keeps all cores busy
-MEMORY = 700_000_000  # bytes that a worker may take
+LEAST_SONGS = 2  # a single one is rendered in this process
 REPORT_SECONDS = 0.5  # time between two reports of a worker
 
 
@@ -63,22 +60,6 @@ def usable_cores() -> int:
         return int(chosen)
     allowed = getattr(os, "sched_getaffinity", None)
     return len(allowed(0)) if allowed else os.cpu_count() or 1
-
-
-def best_workers(device: str, model_bytes: Callable[[], int]) -> int:
-    """The number of processes that render on this machine, by default.
-
-    There is one for each core, as far as half of the memory is enough, and only one for a GPU or a
-    large model.
-    """
-    has_gpu = any(map(os.path.exists, ("/dev/nvidiactl", "/dev/kfd")))
-    if sys.platform == "win32" or device not in ("auto", "cpu") or (device == "auto" and has_gpu):
-        return 1
-    cores = usable_cores()
-    if cores == 1 or model_bytes() > SMALL_MODEL:
-        return 1
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(1, min(cores, memory // 2 // MEMORY))
 
 
 class _Remote:
@@ -122,7 +103,7 @@ class _Remote:
 
 
 class ProcessEngine(WorkerEngine[int, Finished]):
-    """An Engine that renders in several processes, or in this one if there are few tasks."""
+    """An Engine that renders in several processes, or in this one if there is a single task."""
 
     most_losses = 2
     lost_hint = "free some memory, or use fewer --workers"
@@ -133,12 +114,17 @@ class ProcessEngine(WorkerEngine[int, Finished]):
         self,
         settings: Settings,
         reporter: Reporter,
-        workers: int | None,
+        workers: int,
         songs: int,
         find_model: Callable[[], ModelFiles],
         make_engine: MakeEngine = make_engine,
     ) -> None:
-        """`songs` is the largest number of tasks. `workers` is by default `best_workers`."""
+        """`workers` is the number of processes, `songs` the largest number of tasks.
+
+        Raises OptionError on Windows, where files cannot be lent to other processes in this way.
+        """
+        if sys.platform == "win32":
+            raise OptionError("--workers is not for Windows", "leave it out")
         super().__init__(settings, reporter)
         self._number, self._songs, self._find_model = workers, songs, find_model
         self._make_engine = make_engine
@@ -150,30 +136,26 @@ class ProcessEngine(WorkerEngine[int, Finished]):
         """Whether one more task may begin; one for each worker waits until there is room."""
         if self._here is not None:
             return self._here.has_room
-        if self._number is None or self._context is None:
+        if self._context is None:
             return self.unfinished < LEAST_SONGS
         size = self.settings.batch_size or 1
         return self.unfinished < self._number * (size + 1)
 
     def begin(self, task: Task) -> None:
-        """Begin a task; workers start when there are enough tasks.
+        """Begin a task; workers start with the second one.
 
-        In this process, errors are those of `LocalEngine.begin`; else WeightsError is raised if
-        there is no model.
+        Raises WeightsError if there is no model, EngineError if no worker can be started.
         """
-        if self._here is None and self._context is None:
-            if self._number is None:
-                self._number = best_workers(
-                    self.settings.model.device, lambda: bytes_of(self._find_model())
-                )
-            if self._number == 1:
-                self._render_here()
         if self._here is not None:
             self._here.begin(task)
             return
         self.enqueue(task)
         if self._context is None and self.unfinished == LEAST_SONGS:
-            self.start_workers()
+            try:
+                self.start_workers()
+            except BaseException:
+                self.withdraw(task)
+                raise
 
     def advance(self) -> list[tuple[Task, Event]]:
         """Render, or wait for workers that do. Raises EngineError."""
@@ -206,12 +188,13 @@ class ProcessEngine(WorkerEngine[int, Finished]):
 
     def start_workers(self) -> None:
         """Start workers, so that there are as many as have work. Raises EngineError."""
-        assert self._number is not None
         if self._context is None:
             self._find_model()  # so that a model of the Hub is fetched once, with messages
             self._context = _start_context()
         there = replace(self.settings, batch_size=self.settings.batch_size or 1)
         while len(self.members) < min(self._number, self.unfinished):
+            if self.members and self.failed_starts >= self.most_losses:
+                return  # there is no memory for more of them
             ours, theirs = self._context.Pipe(duplex=True)
             arguments = (theirs, there, self._make_engine)
             process = self._context.Process(target=_serve, args=arguments, daemon=True)

@@ -203,7 +203,7 @@ class Renderer:
                     raise mel
                 parts.append(Audio(song.take_ready(mel.to(self.device))[None], SAMPLE_RATE))
             except Exception as error:
-                parts.append(error)
+                parts.append(_as_memory_error(error))
         return parts
 
     def _try_mels(
@@ -214,7 +214,7 @@ class Renderer:
             return self.next_mels([song.cursor for song in songs], sampling, on_progress)
         except Exception as error:
             if len(songs) == 1:
-                return [error]
+                return [_as_memory_error(error)]
         return [mel for song in songs for mel in self._try_mels([song], sampling, on_progress)]
 
     def windows(self, score: Score, options: RenderOptions | None = None) -> list[TokenWindow]:
@@ -284,7 +284,7 @@ class Renderer:
         sampler = options.sampler or sampler
         steps = steps if options.steps is None else options.steps
         guidance = own.guidance if options.guidance is None else options.guidance
-        check_sampling(sampler, steps, self.checkpoint.schedule)
+        check_sampling(sampler, steps, self.checkpoint.schedule, guidance)
         return Sampling(sampler, steps, guidance, options.seed)
 
     def gain(self, options: RenderOptions) -> float:
@@ -360,6 +360,12 @@ class Renderer:
         window, windows = cursor.done + 1, len(cursor.windows)
         steps = self._model.progress_steps(sampling)
         return lambda step: on_progress(Progress(window, windows, step / steps))
+
+
+def _as_memory_error(error: Exception) -> Exception:
+    """A MemoryError for PyTorch's errors that mean it, which are RuntimeErrors; others stay."""
+    is_one = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return MemoryError(str(error)) if is_one else error
 
 
 def _least_seconds(score: Score, options: RenderOptions) -> float | None:
