@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -395,6 +396,21 @@ def test_no_cluster(
     _, said = finish(command("--ray-address", address), code=1)
     assert said.startswith(f"spectro-render: no Ray cluster at {address}: {reason}")
     assert said.count("\n") == 1
+
+
+def test_a_cluster_that_is_gone_is_replaced(library: Path, tiny_model: Path) -> None:
+    """Ray's file names a head that was killed; Ray would try to reach it for minutes."""
+    pytest.importorskip("ray")
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as name:
+        current = Path(name, "ray", "ray_current_cluster")
+        current.parent.mkdir()
+        current.write_text("127.0.0.1:1")
+        environment = {**os.environ, "RAY_TMPDIR": name}
+        arguments = ["in", "-o", "out", "--json", "--engine", "ray", "--model", str(tiny_model)]
+        program = [sys.executable, "-m", "spectro_render", *arguments]
+        done = run_program(program, env=environment, capture_output=True, text=True)
+    made = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, len(made)) == (0, len(SECONDS)), done.stderr
 
 
 def test_no_ray(

@@ -166,7 +166,7 @@ def find_model(choice: ModelChoice) -> ModelFiles:
 
 
 def _check_address_space() -> None:
-    """Raise EngineError where the limit (ulimit -v) is too low for PyTorch, which may then abort."""
+    """Raise EngineError if the limit (ulimit -v) is too low for PyTorch, which might abort."""
     if sys.platform == "win32":
         return
     import resource
