@@ -237,7 +237,7 @@ def test_an_interrupt_leaves_nothing(
 
 
 def test_workers_end_with_a_program_that_is_killed(library: Path, tiny_model: Path) -> None:
-    with start_program(command(tiny_model, "--steps", "1000"), stdout=PIPE, text=True) as process:
+    with start_program(command(tiny_model, "--steps", "100"), stdout=PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
         started = [*children(process.pid), *workers(process.pid)]
