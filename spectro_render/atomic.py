@@ -69,16 +69,25 @@ def new_directory(path: Path) -> Iterator[Path]:
 def work_directory(parent: Path, name: str) -> Iterator[Path]:
     """Yield a new directory in `parent`, which is removed with its content when the block ends.
 
-    Raises OutputError for any OSError in the block; its message calls the output `name`.
+    Directories that killed programs left in `parent` are removed, too. Raises OutputError for any
+    OSError in the block; its message calls the output `name`.
     """
-    work = parent / f"{_PREFIX}{secrets.token_hex(6)}{_SUFFIX}"
+    work, lock = parent, -1
     try:
-        work.mkdir()
+        for left in parent.glob(f"{_PREFIX}*{_SUFFIX}"):
+            _remove_directory_if_left(left)
+        while lock < 0:
+            work = parent / f"{_PREFIX}{secrets.token_hex(6)}{_SUFFIX}"
+            work.mkdir()
+            lock = _lock_directory(work)
         yield work
     except OSError as error:
         raise output_error(name, error) from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if work != parent:
+            shutil.rmtree(work, ignore_errors=True)
+        if lock > 0:
+            os.close(lock)
 
 
 class NewFile:
@@ -180,8 +189,12 @@ atexit.register(NewFile.discard_all)
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files of killed programs from a folder and all folders below it."""
-    for parent, _, names in walk(folder):
+    """Remove what killed programs left under temporary names, in a folder and all below it."""
+    for parent, folders, names in walk(folder):
+        for name in list(folders):
+            if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
+                folders.remove(name)
+                _remove_directory_if_left(Path(parent, name))
         for name in names:
             if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
                 with suppress(OSError):
@@ -260,6 +273,41 @@ def _remove_if_left(path: Path) -> None:
                     path.unlink()
     else:
         path.unlink()  # refused where a program has it open
+
+
+def _lock_directory(path: Path) -> int:
+    """Open a directory and lock it until it is closed: its number, or -1 if it has been removed.
+
+    Where there are no locks it is 0, and no directory is ever found left. Raises OSError.
+    """
+    if sys.platform == "win32":
+        return 0
+    import fcntl
+
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return -1
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(number), os.stat(path)):
+            return number
+    except (BlockingIOError, FileNotFoundError):  # a sweep is about to remove it, or has done so
+        pass
+    except OSError:  # a file system without locks
+        os.close(number)
+        return 0
+    os.close(number)
+    return -1
+
+
+def _remove_directory_if_left(path: Path) -> None:
+    """Remove a temporary directory unless a program has locked it."""
+    with suppress(OSError):
+        lock = _lock_directory(path)
+        if lock > 0:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(lock)
 
 
 def _lock(file: BinaryIO, *, shared: bool = False) -> bool:

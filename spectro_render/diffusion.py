@@ -18,7 +18,7 @@ from torch import Tensor
 
 from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.errors import OptionError
-from spectro_render.options import MAX_STEPS, SAMPLERS
+from spectro_render.options import MAX_GUIDANCE, MAX_STEPS, SAMPLERS
 
 Target = Literal["epsilon", "v", "x0"]  # what a network is trained to predict
 Predict = Callable[[Tensor, float], Tensor]  # noisy (B, T, M), its time -> its target (B, T, M)
@@ -266,8 +266,10 @@ def sample(
     return x.float()
 
 
-def check_sampling(sampler: str, steps: int, schedule: DiscreteSchedule) -> None:
-    """Raise OptionError unless this sampler exists and can take this many steps.
+def check_sampling(
+    sampler: str, steps: int, schedule: DiscreteSchedule, guidance: float = 1.0
+) -> None:
+    """Raise OptionError unless this sampler exists and can take these steps and this guidance.
 
     `schedule` is for the sampler 'diffusers', which can take no more steps than training had.
     """
@@ -277,6 +279,9 @@ def check_sampling(sampler: str, steps: int, schedule: DiscreteSchedule) -> None
         raise OptionError(f"{steps} steps are too few", "ask for at least 1")
     if steps > MAX_STEPS:
         raise OptionError(f"{steps} steps are more than {MAX_STEPS}", "ask for fewer")
+    if not abs(guidance) <= MAX_GUIDANCE:
+        hint = f"choose one from {-MAX_GUIDANCE:g} to {MAX_GUIDANCE:g}"
+        raise OptionError(f"a guidance of {guidance:g} is impossible", hint)
     if sampler == "diffusers":
         _check_training_steps(steps, schedule)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 
+NO_MEMORY = "there is not enough memory; end other programs, or raise the limit (ulimit -v)"
 _HINTS = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some of your quota",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 SAMPLERS = ("ddpm", "ddpm-small", "ddim", "dpm++", "diffusers")  # of diffusion models
 MAX_STEPS = 100_000  # of denoising; all their noise levels are computed before the first one
+MAX_GUIDANCE = 100.0  # 2 is usual
 
 
 @dataclass(frozen=True)

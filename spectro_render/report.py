@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PROGRAM = "spectro-render"
 MOST_BARS = 8  # of songs at once
+# Compiled at once, as a message may be that there is no memory left.
+_ESCAPED = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class Reporter:
@@ -223,13 +225,12 @@ def one_line(text: str) -> str:
 
     Others are Unicode's separators of lines and paragraphs, and marks of the direction of writing.
     """
-    escaped = r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 
     def escape(found: re.Match[str]) -> str:
         number = ord(found[0])
         return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
-    return re.sub(escaped, escape, text)
+    return _ESCAPED.sub(escape, text)
 
 
 def times_real_time(audio_seconds: float, wall_seconds: float) -> float:

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from spectro_render import atomic
 from spectro_render.atomic import NewFile, new_directory, new_file, sweep, work_directory
 from spectro_render.errors import OutputBusy, OutputError
 from tests.support.limits import deep_folder, file_size_limit
-from tests.support.processes import LIMIT
+from tests.support.processes import LIMIT, PIPE, start_program
 
 
 def test_a_file_gets_its_name_at_the_end(tmp_path: Path) -> None:
@@ -182,3 +183,33 @@ def test_a_sweep_stops_at_no_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         left.touch()
         sweep(tmp_path)
         assert not left.exists()
+
+
+LEAVING = """
+import sys
+from pathlib import Path
+from spectro_render.atomic import work_directory
+with work_directory(Path(sys.argv[1]), "work") as work:
+    (work / "weights").write_bytes(bytes(1000))
+    print(work.name, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no locks")
+@pytest.mark.parametrize("by_sweep", [True, False])
+def test_a_directory_of_a_killed_program_is_removed(tmp_path: Path, by_sweep: bool) -> None:
+    """By a sweep or the next program that makes one there; one that is in use stays."""
+    command = [sys.executable, "-c", LEAVING, str(tmp_path)]
+    with start_program(command, stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdout is not None
+        name = process.stdout.readline().strip()
+        for is_left in (True, False):
+            if by_sweep:
+                sweep(tmp_path)
+            else:
+                with work_directory(tmp_path, "other"):
+                    pass
+            assert os.listdir(tmp_path) == ([name] if is_left else [])
+            process.kill()
+            process.wait()

@@ -21,7 +21,7 @@ from spectro_render.cli.app import run
 from spectro_render.midi.score import Note, Score
 from spectro_render.options import RenderOptions
 from spectro_render.render.renderer import Renderer
-from spectro_render.render.song import Song
+from spectro_render.render.song import Song, WindowCursor
 from tests.support.golden import PIPELINE
 from tests.support.processes import LIMIT, PIPE, start_program
 from tests.support.songs import MakeSong
@@ -135,17 +135,17 @@ def test_cores_have_songs_of_their_own(
 ) -> None:
     """Two at a time in each of two threads; a song that is left alone has all cores."""
     seen: list[tuple[bool, int, int]] = []
-    advance, one_is_over = Renderer.advance, threading.Event()
+    advance, one_is_over = Renderer.try_advance, threading.Event()
     one_is_over.set()
 
-    def watched(self: Renderer, group: list[Song], *rest: Any) -> list[Audio]:
+    def watched(self: Renderer, group: list[Song], *rest: Any) -> list[Audio | Exception]:
         is_main = threading.current_thread() is threading.main_thread()
         seen.append((is_main, len(group), torch.get_num_threads()))
         parts = advance(self, group, *rest)
         one_is_over.set() if group[0].is_over else one_is_over.wait(LIMIT)
         return parts
 
-    monkeypatch.setattr(Renderer, "advance", watched)
+    monkeypatch.setattr(Renderer, "try_advance", watched)
     threads(2)
     render(tiny_model, "together", "--batch-size", "4")
     assert set(seen[:2]) == {(False, 2, 1)}
@@ -163,19 +163,60 @@ def test_a_bug_hurts_only_the_group_that_meets_it(
     threads: Callable[[int], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    advance, calls = Renderer.advance, itertools.count()
+    advance, calls = Renderer.try_advance, itertools.count()
 
-    def broken(self: Renderer, group: list[Song], *rest: Any) -> list[Audio]:
+    def broken(self: Renderer, group: list[Song], *rest: Any) -> list[Audio | Exception]:
         if next(calls) == 0:
             raise RuntimeError("a bug")
         return advance(self, group, *rest)
 
-    monkeypatch.setattr(Renderer, "advance", broken)
+    monkeypatch.setattr(Renderer, "try_advance", broken)
     threads(2)
     arguments = ["in", "-o", "out", "-q", "--batch-size", "4", "--model", str(tiny_model)]
     assert run(arguments) == 1
     assert capsys.readouterr().err.count("RuntimeError: a bug\n") == 1 + 2  # once with its trace
     assert names("out") == ["2.wav", "3.wav", "4.wav"]
+
+
+@pytest.mark.parametrize("window", [0, 1])
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory")])
+def test_an_error_in_a_window_fails_only_its_song(
+    songs: list[Path],
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    window: int,
+    error: Exception,
+) -> None:
+    """The network cannot compute one window of a song, however many are in its batch."""
+    from spectro_render.network import model
+
+    alone = render(tiny_model, "alone", "--batch-size", "1")
+    windows = len(Renderer.load(tiny_model).windows(score_of(songs[3])))  # no other has as many
+    forward, next_notes, doomed = model.Decoder.forward, WindowCursor.next_notes, []
+
+    def noted(self: WindowCursor) -> Any:
+        if len(self.windows) == windows and self.done == window:
+            doomed.append(True)
+        return next_notes(self)
+
+    def failing(self: object, *rest: object, **more: object) -> object:
+        if doomed:
+            doomed.clear()
+            raise error
+        return forward(self, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(WindowCursor, "next_notes", noted)
+    monkeypatch.setattr(model.Decoder, "forward", failing)
+    arguments = ["in", "-o", "out", "-q", "--batch-size", "5", "--model", str(tiny_model)]
+    assert run(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("spectro-render: in/3.mid: there is not enough memory; ")
+    assert said.count("\n") == 1
+    assert names("out") == ["0.wav", "1.wav", "2.wav", "4.wav"]
+    for name in set(alone) - {"3"}:  # the notes that a song remembers are not counted twice
+        samples, _ = soundfile.read(Path("out", f"{name}.wav"))
+        np.testing.assert_allclose(samples, alone[name], rtol=0, atol=STEPS_OF_16_BIT)
 
 
 def score_of(path: Path) -> Score:

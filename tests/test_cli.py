@@ -885,3 +885,41 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(
         " raise the limit on file sizes, or use a compressed format\n",
     )
     assert files(here) == ["song.mid"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--steps", "1000000000"), "should be less than or equal to 100000;"),
+        (("--guidance", "1e308"), "should be less than or equal to 100;"),
+        (("--workers", "1000000"), "should be less than or equal to 256;"),
+    ],
+)
+def test_numbers_beyond_all_use_are_refused(
+    song: MakeSong, run: Run, options: tuple[str, ...], words: str
+) -> None:
+    code, out, err = run(str(song()), *options)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not limit address space")
+@pytest.mark.parametrize("kilobytes", [300_000, 600_000])
+def test_too_little_address_space_is_one_line(song: MakeSong, here: Path, kilobytes: int) -> None:
+    line = f"ulimit -v {kilobytes}; exec {shlex.join(command(str(song())))}"
+    done = run_program(["sh", "-c", line], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "the limit on address space is " in done.stderr
+    assert files(here) == ["song.mid"]
+
+
+def test_a_working_folder_that_is_gone_is_one_line(song: MakeSong, here: Path) -> None:
+    path = song()
+    (here / "gone").mkdir()
+    entry = "from spectro_render.__main__ import main; import os; os.rmdir(os.getcwd()); main()"
+    program = [sys.executable, "-c", entry, str(path)]
+    done = run_program(program, cwd=here / "gone", capture_output=True, text=True)
+    assert done.returncode == 1
+    words = "the working folder does not exist any more; change to another folder"
+    assert done.stderr == f"spectro-render: {words}\n"
+    assert files(here) == ["song.mid"]

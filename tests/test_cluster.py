@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -90,11 +91,11 @@ def contents(folder: str) -> dict[str, bytes]:
 
 
 def workers(*nodes: Any) -> list[str]:
-    """What the workers of some nodes do, by their titles: `ray::Worker.render`, for instance."""
+    """What the workers of some nodes do, by their titles: `ray::RayWorker.render`, for instance."""
     parents = {str(node.all_processes["raylet"][0].process.pid) for node in nodes}
     listed = run_program(["ps", "-eo", "ppid,args"], capture_output=True, text=True).stdout
     children = [line.split(maxsplit=1) for line in listed.splitlines()]
-    return [title for ppid, title in children if ppid in parents and "ray::Worker" in title]
+    return [title for ppid, title in children if ppid in parents and "ray::RayWorker" in title]
 
 
 def test_one_by_one_the_bytes_are_those_of_this_machine(
@@ -163,7 +164,7 @@ class TestLost:
         node = add_node(cluster, NODE)
         arguments = command(*options, "--ray-cores", "1")
         with start_program(arguments, stdout=PIPE, stderr=PIPE, text=True) as process:
-            wait_until(lambda: workers(node) == ["ray::Worker.render"], process)
+            wait_until(lambda: workers(node) == ["ray::RayWorker.render"], process)
             cluster.remove_node(node, allow_graceful=False)
             out, said = process.communicate(timeout=LIMIT)
         assert process.returncode == 0
@@ -221,7 +222,8 @@ def program(path: Path, changes: str) -> tuple[str, ...]:
     path.write_text(
         "import os, sys, time\n"
         "from spectro_render import cli\n"
-        "from spectro_render.batch import ray_engine as cluster, ray_worker as worker, tasks\n"
+        "from spectro_render.batch import engine as worker, ray_engine as cluster, tasks\n"
+        "from spectro_render.batch import worker_engine\n"
         "from spectro_render.batch.engine import LocalEngine\n"
         "from spectro_render.errors import WeightsError\n"
         f"{changes}\n"
@@ -301,7 +303,7 @@ def make_engine(settings, cores):
     return engine
 
 cluster.RayEngine.__init__.__defaults__ = (make_engine,)
-cluster.STARTING_SECONDS = 600.0  # on a busy machine the good ones start slowly
+worker_engine.STARTING_SECONDS = 600.0  # on a busy machine the good ones start slowly
 """
 KILLING_MACHINE = """
 class Engine(LocalEngine):
@@ -394,6 +396,21 @@ def test_no_cluster(
     _, said = finish(command("--ray-address", address), code=1)
     assert said.startswith(f"spectro-render: no Ray cluster at {address}: {reason}")
     assert said.count("\n") == 1
+
+
+def test_a_cluster_that_is_gone_is_replaced(library: Path, tiny_model: Path) -> None:
+    """Ray's file names a head that was killed; Ray would try to reach it for minutes."""
+    pytest.importorskip("ray")
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as name:
+        current = Path(name, "ray", "ray_current_cluster")
+        current.parent.mkdir()
+        current.write_text("127.0.0.1:1")
+        environment = {**os.environ, "RAY_TMPDIR": name}
+        arguments = ["in", "-o", "out", "--json", "--engine", "ray", "--model", str(tiny_model)]
+        program = [sys.executable, "-m", "spectro_render", *arguments]
+        done = run_program(program, env=environment, capture_output=True, text=True)
+    made = [json.loads(line) for line in done.stdout.splitlines()]
+    assert (done.returncode, len(made)) == (0, len(SECONDS)), done.stderr
 
 
 def test_no_ray(

@@ -81,6 +81,19 @@ class Destination:
                 raise output_error(self._name, error) from error
             raise
 
+    def lend(self) -> tuple[int, bool]:
+        """The number of the open file, for another process, and whether it can seek."""
+        return self._file.fileno(), self._can_seek
+
+    def empty(self) -> bool:
+        """Remove what another process wrote to the open file; False if that cannot be done."""
+        try:
+            os.lseek(self._file.fileno(), 0, os.SEEK_SET)
+            os.ftruncate(self._file.fileno(), 0)
+        except OSError:  # a pipe
+            return False
+        return True
+
     def commit(self) -> None:
         """Finish the output when all is written. Raises OutputError or BrokenPipeError."""
         with self.reporting():

@@ -16,11 +16,11 @@ from typing import Any, BinaryIO
 
 from spectro_render.atomic import sweep
 from spectro_render.audio.destination import Destination, open_destination
-from spectro_render.batch.engine import Engine
 from spectro_render.batch.history import History, checksum
 from spectro_render.batch.jobs import STREAM, Job
-from spectro_render.batch.tasks import Begun, Event, Finished, Settings, Task, discard
+from spectro_render.batch.tasks import Begun, Engine, Event, Finished, Settings, Task, discard
 from spectro_render.errors import (
+    NO_MEMORY,
     DeviceError,
     EngineError,
     OutputBusy,
@@ -68,6 +68,7 @@ class Batch:
         if folder is not None:
             self._history = History(folder, settings.origin, fingerprint)
         self._active: dict[Task, Begun | None] = {}
+        self._folders: dict[Task, list[Path]] = {}  # made for the song, innermost first
         self._bars = SongBars()
         self._counts: Counter[str] = Counter()  # number of jobs by status
         self._failures: list[tuple[str, str]] = []  # name and reason of the first ones
@@ -138,11 +139,9 @@ class Batch:
             self.engine.begin(task)
         except BaseException:
             discard(output)
-            for folder in folders:  # made for this song; kept if another song has a file there
-                with suppress(OSError):
-                    folder.rmdir()
+            _remove_empty(folders)
             raise
-        self._active[task] = None
+        self._active[task], self._folders[task] = None, folders
 
     def _outdated(self, job: Job) -> bytes | None:
         """The input of an output that is outdated; None if the output is to be kept."""
@@ -177,9 +176,10 @@ class Batch:
         if isinstance(event, Exception):
             self._raise_fatal(event)
             del self._active[task]
+            _remove_empty(self._folders.pop(task))
             self._fail(task.job, event)
         elif begun is not None:
-            del self._active[task]
+            del self._active[task], self._folders[task]
             self._finish(task, begun, event)
 
     def _raise_fatal(self, error: Exception) -> None:
@@ -189,7 +189,7 @@ class Batch:
         """
         if isinstance(error, (BrokenPipeError, *_FATAL)):
             raise error
-        if isinstance(error, (SpectroRenderError, OSError)):
+        if isinstance(error, (SpectroRenderError, OSError, MemoryError)):
             return
         if not self.keeps_going:
             raise error
@@ -296,6 +296,13 @@ class Batch:
         return text
 
 
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, innermost first; one that has files of other songs is kept."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
 def _names(job: Job) -> dict[str, str | None]:
     """The input and the output of a job, as they are named in records and messages."""
     target = str(job.target) if job.target else None
@@ -308,4 +315,6 @@ def _reason(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):
         return reason_of(error)
+    if isinstance(error, MemoryError):
+        return NO_MEMORY
     return f"{type(error).__name__}: {error}"

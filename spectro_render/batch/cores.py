@@ -27,8 +27,11 @@ def let_idle_threads_sleep() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
-class Cancelled(Exception):
-    """Raised in a thread to end work whose result is no longer needed."""
+class Cancelled(BaseException):
+    """Raised in a thread to end work whose result is no longer needed.
+
+    No Exception, as these are errors of one song.
+    """
 
 
 class Cores(Generic[Result]):

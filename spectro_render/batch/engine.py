@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 from spectro_render.audio.audio import AudioWriter
+from spectro_render.batch.cores import let_idle_threads_sleep
 from spectro_render.batch.tasks import Begun, Event, Finished, Settings, Task
+from spectro_render.checkpoints.find import resolve_model
 from spectro_render.constants import WINDOW_SECONDS
+from spectro_render.errors import EngineError
 from spectro_render.midi.read import read_midi
-from spectro_render.options import Progress
+from spectro_render.options import ModelChoice, Progress
+from spectro_render.report import Reporter, as_size
 
 if TYPE_CHECKING:
     from spectro_render.batch.slots import ActiveSong, Slots
@@ -21,23 +26,8 @@ if TYPE_CHECKING:
     from spectro_render.render.renderer import Renderer
 
 
-class Engine(Protocol):
-    """Something that renders tasks. A task that does not finish leaves no output behind."""
-
-    on_progress: Callable[[Task, Progress], None]  # called from any thread
-
-    @property
-    def has_room(self) -> bool:
-        """Whether one more task may begin."""
-
-    def begin(self, task: Task) -> None:
-        """Begin a task and take over its output. If this raises, the caller keeps the output."""
-
-    def advance(self) -> list[tuple[Task, Event]]:
-        """Work on the tasks that have begun until there is an event, or for some time."""
-
-    def stop(self) -> None:
-        """Give up all tasks that are not over. No task can begin after that."""
+# Bytes. A build for CPUs renders with 920 MB on two cores; with 720 MB there is no memory for that.
+LEAST_ADDRESS_SPACE = 750_000_000
 
 
 class LocalEngine:
@@ -56,10 +46,16 @@ class LocalEngine:
 
     @cached_property
     def renderer(self) -> Renderer:
-        """The model, loaded when it is first needed."""
+        """The model, loaded when it is first needed. Raises EngineError if PyTorch cannot be."""
         choice = self.settings.model
-        with _without_collection():
-            from spectro_render.render.renderer import Renderer
+        _check_address_space()
+        with without_collection():
+            try:
+                from spectro_render.render.renderer import Renderer
+            except (ImportError, MemoryError, OSError) as error:
+                reason = str(error).partition("\n")[0] or "there is not enough memory"
+                hint = "check 'ulimit -v' and the memory, or install PyTorch again"
+                raise EngineError(f"PyTorch cannot be loaded: {reason}", hint) from error
 
             find_model = self._find_model
             return Renderer.load_found(find_model, device=choice.device, dtype=choice.dtype)
@@ -126,11 +122,14 @@ class LocalEngine:
             active.discard()
 
     def _render(self, slots: Slots) -> None:
-        """Render one window of a group. If that raises, every song of the group fails."""
+        """Render one window of a group. An error of a song fails only that song."""
         group, made = slots.advance()
         for number, active in enumerate(group):
             try:
-                active.write(made.result()[number])
+                part = made.result()[number]
+                if isinstance(part, Exception):
+                    raise part
+                active.write(part)
             except Exception as error:
                 active.discard()
                 slots.remove(active)
@@ -151,8 +150,36 @@ class LocalEngine:
         )
 
 
+def make_engine(settings: Settings, cores: int) -> LocalEngine:
+    """Make an engine on `cores` cores of this machine, and load the model."""
+    let_idle_threads_sleep()
+    import torch
+
+    torch.set_num_threads(cores)
+    engine = LocalEngine(settings, sys.maxsize, partial(find_model, settings.model))
+    _ = engine.renderer
+    return engine
+
+
+def find_model(choice: ModelChoice) -> ModelFiles:
+    """Find the model on this machine, without messages on standard error."""
+    return resolve_model(choice.name, choice.vocoder, Reporter(quiet=True))
+
+
+def _check_address_space() -> None:
+    """Raise EngineError if the limit (ulimit -v) is too low for PyTorch, which might abort."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_SPACE:
+        message = f"the limit on address space is {as_size(limit)}, too little for PyTorch"
+        raise EngineError(message, "raise it with 'ulimit -v'")
+
+
 @contextmanager
-def _without_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """Switch garbage collection off, which makes the import of torch a seventh faster.
 
     The import makes hundreds of thousands of objects, among which Python would repeatedly look for

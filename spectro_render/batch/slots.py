@@ -67,7 +67,7 @@ class ActiveSong:
         return Progress(cursor.done + 1, len(cursor.windows), share)
 
 
-Parts = list[Audio]  # the new final part of each song in a group
+Parts = list[Audio | Exception]  # the new final part of each song in a group, or its error
 
 
 class Slots:
@@ -146,7 +146,7 @@ class Slots:
             if len(group) == 1:
                 self._on_progress(group[0].task, progress)
 
-        parts = self._renderer.advance([active.song for active in group], on_progress)
+        parts = self._renderer.try_advance([active.song for active in group], on_progress)
         for active in group:
             if not active.song.is_over:
                 self._on_progress(active.task, active.progress())

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from spectro_render.audio.destination import Destination
 from spectro_render.batch.jobs import Job
 from spectro_render.errors import OutputError
-from spectro_render.options import Encoding, ModelChoice, RenderOptions
+from spectro_render.options import Encoding, ModelChoice, Progress, RenderOptions
 
 
 @dataclass(frozen=True)
@@ -85,3 +85,22 @@ class Finished:
 
 
 Event: TypeAlias = "Begun | Finished | Exception"  # Finished and errors end a task
+
+
+class Engine(Protocol):
+    """Something that renders tasks. A task that does not finish leaves no output behind."""
+
+    on_progress: Callable[[Task, Progress], None]  # called from any thread
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more task may begin."""
+
+    def begin(self, task: Task) -> None:
+        """Begin a task and take over its output. If this raises, the caller keeps the output."""
+
+    def advance(self) -> list[tuple[Task, Event]]:
+        """Work on the tasks that have begun until there is an event, or for some time."""
+
+    def stop(self) -> None:
+        """Give up all tasks that are not over. No task can begin after that."""

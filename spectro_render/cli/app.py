@@ -24,7 +24,7 @@ import typer
 from spectro_render.batch.cores import let_idle_threads_sleep
 from spectro_render.cli.completion import COMPLETE, SUB_COMMANDS, first_word, read_line_of_bash
 from spectro_render.cli.render import rendering
-from spectro_render.errors import OptionError, SpectroRenderError, reason_of
+from spectro_render.errors import NO_MEMORY, OptionError, SpectroRenderError, reason_of
 from spectro_render.report import PROGRAM, abandon, complain
 
 # The module of each sub-command, which is imported only if the sub-command is run.
@@ -144,6 +144,9 @@ def run(arguments: Sequence[str]) -> int:
     except SpectroRenderError as error:
         if not _signals:  # it would be the signal's exception in another form
             complain(str(error))
+        return 1
+    except MemoryError:
+        complain(NO_MEMORY)
         return 1
     except KeyboardInterrupt:
         complain("interrupted")

@@ -6,6 +6,7 @@ Imports at module level slow down `--help`, so heavy packages are imported insid
 from __future__ import annotations
 
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -24,14 +25,16 @@ from spectro_render.cli.completion import (
     with_files,
 )
 from spectro_render.constants import SAMPLE_RATE
-from spectro_render.errors import OptionError
+from spectro_render.errors import EngineError, OptionError
+from spectro_render.options import MAX_GUIDANCE, MAX_STEPS
 from spectro_render.report import PROGRAM, Reporter, abandon
 
 if TYPE_CHECKING:
-    from spectro_render.batch.engine import Engine
+    from spectro_render.batch.tasks import Engine
 
 
 MAX_SEED = 2**63 - 1
+MAX_WORKERS = 256
 Sampler = Literal["ddpm", "ddpm-small", "ddim", "dpm++", "diffusers"]
 Format = Literal["wav", "flac", "ogg", "mp3"]
 BitDepth = Literal["16", "24", "float"]
@@ -150,7 +153,10 @@ def render(
     steps: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Denoising steps per window of 5.12 s.  [default: the model's]"
+            metavar="N",
+            min=1,
+            max=MAX_STEPS,
+            help="Denoising steps per window of 5.12 s.  [default: the model's]",
         ),
     ] = None,
     sampler: Annotated[
@@ -161,6 +167,8 @@ def render(
         float | None,
         typer.Option(
             metavar="W",
+            min=-MAX_GUIDANCE,
+            max=MAX_GUIDANCE,
             callback=_finite,
             help="Weight of classifier-free guidance: above 1 the notes count more; 1 turns it off."
             "  [default: the model's]",
@@ -245,9 +253,19 @@ def render(
         typer.Option(
             metavar="N",
             min=1,
-            help="Number of songs rendered side by side.  [default: what suits the model]",
+            help="Number of songs rendered side by side, by each worker if there are several."
+            "  [default: what suits the model]",
         ),
     ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=MAX_WORKERS,
+            help="Number of processes that render, if there are several songs.",
+        ),
+    ] = 1,
     engine: Annotated[
         EngineName,
         typer.Option(help="Place to render: this machine (local) or a Ray cluster (ray)."),
@@ -319,6 +337,11 @@ def render(
     from spectro_render.checkpoints.find import fingerprint_of, resolve_model
     from spectro_render.options import Encoding, ModelChoice, RenderOptions
 
+    try:
+        os.getcwd()
+    except OSError:  # oneMKL would end the program
+        message = "the working folder does not exist any more"
+        raise EngineError(message, "change to another folder") from None
     if fast and best:
         raise OptionError("--fast and --best exclude each other", "leave one out")
     if raw and format:
@@ -345,13 +368,19 @@ def render(
     settings = Settings(ModelChoice(model, vocoder, device, dtype), options, encoding, batch_size)
     if engine == "local" and (ray_address or ray_workers or ray_cores):
         raise OptionError("--ray-... options are only for a Ray cluster", "add --engine ray")
+    if engine == "ray" and workers > 1:
+        raise OptionError("--workers is for this machine", "use --ray-workers for a Ray cluster")
     cluster = Cluster(ray_address, ray_workers, ray_cores) if engine == "ray" else None
     with _audio_on_stdout() if any(job.is_streamed for job in jobs) else nullcontext() as stream:
         reporter = Reporter(quiet=quiet, json_stream=sys.stdout if json else None)
         find_model = cache(partial(resolve_model, model, vocoder, reporter))
         where: Engine
-        if cluster is None:
+        if cluster is None and (len(jobs) == 1 or workers == 1):
             where = LocalEngine(settings, len(jobs), find_model)
+        elif cluster is None:
+            from spectro_render.batch.process_engine import ProcessEngine
+
+            where = ProcessEngine(settings, reporter, workers, len(jobs), find_model)
         else:
             from spectro_render.batch.ray_engine import RayEngine
 

@@ -179,14 +179,45 @@ class Renderer:
         frame-aligned models. Progress is reported for the first song. Several threads may call this
         method, each with its own songs.
         """
-        mels: dict[Song, Tensor] = {}
+        parts = self.try_advance(songs, on_progress)
+        for part in parts:
+            if isinstance(part, Exception):
+                raise part
+        return [part for part in parts if isinstance(part, Audio)]
+
+    def try_advance(
+        self, songs: Sequence[Song], on_progress: OnProgress | None = None
+    ) -> list[Audio | Exception]:
+        """Render the next window of each song as `advance` does; returns errors in their places.
+
+        If a batch fails, its songs are rendered one by one, so that the error of one song, such as
+        too little memory for its window, does not fail the others.
+        """
+        mels: dict[Song, Tensor | Exception] = {}
         for sampling in dict.fromkeys(song.sampling for song in songs):
             group = [song for song in songs if song.sampling == sampling]
-            made = self.next_mels([song.cursor for song in group], sampling, on_progress)
-            mels.update(zip(group, made, strict=True))
-        return [
-            Audio(song.take_ready(mels[song].to(self.device))[None], SAMPLE_RATE) for song in songs
-        ]
+            mels.update(zip(group, self._try_mels(group, sampling, on_progress), strict=True))
+        parts: list[Audio | Exception] = []
+        for song in songs:
+            mel = mels[song]
+            try:
+                if isinstance(mel, Exception):
+                    raise mel
+                parts.append(Audio(song.take_ready(mel.to(self.device))[None], SAMPLE_RATE))
+            except Exception as error:
+                parts.append(_as_memory_error(error))
+        return parts
+
+    def _try_mels(
+        self, songs: Sequence[Song], sampling: Sampling, on_progress: OnProgress | None
+    ) -> Sequence[Tensor | Exception]:
+        """The log-mel (256, 128) of each song's next window, or the error."""
+        try:
+            return self.next_mels([song.cursor for song in songs], sampling, on_progress)
+        except Exception as error:
+            if len(songs) == 1:
+                return [_as_memory_error(error)]
+        return [mel for song in songs for mel in self._try_mels([song], sampling, on_progress)]
 
     def windows(self, score: Score, options: RenderOptions | None = None) -> list[TokenWindow]:
         """The token windows that a score is rendered from; see `song_windows`."""
@@ -255,7 +286,7 @@ class Renderer:
         sampler = options.sampler or sampler
         steps = steps if options.steps is None else options.steps
         guidance = own.guidance if options.guidance is None else options.guidance
-        check_sampling(sampler, steps, self.checkpoint.schedule)
+        check_sampling(sampler, steps, self.checkpoint.schedule, guidance)
         return Sampling(sampler, steps, guidance, options.seed)
 
     def unheard(self, score: Score) -> tuple[str, ...]:
@@ -359,6 +390,12 @@ class Renderer:
         window, windows = cursor.done + 1, len(cursor.windows)
         steps = self._model.progress_steps(sampling)
         return lambda step: on_progress(Progress(window, windows, step / steps))
+
+
+def _as_memory_error(error: Exception) -> Exception:
+    """A MemoryError for PyTorch's errors that mean it, which are RuntimeErrors; others stay."""
+    is_one = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return MemoryError(str(error)) if is_one else error
 
 
 def _least_seconds(score: Score, options: RenderOptions) -> float | None:

@@ -38,6 +38,7 @@ class WindowCursor:
         self.windows = list(windows)
         self._vocabulary = vocabulary
         self._memory = NoteMemory(memory_steps)
+        self._notes: list[WindowNote] | None = None  # of the next window
         self.done = 0  # number of windows that are rendered
         self.previous_mel: Tensor | None = None  # log-mel (256, 128) of the last window done
 
@@ -52,12 +53,14 @@ class WindowCursor:
         return self.windows[self.done]
 
     def next_notes(self) -> list[WindowNote]:
-        """The next window's notes. Call it once per window, as it updates the note memory."""
-        notes, *following = (
-            window_notes(window.ids, self._vocabulary)
-            for window in self.windows[self.done : self.done + 2]
-        )
-        return self._memory.recall(notes, *following)
+        """The next window's notes, with those remembered from the windows before it."""
+        if self._notes is None:  # the memory goes on to the window after it
+            notes, *following = (
+                window_notes(window.ids, self._vocabulary)
+                for window in self.windows[self.done : self.done + 2]
+            )
+            self._notes = self._memory.recall(notes, *following)
+        return self._notes
 
     def add_rest(self) -> None:
         """Append a window in which the last notes ring out."""
@@ -65,7 +68,7 @@ class WindowCursor:
 
     def move_on(self, log_mel: Tensor) -> None:
         """Go to the next window, as the current one is rendered: its log-mel (256, 128)."""
-        self.previous_mel = log_mel
+        self.previous_mel, self._notes = log_mel, None
         self.done += 1
 
 

@@ -20,12 +20,12 @@ from ray.cluster_utils import Cluster
 
 from spectro_render.batch import tasks
 from spectro_render.batch.batch import Batch
-from spectro_render.batch.engine import LocalEngine
+from spectro_render.batch.engine import LocalEngine, make_engine
 from spectro_render.batch.history import History
 from spectro_render.batch.jobs import Job, plan_jobs
 from spectro_render.batch.ray_engine import RayEngine
-from spectro_render.batch.ray_worker import MakeEngine, make_engine
 from spectro_render.batch.tasks import Begun, Finished, Settings, Task
+from spectro_render.batch.worker import MakeEngine
 from spectro_render.checkpoints.find import fingerprint_of, resolve_model
 from spectro_render.options import Encoding, ModelChoice, Progress, RenderOptions
 from spectro_render.report import Reporter
