@@ -1,7 +1,7 @@
 """Renders songs with a loaded model: MIDI -> notes -> tokens -> mel -> sound."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -33,7 +33,7 @@ from spectro_render.options import OnProgress, Progress, RenderOptions, Sampling
 from spectro_render.render.song import Ending, Song, SongSound, WindowCursor
 from spectro_render.report import Reporter
 from spectro_render.tokens.vocabulary import PAD, TokenWindow
-from spectro_render.tokens.write import song_windows, sounding_seconds
+from spectro_render.tokens.write import TokenWindows, song_windows, sounding_seconds
 from spectro_render.vocoder.harmonic_map import map_notes
 
 # Tables of notes are padded to a multiple of this number of rows. Matrix products with fewer rows
@@ -167,7 +167,7 @@ class Renderer:
         notes = self.vocoder_notes(score)
         vocoder = self.checkpoint.vocoder
         sound = SongSound(vocoder, gain, ending, live=live, notes=notes, fades=fades)
-        return Song(self._cursor(windows), sampling, sound)
+        return Song(self._cursor(windows), sampling, sound, windows.dropped)
 
     def advance(self, songs: Sequence[Song], on_progress: OnProgress | None = None) -> list[Audio]:
         """Render the next window of each song together; returns the new final part of each song.
@@ -186,7 +186,7 @@ class Renderer:
             Audio(song.take_ready(mels[song].to(self.device))[None], SAMPLE_RATE) for song in songs
         ]
 
-    def windows(self, score: Score, options: RenderOptions | None = None) -> list[TokenWindow]:
+    def windows(self, score: Score, options: RenderOptions | None = None) -> TokenWindows:
         """The token windows that a score is rendered from; see `song_windows`."""
         options = options or RenderOptions()
         return song_windows(
@@ -206,7 +206,7 @@ class Renderer:
 
     def mels(
         self,
-        windows: Sequence[TokenWindow],
+        windows: Collection[TokenWindow],
         options: RenderOptions | None = None,
         on_progress: OnProgress | None = None,
     ) -> Iterator[Tensor]:
@@ -284,7 +284,7 @@ class Renderer:
             cursor.move_on(log_mel)
         return [mels[cursor] for cursor in cursors]
 
-    def _cursor(self, windows: Sequence[TokenWindow]) -> WindowCursor:
+    def _cursor(self, windows: Collection[TokenWindow]) -> WindowCursor:
         return WindowCursor(windows, self.vocabulary, self._model.config.memory_steps)
 
     @torch.inference_mode()
@@ -326,7 +326,7 @@ class Renderer:
         """A function that is called after each step of a window and reports to `on_progress`."""
         if on_progress is None:
             return None
-        window, windows = cursor.done + 1, len(cursor.windows)
+        window, windows = cursor.done + 1, cursor.count
         steps = self._model.progress_steps(sampling)
         return lambda step: on_progress(Progress(window, windows, step / steps))
 
