@@ -14,8 +14,8 @@ from spectro_render.constants import MAX_TOKENS, STEPS_PER_WINDOW, WINDOW_SECOND
 from spectro_render.errors import TokenError
 from spectro_render.midi.read import read_midi
 from spectro_render.midi.score import Note, Score
-from spectro_render.tokens.events import Sound, split_events, to_events, to_sounds
-from spectro_render.tokens.fit import Page, _Length, _ranks, fit_page
+from spectro_render.tokens.events import Event, Sound, split_events, to_events, to_sounds
+from spectro_render.tokens.fit import GoingOn, Page, _Length, _ranks, fit_page, hold
 from spectro_render.tokens.read import detokenize, window_notes
 from spectro_render.tokens.vocabulary import (
     EOS,
@@ -323,7 +323,8 @@ def crowded_page(vocabulary: Vocabulary, seed: int) -> tuple[Page, list[Sound]]:
     drums = [note(i / 30, 9, i % 5, velocity=i % 127 + 1, is_drum=True) for i in range(300)]
     sounds = to_sounds([*crowd(150, seed), *drums], vocabulary)
     first, second, *_ = split_events(to_events(sounds), 30.0, vocabulary)
-    held = Page(0, {}, [], first).held_after(math.inf)
+    held: dict[int, Event] = {}
+    hold(held, first, math.inf)
     return Page(STEPS_PER_WINDOW, held, [held[key] for key in sorted(held)], second), sounds
 
 
@@ -333,7 +334,7 @@ def test_as_many_notes_are_kept_as_fit(vocabulary: Vocabulary, count: int) -> No
     sounds = to_sounds(crowd(count), vocabulary)
     events, *_ = split_events(to_events(sounds), 20.0, vocabulary)
     page = Page(0, {}, [], events)
-    _, surplus = fit_page(page, sounds, vocabulary)
+    _, surplus = fit_page(page, GoingOn(sounds), vocabulary)
     leaving = [sound for *_, sound in sorted(_ranks(page, sounds))][: len(surplus)]
     assert surplus == set(leaving)
     assert len(_write(page.without(surplus), vocabulary)) <= MAX_TOKENS

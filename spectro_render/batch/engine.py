@@ -101,9 +101,7 @@ class LocalEngine:
             self._slots = Slots(self.renderer, self.size, lambda *news: self.on_progress(*news))
         self._slots.add(ActiveSong(task, song, writer, begun))
         left_out = [
-            (options.start + window.index * WINDOW_SECONDS, window.dropped)
-            for window in song.windows
-            if window.dropped
+            (options.start + index * WINDOW_SECONDS, count) for index, count in song.dropped.items()
         ]
         ignored = (*score.ignored, *self.renderer.unheard(score))
         facts = Begun(len(score.notes), ignored, score.repairs, left_out)

@@ -64,7 +64,7 @@ class ActiveSong:
     def progress(self, share: float = 0.0) -> Progress:
         """The progress of the song, when `share` of its next window is done."""
         cursor = self.song.cursor
-        return Progress(cursor.done + 1, len(cursor.windows), share)
+        return Progress(cursor.done + 1, cursor.count, share)
 
 
 Parts = list[Audio | Exception]  # the new final part of each song in a group, or its error

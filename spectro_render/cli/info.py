@@ -73,7 +73,7 @@ def _facts(name: str, score: Score, vocabulary: Vocabulary) -> dict[str, Any]:
         "seconds": round(score.duration, 4),
         "windows": len(windows),
         "notes": len(score.notes),
-        "dropped_notes": sum(window.dropped for window in windows),
+        "dropped_notes": sum(windows.dropped.values()),
         "tracks": [_track_facts(track) for track in score.tracks],
         "repairs": score.repairs,
         "ignored": score.ignored,

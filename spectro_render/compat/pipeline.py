@@ -11,7 +11,7 @@ departs from its own documentation, this follows the documentation.
 import inspect
 import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -183,7 +183,7 @@ class SpectrogramDiffusionPipeline:
     @torch.no_grad()
     def __call__(
         self,
-        input_tokens: Sequence[Sequence[int]],
+        input_tokens: Iterable[Sequence[int]],
         generator: Generator = None,
         num_inference_steps: int = 100,
         return_dict: bool = True,
@@ -204,13 +204,15 @@ class SpectrogramDiffusionPipeline:
         ValueError for other impossible values.
         """
         self._check(output_type, callback_steps)
-        windows = [self._ids(window) for window in input_tokens]
+        windows = input_tokens if isinstance(input_tokens, Sequence) else list(input_tokens)
+        for window in windows:  # so that an error in the last one does not come after hours
+            self._ids(window)
         if not windows:
             raise TokenError("there are no windows to render", "make them with MidiProcessor")
         report = _every(callback_steps, callback)
         mels: list[Tensor] = []
-        for ids in windows:
-            memory = self._remember(ids, mels[-1] if mels else None)
+        for window in windows:
+            memory = self._remember(self._ids(window), mels[-1] if mels else None)
             x = self._denoise(memory, num_inference_steps, generator, guidance_scale, report)
             mels.append(from_model(x))
         log_mel: Samples = torch.cat(mels, 1).float().cpu().numpy()
@@ -218,7 +220,7 @@ class SpectrogramDiffusionPipeline:
         if output_type != "mel":
             assert self.melgan is not None
             if isinstance(self.melgan, MelVocoder) and self.melgan.vocoder.reads_notes:
-                notes = self._notes([window.tolist()[0] for window in windows])
+                notes = self._notes(self._ids(window).tolist()[0] for window in windows)
                 audios = np.stack(self.melgan(input_features=log_mel, notes=notes))
             else:
                 audios = np.stack(self.melgan(input_features=log_mel))
@@ -250,14 +252,17 @@ class SpectrogramDiffusionPipeline:
         used = int(ids.nonzero().max()) + 1 if bool(ids.any()) else 0
         return ids[None, :used][:, :MAX_TOKENS] if used else ids.new_zeros(1, 1)
 
-    def _notes(self, windows: Sequence[Sequence[int]]) -> Tensor:
+    def _notes(self, windows: Iterable[Sequence[int]]) -> Tensor:
         """The notes (N, 5) that windows of ids stand for, as vocoders read them."""
         vocabulary = Vocabulary()
-        tie, read = vocabulary.tie, []
-        for index, ids in enumerate(windows):
-            known = [id for id in ids if id < vocabulary.size]
-            read.append(TokenWindow(index, tuple(known if tie in known else [tie, *known])))
-        return map_notes(detokenize(read, vocabulary).notes)
+        tie = vocabulary.tie
+
+        def readable() -> Iterator[TokenWindow]:
+            for index, ids in enumerate(windows):
+                known = [id for id in ids if id < vocabulary.size]
+                yield TokenWindow(index, tuple(known if tie in known else [tie, *known]))
+
+        return map_notes(detokenize(readable(), vocabulary).notes)
 
     def _remember(self, ids: Tensor, before: Tensor | None) -> Memory:
         """Encode ids (1, L) and the previous window's log-mel (1, T, M) for the decoder."""

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -35,7 +35,7 @@ from spectro_render.options import OnProgress, Progress, RenderOptions, Sampling
 from spectro_render.render.song import Ending, Song, SongSound, WindowCursor
 from spectro_render.report import Reporter, count
 from spectro_render.tokens.vocabulary import PAD, TokenWindow
-from spectro_render.tokens.write import song_windows, sounding_seconds
+from spectro_render.tokens.write import TokenWindows, song_windows, sounding_seconds
 from spectro_render.vocoder.harmonic_map import map_notes
 
 # Tables of notes are padded to a multiple of this number of rows. Matrix products with fewer rows
@@ -169,7 +169,7 @@ class Renderer:
         notes = self.vocoder_notes(score)
         vocoder = self.checkpoint.vocoder
         sound = SongSound(vocoder, gain, ending, live=live, notes=notes, fades=fades)
-        return Song(self._cursor(windows), sampling, sound)
+        return Song(self._cursor(windows), sampling, sound, windows.dropped)
 
     def advance(self, songs: Sequence[Song], on_progress: OnProgress | None = None) -> list[Audio]:
         """Render the next window of each song together; returns the new final part of each song.
@@ -219,7 +219,7 @@ class Renderer:
                 return [_as_memory_error(error)]
         return [mel for song in songs for mel in self._try_mels([song], sampling, on_progress)]
 
-    def windows(self, score: Score, options: RenderOptions | None = None) -> list[TokenWindow]:
+    def windows(self, score: Score, options: RenderOptions | None = None) -> TokenWindows:
         """The token windows that a score is rendered from; see `song_windows`."""
         options = options or RenderOptions()
         return song_windows(
@@ -239,7 +239,7 @@ class Renderer:
 
     def mels(
         self,
-        windows: Sequence[TokenWindow],
+        windows: Collection[TokenWindow],
         options: RenderOptions | None = None,
         on_progress: OnProgress | None = None,
     ) -> Iterator[Tensor]:
@@ -345,7 +345,7 @@ class Renderer:
             cursor.move_on(log_mel)
         return [mels[cursor] for cursor in cursors]
 
-    def _cursor(self, windows: Sequence[TokenWindow]) -> WindowCursor:
+    def _cursor(self, windows: Collection[TokenWindow]) -> WindowCursor:
         return WindowCursor(windows, self.vocabulary, self._model.config.memory_steps)
 
     @torch.inference_mode()
@@ -387,7 +387,7 @@ class Renderer:
         """A function that is called after each step of a window and reports to `on_progress`."""
         if on_progress is None:
             return None
-        window, windows = cursor.done + 1, len(cursor.windows)
+        window, windows = cursor.done + 1, cursor.count
         steps = self._model.progress_steps(sampling)
         return lambda step: on_progress(Progress(window, windows, step / steps))
 

@@ -1,8 +1,9 @@
 """The state of a song while it is rendered: its next window, and its sound so far."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
@@ -32,10 +33,12 @@ class WindowCursor:
     """A position in the token windows of a song, with the notes and the mel before it."""
 
     def __init__(
-        self, windows: Sequence[TokenWindow], vocabulary: Vocabulary, memory_steps: int
+        self, windows: Collection[TokenWindow], vocabulary: Vocabulary, memory_steps: int
     ) -> None:
         """`memory_steps` is how long ended notes are remembered, as in ModelConfig."""
-        self.windows = list(windows)
+        self.count = len(windows)  # with those that are added
+        self._coming = iter(windows)
+        self._next = list(islice(self._coming, 2))  # the next window and the one after it
         self._vocabulary = vocabulary
         self._memory = NoteMemory(memory_steps)
         self._notes: list[WindowNote] | None = None  # of the next window
@@ -45,31 +48,32 @@ class WindowCursor:
     @property
     def is_over(self) -> bool:
         """Whether no window is left."""
-        return self.done == len(self.windows)
+        return self.done == self.count
 
     @property
     def window(self) -> TokenWindow:
         """The next window."""
-        return self.windows[self.done]
+        return self._next[0]
 
     def next_notes(self) -> list[WindowNote]:
         """The next window's notes, with those remembered from the windows before it."""
         if self._notes is None:  # the memory goes on to the window after it
             notes, *following = (
-                window_notes(window.ids, self._vocabulary)
-                for window in self.windows[self.done : self.done + 2]
+                window_notes(window.ids, self._vocabulary) for window in self._next
             )
             self._notes = self._memory.recall(notes, *following)
         return self._notes
 
     def add_rest(self) -> None:
         """Append a window in which the last notes ring out."""
-        self.windows.append(rest_window(len(self.windows), self._vocabulary))
+        self._next.append(rest_window(self.count, self._vocabulary))
+        self.count += 1
 
     def move_on(self, log_mel: Tensor) -> None:
         """Go to the next window, as the current one is rendered: its log-mel (256, 128)."""
         self.previous_mel, self._notes = log_mel, None
         self.done += 1
+        self._next = [*self._next[1:], *islice(self._coming, 1)]
 
 
 @dataclass(frozen=True)
@@ -166,15 +170,20 @@ class SongSound:
 
 
 class Song:
-    """A song that is being rendered: its windows, its sampling options and its sound so far."""
+    """A song that is being rendered: its next window, its sampling options and its sound so far.
 
-    def __init__(self, cursor: WindowCursor, sampling: Sampling, sound: SongSound) -> None:
+    `dropped` says how many notes did not fit, by the index of the window.
+    """
+
+    def __init__(
+        self,
+        cursor: WindowCursor,
+        sampling: Sampling,
+        sound: SongSound,
+        dropped: Mapping[int, int],
+    ) -> None:
         self.cursor, self.sampling, self.sound = cursor, sampling, sound
-
-    @property
-    def windows(self) -> Sequence[TokenWindow]:
-        """All token windows of the song."""
-        return self.cursor.windows
+        self.dropped = dropped
 
     @property
     def is_over(self) -> bool:

@@ -29,13 +29,19 @@ began in earlier windows stay, then the loudest, then the longest; equals are th
 
 from spectro_render.tokens.read import detokenize, window_notes
 from spectro_render.tokens.vocabulary import EOS, PAD, UNK, TokenWindow, Vocabulary, WindowNote
-from spectro_render.tokens.write import song_windows, sounding_seconds, tokenize
+from spectro_render.tokens.write import (
+    TokenWindows,
+    song_windows,
+    sounding_seconds,
+    tokenize,
+)
 
 __all__ = [
     "EOS",
     "PAD",
     "UNK",
     "TokenWindow",
+    "TokenWindows",
     "Vocabulary",
     "WindowNote",
     "detokenize",

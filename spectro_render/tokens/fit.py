@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from heapq import heapify, heappop
 from operator import attrgetter, ne
 from typing import NamedTuple
@@ -33,17 +33,57 @@ class Page(NamedTuple):
             self.start, held, without_sounds(sounds, self.ties), without_sounds(sounds, self.events)
         )
 
-    def held_after(self, ties_end: float) -> dict[int, Event]:
-        """The onsets of notes held after the events before step `ties_end`, like `held`."""
-        held = dict(self.held)
-        for event in self.events:
-            if event.step >= ties_end:
+
+def in_order(held: Mapping[int, Event]) -> list[Event]:
+    """The onsets of held notes, in the order in which a tie section names them."""
+    return [held[key] for key in sorted(held)]
+
+
+def hold(held: dict[int, Event], events: Iterable[Event], ties_end: float) -> None:
+    """Update the onsets of the notes held, like `Page.held`, by the events before a step."""
+    for event in events:
+        if event.step >= ties_end:
+            break
+        if event.velocity_bin and not event.is_drum:
+            held[event.program * MIDI_VALUES + event.pitch] = event
+        elif not event.is_drum:
+            held.pop(event.program * MIDI_VALUES + event.pitch, None)
+
+
+class GoingOn:
+    """The sounds that have begun and have not ended at the start of a window.
+
+    In the published vocabulary several sounds of one program and pitch may, and one tie stands for
+    all of them. So either all of them are left out of a window or none.
+    """
+
+    def __init__(self, sounds: Sequence[Sound]) -> None:
+        """`sounds`: those of the score, by their numbers."""
+        self.sounds = sounds
+        self._numbers: dict[tuple[int, int], set[int]] = {}  # by program and pitch
+
+    def play(self, events: Iterable[Event], ties_end: float) -> None:
+        """Go on to the next window by the events before a step."""
+        for step, sound, is_drum, program, pitch, velocity_bin in events:
+            if step >= ties_end:
                 break
-            if event.velocity_bin and not event.is_drum:
-                held[event.program * MIDI_VALUES + event.pitch] = event
-            elif not event.is_drum:
-                held.pop(event.program * MIDI_VALUES + event.pitch, None)
-        return held
+            if velocity_bin and not is_drum:
+                self._numbers.setdefault((program, pitch), set()).add(sound)
+            elif not is_drum and (numbers := self._numbers.get((program, pitch))):
+                numbers.discard(sound)
+
+    def beside(self, sound: int) -> Collection[int]:
+        """A sound, with those that go on together with it on its pitch."""
+        _, program, pitch, *_ = self.sounds[sound]
+        numbers = self._numbers.get((program, pitch), ())
+        return numbers if sound in numbers else (sound,)
+
+    def discard(self, sounds: Iterable[int]) -> None:
+        """Take sounds out."""
+        for sound in sounds:
+            _, program, pitch, *_ = self.sounds[sound]
+            if numbers := self._numbers.get((program, pitch)):
+                numbers.discard(sound)
 
 
 def without_sounds(sounds: Collection[int], events: list[Event]) -> list[Event]:
@@ -56,21 +96,23 @@ def begun_sounds(events: Iterable[Event]) -> set[int]:
     return {event.sound for event in events if event.velocity_bin}
 
 
-def fit_page(page: Page, sounds: Sequence[Sound], vocabulary: Vocabulary) -> tuple[Page, set[int]]:
+def fit_page(page: Page, going_on: GoingOn, vocabulary: Vocabulary) -> tuple[Page, set[int]]:
     """Leave sounds out of a page until 2048 ids suffice; returns the page and these sounds.
 
     Sounds held from earlier windows stay, then the loudest, then the longest; equals are thinned
-    evenly.
+    evenly. `going_on` are the sounds at the start of the page.
     """
-    heap = _ranks(page, sounds)
+    heap = _ranks(page, going_on.sounds)
     heapify(heap)  # rather than sort, because few of them are taken out
-    surplus = {heappop(heap)[-1] for _ in range(len(heap) - MAX_TOKENS)}  # each takes an id or more
-    page = page.without(surplus)
-    length = _Length(page, vocabulary)
+    surplus: set[int] = set()
+    for _ in range(len(heap) - MAX_TOKENS):  # each takes an id or more
+        surplus.update(going_on.beside(heappop(heap)[-1]))
+    length = _Length(page.without(surplus), vocabulary)
     while length.ids > MAX_TOKENS:
-        sound = heappop(heap)[-1]
-        length.take_out(sound)
-        surplus.add(sound)
+        leaving = set(going_on.beside(heappop(heap)[-1])) - surplus
+        for sound in leaving:
+            length.take_out(sound)
+        surplus |= leaving
     return page.without(surplus), surplus
 
 

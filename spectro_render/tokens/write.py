@@ -1,16 +1,18 @@
 """Writes scores as token windows; the package's docstring has the grammar of a window.
 
 Notes become sounds of the vocabulary, sounds become events (both in `events`), and the events of
-each window become ids. A window that is too long drops sounds (`fit`); if some of them began in
-earlier windows, these are written once more without them.
+each window become ids. A window that is too long drops sounds (`fit`). Which ones, is found for the
+whole score beforehand; the ids of a window are made when it is read, and not kept.
 """
 
 from __future__ import annotations
 
 import math
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, overload
 
 from spectro_render.constants import (
     MAX_TOKENS,
@@ -22,7 +24,7 @@ from spectro_render.constants import (
 from spectro_render.midi.read import as_score
 from spectro_render.midi.score import Score
 from spectro_render.tokens.events import Event, Sound, split_events, to_events, to_sounds
-from spectro_render.tokens.fit import Page, begun_sounds, fit_page, without_sounds
+from spectro_render.tokens.fit import GoingOn, Page, fit_page, hold, in_order, without_sounds
 from spectro_render.tokens.vocabulary import EOS, TokenWindow, Vocabulary
 
 if TYPE_CHECKING:
@@ -30,6 +32,82 @@ if TYPE_CHECKING:
     from pretty_midi import PrettyMIDI
 
 TAIL_SECONDS = 2.5  # rendered at least after the last note has ended, as in training
+_MOST_IDS = 4  # of an event: shift, program, velocity, pitch; a tie has no shift
+
+
+class TokenWindows(Sequence[TokenWindow]):
+    """The token windows of a score, in order. Each is made when it is read, and not kept.
+
+    To get one by its number, all before it are made. Memory grows with the number of notes by some
+    bytes for each, and does not grow with the length of the score.
+    """
+
+    def __init__(self, score: Score, vocabulary: Vocabulary, seconds: float | None = None) -> None:
+        """Plan the windows of [0, seconds), by default as many as the published tokenizer makes.
+
+        `seconds` changes only their number: it cuts, or adds silent windows.
+        """
+        sounds = to_sounds(score.notes, vocabulary)
+        duration = max([score.duration, *(sound.end for sound in sounds)])
+        windows = split_events(to_events(sounds), duration, vocabulary)
+        dropped = _sounds_without_room(windows, sounds, vocabulary)
+        self._vocabulary = vocabulary
+        self._events = array("q")  # packed
+        self._ends = array("Q")  # of each window: number of events up to its end
+        for events in windows:
+            self._events.extend(map(_pack, without_sounds(dropped, events)))
+            self._ends.append(len(self._events))
+        self._ties_end = _ties_end(windows, vocabulary)
+        self._count = len(windows)
+        self._dropped = Counter(dropped.values())
+        if seconds is not None:
+            self.cover(seconds)
+
+    def cover(self, seconds: float) -> None:
+        """Change the number of windows, so that they cover just [0, seconds)."""
+        self._count = math.ceil(round(seconds * SAMPLE_RATE) / WINDOW_SAMPLES)
+
+    @property
+    def dropped(self) -> dict[int, int]:
+        """How many notes did not fit, by the index of the window that had no room for them."""
+        return {i: count for i, count in sorted(self._dropped.items()) if i < self._count}
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> TokenWindow: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenWindow]: ...
+
+    def __getitem__(self, index: int | slice) -> TokenWindow | list[TokenWindow]:
+        places = range(self._count)[index]
+        if isinstance(places, int):
+            return next(islice(self, places, None))
+        if not places:
+            return []
+        first = min(places)
+        found = list(islice(self, first, max(places) + 1, abs(places.step)))
+        return found if places.step > 0 else found[::-1]
+
+    def __iter__(self) -> Iterator[TokenWindow]:
+        vocabulary, count = self._vocabulary, self._count
+        held: dict[int, Event] = {}  # onsets of the notes held, by program and pitch
+        rest: tuple[int, ...] = ()  # ids of a window in which they are held; (): not known yet
+        begin = 0
+        for index, end in enumerate(islice(self._ends, count)):
+            events = list(map(_unpack, self._events[begin:end]))
+            begin = end
+            ids = rest
+            if events or not rest:
+                page = Page(index * STEPS_PER_WINDOW, held, in_order(held), events)
+                ids = _write(page, vocabulary)
+                rest = () if events else ids
+            yield TokenWindow(index, ids, self._dropped.get(index, 0))
+            hold(held, events, self._ties_end)
+        for index in range(len(self._ends), count):
+            yield rest_window(index, vocabulary)
 
 
 def tokenize(
@@ -39,19 +117,9 @@ def tokenize(
 
     By default there are as many windows as the published tokenizer makes. `seconds` changes only
     their number: silent windows are appended, or the list is cut. A note_seq.NoteSequence and a
-    pretty_midi.PrettyMIDI are read as scores.
+    pretty_midi.PrettyMIDI are read as scores. `song_windows` makes windows one by one.
     """
-    score = as_score(score)
-    sounds = to_sounds(score.notes, vocabulary)
-    duration = max([score.duration, *(sound.end for sound in sounds)])
-    written = _write_windows(
-        split_events(to_events(sounds), duration, vocabulary), sounds, vocabulary
-    )
-    if seconds is None:
-        return written
-    count = math.ceil(round(seconds * SAMPLE_RATE) / WINDOW_SAMPLES)
-    rests = [rest_window(i, vocabulary) for i in range(len(written), count)]
-    return written[:count] + rests
+    return list(TokenWindows(as_score(score), vocabulary, seconds))
 
 
 def rest_window(index: int, vocabulary: Vocabulary) -> TokenWindow:
@@ -61,19 +129,19 @@ def rest_window(index: int, vocabulary: Vocabulary) -> TokenWindow:
 
 def song_windows(
     score: Score, vocabulary: Vocabulary, duration: float | None = None, least: float | None = None
-) -> list[TokenWindow]:
+) -> TokenWindows:
     """Convert a score to the token windows from which its song is rendered.
 
     They cover the song's sound, of at most `duration` seconds (see `sounding_seconds`). With the
     published vocabulary there are as many as the published tokenizer makes, or more if `least`
     seconds need them.
     """
+    windows = TokenWindows(score, vocabulary)
     if not vocabulary.is_published:
-        return tokenize(score, vocabulary, sounding_seconds(score, duration, least))
-    windows = tokenize(score, vocabulary)
-    if least is None or len(windows) * WINDOW_SECONDS >= min(least, duration or least):
-        return windows
-    return tokenize(score, vocabulary, min(least, duration or least))
+        windows.cover(sounding_seconds(score, duration, least))
+    elif least is not None and len(windows) * WINDOW_SECONDS < min(least, duration or least):
+        windows.cover(min(least, duration or least))
+    return windows
 
 
 def sounding_seconds(
@@ -87,45 +155,33 @@ def sounding_seconds(
     return seconds if duration is None else min(seconds, duration)
 
 
-def _write_windows(
+def _sounds_without_room(
     windows: Sequence[list[Event]], sounds: Sequence[Sound], vocabulary: Vocabulary
-) -> list[TokenWindow]:
-    """Write every window, and all of them again while sounds of earlier windows are dropped."""
-    dropped: dict[int, int] = {}  # sound -> index of the window that had no room for it
-    is_final = False
-    while not is_final:
-        written, is_final = _write_once(windows, sounds, dropped, vocabulary)
-    counts = Counter(dropped.values())
-    return [TokenWindow(index, ids, counts[index]) for index, ids in enumerate(written)]
+) -> dict[int, int]:
+    """Find the sounds to leave out, each with the index of the window that has no room for it.
 
-
-def _write_once(
-    windows: Sequence[list[Event]],
-    sounds: Sequence[Sound],
-    dropped: dict[int, int],
-    vocabulary: Vocabulary,
-) -> tuple[list[tuple[int, ...]], bool]:
-    """Write the ids of every window, and add the sounds that do not fit to `dropped`.
-
-    Sounds in `dropped` are not written. The second value is False if an added sound began in an
-    earlier window, whose ids still contain it.
+    One pass is enough. A sound that is left out leaves earlier windows, too, and these only become
+    shorter by that: whatever sounds with it on its pitch at the edge of the window goes as well,
+    so no tie takes its place there.
     """
-    written: list[tuple[int, ...]] = []
+    dropped: dict[int, int] = {}
     held: dict[int, Event] = {}
+    going_on = GoingOn(sounds)
     ties_end = _ties_end(windows, vocabulary)
-    is_final = True
-    for index, events in enumerate(windows):
-        ties = [held[key] for key in sorted(held)]
-        page = Page(index * STEPS_PER_WINDOW, held, ties, without_sounds(dropped, events))
-        ids = _write(page, vocabulary)
-        if len(ids) > MAX_TOKENS:
-            page, surplus = fit_page(page, sounds, vocabulary)
-            ids = _write(page, vocabulary)
-            dropped.update(dict.fromkeys(surplus, index))
-            is_final = is_final and surplus <= begun_sounds(events)
-        written.append(ids)
-        held = page.held_after(ties_end)
-    return written, is_final
+    held_fit = True  # whether the notes held are known to fit into a window without events
+    for index, every in enumerate(windows):
+        events = without_sounds(dropped, every)
+        if (events or not held_fit) and _MOST_IDS * (len(held) + len(events)) + 2 > MAX_TOKENS:
+            page = Page(index * STEPS_PER_WINDOW, held, in_order(held), events)
+            if len(_write(page, vocabulary)) > MAX_TOKENS:
+                page, surplus = fit_page(page, going_on, vocabulary)
+                dropped.update(dict.fromkeys(surplus, index))
+                going_on.discard(surplus)
+                held, events = page.held, page.events
+        held_fit = not events
+        hold(held, events, ties_end)
+        going_on.play(events, ties_end)
+    return dropped
 
 
 def _ties_end(windows: Sequence[list[Event]], vocabulary: Vocabulary) -> float:
@@ -136,6 +192,17 @@ def _ties_end(windows: Sequence[list[Event]], vocabulary: Vocabulary) -> float:
     if not vocabulary.is_published:
         return math.inf
     return next((events[-1].step for events in reversed(windows) if events), math.inf)
+
+
+def _pack(event: Event) -> int:
+    """An event in 64 bits, without the number of its sound: steps of 13 years fit in."""
+    step, _, is_drum, program, pitch, velocity_bin = event
+    return step << 22 | is_drum << 21 | program << 14 | pitch << 7 | velocity_bin
+
+
+def _unpack(packed: int) -> Event:
+    pitch, velocity_bin = packed >> 7 & 0x7F, packed & 0x7F
+    return Event(packed >> 22, -1, bool(packed >> 21 & 1), packed >> 14 & 0x7F, pitch, velocity_bin)
 
 
 def _write(page: Page, vocabulary: Vocabulary) -> tuple[int, ...]:
