@@ -8,15 +8,15 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import Popen, TimeoutExpired
+from subprocess import Popen
 
 import pytest
 import soundfile
 
-from tests.support.processes import LIMIT, PIPE, start_program, wait_until
+from tests.support.processes import LIMIT, PIPE, start_program, usage, wait_until
 from tests.support.songs import MakeSong
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs signals and /proc")
 
 # Says by a file that `main` has begun and its first handler is there. What comes before belongs to
 # Python: a signal then ends in its own words.
@@ -40,7 +40,7 @@ class Run:
     """How a run has ended."""
 
     code: int  # as in a shell
-    seconds: float  # from the beginning of `main`
+    cpu_seconds: float  # used, from the start of Python
     err: str
     sound: bytes | None  # the file or the stream; None: there is no file
     left: list[str]  # names of temporary files
@@ -56,9 +56,14 @@ def run(
     folder: Path,
     arguments: list[str],
     number: signal.Signals | None = None,
+    moment: float = 0,
     delay: float = 0,
 ) -> Run:
-    """Run the program in a folder, and send it a signal `delay` seconds after `main` has begun."""
+    """Run the program in a folder, and send it a signal once `main` has begun.
+
+    The signal comes `delay` seconds after the program has used `moment` seconds of a processor,
+    which do not depend on what else the machine does.
+    """
     begun, output = folder / "begun", folder / "out"
     begun.unlink(missing_ok=True)
     output.mkdir(exist_ok=True)
@@ -70,14 +75,15 @@ def run(
         reader = threading.Thread(target=read_slowly, args=(process, stream, is_over))
         reader.start()
         wait_until(begun.exists, process)
-        start = time.monotonic()
-        if number is not None:
-            try:
-                process.wait(delay)
-            except TimeoutExpired:
+        used = 0.0
+        while process.poll() is None:
+            used = getattr(usage(process.pid), "cpu_seconds", used)  # None: it has just ended
+            if number is not None and used >= moment:
+                time.sleep(delay)
                 process.send_signal(number)
+                break
+            time.sleep(0.005)
         code = process.wait(LIMIT)
-        seconds = time.monotonic() - start
         is_over.set()
         reader.join()
         assert process.stderr is not None
@@ -88,7 +94,7 @@ def run(
     left = [name for name in content if name.startswith(".")]
     files = [content[name] for name in content if name not in left]
     sound = bytes(stream) if "-" in arguments else files[0] if files else None
-    return Run(128 - code if code < 0 else code, seconds, err, sound, left)
+    return Run(128 - code if code < 0 else code, used, err, sound, left)
 
 
 def read_slowly(process: Popen, stream: bytearray, is_over: threading.Event) -> None:
@@ -150,8 +156,9 @@ def test_signals_at_many_moments(
     ended = 0
     for moment in range(moments):
         is_stream, number = bool(moment % 2), (signal.SIGINT, signal.SIGTERM)[moment // 2 % 2]
-        delay = (moment + rng.random()) / moments * whole[is_stream].seconds
-        done = run(tmp_path, kinds[is_stream], number, delay)
+        share = (moment + rng.random()) / moments
+        used, delay = share * whole[is_stream].cpu_seconds, rng.uniform(0, 0.05)
+        done = run(tmp_path, kinds[is_stream], number, used, delay)
         check(done, whole[is_stream], number, format, is_stream)
         ended += done.code != 0
     assert ended > moments / 2
