@@ -196,7 +196,7 @@ def test_an_error_in_a_window_fails_only_its_song(
     forward, next_notes, doomed = model.Decoder.forward, WindowCursor.next_notes, []
 
     def noted(self: WindowCursor) -> Any:
-        if len(self.windows) == windows and self.done == window:
+        if self.count == windows and self.done == window:
             doomed.append(True)
         return next_notes(self)
 

@@ -8,12 +8,11 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from subprocess import Popen
 
 import pytest
 import soundfile
 
-from tests.support.processes import LIMIT, PIPE, start_program, usage, wait_until
+from tests.support.processes import LIMIT, PIPE, Popen, start_program, usage, wait_until
 from tests.support.songs import MakeSong
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs signals and /proc")

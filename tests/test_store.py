@@ -109,7 +109,8 @@ WRITERS = [torch.save, save_legacy, save_pickled]
 def test_code_is_not_run(file: Path, tmp_path: Path, save: Callable[..., None]) -> None:
     sprung = tmp_path / "sprung"
     save({"spec_out.weight": torch.zeros(2), "trap": Trap(sprung)}, file)
-    assert "such as code, which was not run" in refusal(file)
+    said = refusal(file)
+    assert "holds more than tensors: '" in said and "', which was not run" in said
     assert not sprung.exists()
 
 
@@ -140,7 +141,8 @@ def test_a_network_as_a_whole(file: Path, save: Callable[..., None]) -> None:
 )
 def test_something_else_than_named_tensors(file: Path, content: object) -> None:
     torch.save(content, file)
-    assert "other things than tensors" in refusal(file)
+    said = refusal(file)
+    assert "other things than tensors" in said or "holds more than tensors" in said
 
 
 @pytest.mark.parametrize("size", [0, 1, 4, 100, 1000, -1])

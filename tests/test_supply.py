@@ -4,7 +4,6 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from spectro_render.checkpoints import files, onnx_file, pickles, t5x_files
 from spectro_render.checkpoints.manifest import verify
 from spectro_render.options import MAX_STEPS
 from tests.support import audit
-from tests.support.processes import run_program
+from tests.support.processes import CompletedProcess, run_program
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = ROOT / ".github" / "workflows" / "release.yml"
