@@ -92,8 +92,8 @@ class NoteCurves(nn.Module):
         self.shift = nn.Linear(width, hidden)
         self.base = nn.Linear(width, N_MELS)
         self.fall = nn.Linear(width, N_MELS)
-        self.age = nn.Parameter(_time_features(AGES + LEAD, hidden))
-        self.rest = nn.Parameter(0.3 * _time_features(RESTS + LEAD, hidden))
+        self.age = nn.Parameter(torch.empty(AGES + LEAD, hidden))
+        self.rest = nn.Parameter(torch.empty(RESTS + LEAD, hidden))
         self.latent = nn.Embedding(config.recorded_frames, config.latent_width)
         self.read = nn.Linear(config.latent_width, hidden)
         self.texture = nn.Linear(config.latent_width, N_MELS, bias=False)
@@ -103,13 +103,21 @@ class NoteCurves(nn.Module):
         played = (DRUM_KIT + 1, KEYS, bins + 1)
         self.register_buffer("recording", torch.zeros(played))
         self.register_buffer("ratio", torch.ones(played))
-        each, rest = divmod(config.recorded_frames, config.recordings)
-        frames = torch.full((config.recordings,), float(each))
-        frames[-1] += rest
-        self.register_buffer("frames", frames)
+        self.register_buffer("frames", torch.empty(config.recordings))
         self.register_buffer("loop_start", torch.zeros(config.recordings))
         self.register_buffer("loop_length", torch.zeros(config.recordings))
 
+        if not self.age.is_meta:  # there, arithmetic would import a compiler, for a second
+            self._begin(config)
+
+    @torch.no_grad()
+    def _begin(self, config: ModelConfig) -> None:
+        """Set the numbers to begin with; all recordings have vectors, but no loops."""
+        self.age.copy_(_time_features(*self.age.shape))
+        self.rest.copy_(0.3 * _time_features(*self.rest.shape))
+        each, rest = divmod(config.recorded_frames, config.recordings)
+        self.frames.fill_(each)
+        self.frames[-1] += rest
         for table, deviation in (
             (self.program, 0.3),
             (self.pitch, 0.3),
@@ -118,7 +126,7 @@ class NoteCurves(nn.Module):
             (self.latent, 0.2),
         ):
             nn.init.normal_(table.weight, std=deviation)
-        nn.init.normal_(self.gain.weight, std=width**-0.5)
+        nn.init.normal_(self.gain.weight, std=config.curve_width**-0.5)
         nn.init.normal_(self.texture.weight, std=0.1)
         nn.init.constant_(self.base.bias, -6.0)
         nn.init.constant_(self.fall.bias, -3.0)
