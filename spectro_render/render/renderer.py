@@ -164,7 +164,8 @@ class Renderer:
         # Without velocities, no note is softer for the loudest one's sake.
         gain = self.gain(options) + (score.gain if self.vocabulary.velocity_bins > 1 else 0.0)
         fades = score.fades if score.notes else ((0.0, 0.0),)  # rests are silent
-        notes = self.vocoder_notes(score)
+        # What is left out of the mel would draw partials where there are none, and take time.
+        notes = self.vocoder_notes(replace(score, notes=tuple(windows.with_room(score.notes))))
         vocoder = self.checkpoint.vocoder
         sound = SongSound(vocoder, gain, ending, live=live, notes=notes, fades=fades)
         return Song(self._cursor(windows), sampling, sound, windows.dropped)
