@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+MAX_HOURS = 3.0  # of sound that a file may make unless the user allows more
+
 
 @dataclass(frozen=True)
 class RenderOptions:
@@ -23,6 +25,7 @@ class RenderOptions:
     duration: float | None = None  # seconds to render; None: to the end and until it has rung out
     tail: float | None = None  # seconds after the last note; None: until it has rung out
     to_end_of_track: bool = False  # with the rests at the end of the file
+    max_hours: float = MAX_HOURS  # of sound; a song that would be longer is refused
 
 
 @dataclass(frozen=True)

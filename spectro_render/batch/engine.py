@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from spectro_render.audio.audio import AudioWriter
 from spectro_render.batch.tasks import Begun, Event, Finished, Settings, Task
 from spectro_render.constants import WINDOW_SECONDS
+from spectro_render.midi.length import part_to_render
 from spectro_render.midi.read import read_midi
 from spectro_render.options import Progress
 
@@ -90,6 +91,7 @@ class LocalEngine:
 
         with_rests = self.settings.options.to_end_of_track
         score = read_midi(task.data, allow_rests=with_rests)
+        part_to_render(score, self.settings.options)  # so that no model is loaded in vain
         _ = self.renderer  # so that loading it does not count as time of the first song
         begun = time.monotonic()
         options, encoding = self.settings.options, self.settings.encoding

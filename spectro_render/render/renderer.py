@@ -19,8 +19,9 @@ from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
 from spectro_render.diffusion import check_sampling, noise_source
 from spectro_render.errors import OptionError
 from spectro_render.mel import from_model, to_model
+from spectro_render.midi.length import least_seconds, part_to_render, sounding_seconds
 from spectro_render.midi.read import Source, as_score
-from spectro_render.midi.score import Score, section
+from spectro_render.midi.score import Score
 from spectro_render.network.device import (
     check_dtype,
     choose_dtype,
@@ -33,7 +34,7 @@ from spectro_render.options import OnProgress, Progress, RenderOptions, Sampling
 from spectro_render.render.song import Ending, Song, SongSound, WindowCursor
 from spectro_render.report import Reporter
 from spectro_render.tokens.vocabulary import PAD, TokenWindow
-from spectro_render.tokens.write import TokenWindows, song_windows, sounding_seconds
+from spectro_render.tokens.write import TokenWindows, song_windows
 from spectro_render.vocoder.harmonic_map import map_notes
 
 # Tables of notes are padded to a multiple of this number of rows. Matrix products with fewer rows
@@ -109,8 +110,9 @@ class Renderer:
         """Render a score, or a MIDI file (a path, its bytes or an open file): mono, 16 kHz.
 
         A note_seq.NoteSequence and a pretty_midi.PrettyMIDI are rendered, too. `overrides` are
-        fields of RenderOptions. Raises MidiError if the file cannot be read, OptionError for
-        options that are impossible or that this model does not have.
+        fields of RenderOptions. Raises MidiError if the file cannot be read or would sound for more
+        than `max_hours` hours (3), OptionError for options that are impossible or that this model
+        does not have.
         """
         parts = self.stream(
             source,
@@ -156,9 +158,8 @@ class Renderer:
         """
         options = replace(options or RenderOptions(), **overrides)  # type: ignore[arg-type]
         sampling = self.sampling(options)
-        with_rests = options.to_end_of_track
-        score = as_score(source, allow_rests=with_rests)
-        score = section(score, options.start, options.duration, with_rests=with_rests)
+        score = as_score(source, allow_rests=options.to_end_of_track)
+        score = part_to_render(score, options)
         windows = self.windows(score, options)
         ending = self._ending(score, options, len(windows))
         # Without velocities, no note is softer for the loudest one's sake.
@@ -190,13 +191,11 @@ class Renderer:
     def windows(self, score: Score, options: RenderOptions | None = None) -> TokenWindows:
         """The token windows that a score is rendered from; see `song_windows`."""
         options = options or RenderOptions()
-        return song_windows(
-            score, self.vocabulary, options.duration, _least_seconds(score, options)
-        )
+        return song_windows(score, self.vocabulary, options.duration, least_seconds(score, options))
 
     def _ending(self, score: Score, options: RenderOptions, windows: int) -> Ending:
         """Where a song of `windows` windows ends. Published models render no more than these."""
-        least = sounding_seconds(score, options.duration, _least_seconds(score, options))
+        least = sounding_seconds(score, options.duration, least_seconds(score, options))
         least = min(least, windows * WINDOW_SECONDS)
         may_ring_on = options.tail is None and score.notes and not self.vocabulary.is_published
         most = max(least, score.duration + MAX_TAIL_SECONDS) if may_ring_on else least
@@ -330,13 +329,3 @@ class Renderer:
         window, windows = cursor.done + 1, cursor.count
         steps = self._model.progress_steps(sampling)
         return lambda step: on_progress(Progress(window, windows, step / steps))
-
-
-def _least_seconds(score: Score, options: RenderOptions) -> float | None:
-    """The shortest length of a song's sound; None for the usual length."""
-    if options.tail is None and not options.to_end_of_track:
-        return None
-    least = sounding_seconds(score) if options.tail is None else score.duration + options.tail
-    if not options.to_end_of_track:
-        return least
-    return max(least, score.end_of_tracks) if score.notes else score.end_of_tracks

@@ -22,6 +22,7 @@ from spectro_render.constants import (
     WINDOW_SAMPLES,
     WINDOW_SECONDS,
 )
+from spectro_render.midi.length import sounding_seconds
 from spectro_render.midi.read import as_score
 from spectro_render.midi.score import Note, Score
 from spectro_render.tokens.events import (
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from note_seq.protobuf.music_pb2 import NoteSequence
     from pretty_midi import PrettyMIDI
 
-TAIL_SECONDS = 2.5  # rendered at least after the last note has ended, as in training
 _MOST_IDS = 4  # of an event: shift, program, velocity, pitch; a tie has no shift
 
 
@@ -164,17 +164,6 @@ def song_windows(
     elif least is not None and len(windows) * WINDOW_SECONDS < min(least, duration or least):
         windows.cover(min(least, duration or least))
     return windows
-
-
-def sounding_seconds(
-    score: Score, duration: float | None = None, least: float | None = None
-) -> float:
-    """The length of a rendered song in seconds, with the end of its sound; at most `duration`.
-
-    That is `least` seconds, by default until TAIL_SECONDS after the last note.
-    """
-    seconds = score.duration + TAIL_SECONDS if least is None else least
-    return seconds if duration is None else min(seconds, duration)
 
 
 def _sounds_without_room(
