@@ -8,6 +8,7 @@ from dataclasses import dataclass
 SAMPLERS = ("ddpm", "ddpm-small", "ddim", "dpm++", "diffusers")  # of diffusion models
 MAX_STEPS = 100_000  # of denoising; all their noise levels are computed before the first one
 MAX_GUIDANCE = 100.0  # 2 is usual
+MAX_HOURS = 3.0  # of sound that a file may make unless the user allows more
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class RenderOptions:
     duration: float | None = None  # seconds to render; None: to the end and until it has rung out
     tail: float | None = None  # seconds after the last note; None: until it has rung out
     to_end_of_track: bool = False  # with the rests at the end of the file
+    max_hours: float = MAX_HOURS  # of sound; a song that would be longer is refused
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import ctypes.util
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +21,11 @@ from spectro_render.network.model import SpectrogramModel
 from spectro_render.render.renderer import Renderer
 from spectro_render.training.lines import _measure, _play
 from spectro_render.training.synth import SOUNDFONTS, Synthesizer
+from spectro_render.vocoder import harmonic_map as maps
 from spectro_render.vocoder.griffin_lim import SEGMENT
 from spectro_render.vocoder.harmonic_map import (
+    REACH,
+    _expected,
     harmonic_map,
     line_mel,
     map_notes,
@@ -217,6 +221,24 @@ class TestHarmonicMap:
             torch.testing.assert_close(
                 one[3 * SEGMENT :], two[SEGMENT:], atol=1e-4 * float(one.abs().max()), rtol=1e-3
             )
+
+    def test_many_notes_are_mapped_piece_by_piece(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The pieces together are the whole."""
+        mel = log_mel(tone(torch.full((4 * SEGMENT * HOP_LENGTH,), 440.0)))
+        notes = rows(*((69 + i, 50.0 * (i % 5), 50.0 * (i % 5) + 40.0) for i in range(12)))
+        whole = harmonic_map(mel, notes, table(vibrato=15.0), BINS)
+        lengths = []
+
+        def expected(notes: Tensor, table: LineTable, length: int) -> Any:
+            lengths.append(length)
+            return _expected(notes, table, length)
+
+        monkeypatch.setattr(maps, "_expected", expected)
+        monkeypatch.setattr(maps, "MOST_PAIRS", 1)
+        parts = harmonic_map(mel, notes, table(vibrato=15.0), BINS)
+        assert lengths == [SEGMENT + REACH, *[SEGMENT + 2 * REACH] * 2, SEGMENT + REACH]
+        for one, two in zip(whole, parts, strict=True):
+            assert torch.allclose(one, two, rtol=1e-4, atol=1e-5)
 
     def test_drums_ring_on_whatever_their_offset(self) -> None:
         notes = torch.tensor([[DRUM_KIT, 38, 1.0, 0.0, 1.0]], dtype=torch.float64)

@@ -11,13 +11,13 @@ import torch
 from spectro_render.checkpoints import load_checkpoint
 from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
 from spectro_render.errors import DeviceError, MidiError, OptionError, WeightsNotFound
+from spectro_render.midi.length import TAIL_SECONDS
 from spectro_render.midi.score import Note, Score, section
 from spectro_render.network.device import find_device
 from spectro_render.network.model import Attention, DecoderLayer, SpectrogramModel
 from spectro_render.options import Progress, RenderOptions, Sampling
 from spectro_render.render.renderer import Renderer
 from spectro_render.render.song import FADE_OUT, Ending, SongSound
-from spectro_render.tokens.write import TAIL_SECONDS
 from tests.support.costs import time_and_memory
 from tests.support.golden import checkpoint
 from tests.support.tolerances import STEPS_OF_16_BIT

@@ -26,7 +26,7 @@ from spectro_render.tokens.vocabulary import (
     Vocabulary,
     WindowNote,
 )
-from spectro_render.tokens.write import _write, tokenize
+from spectro_render.tokens.write import TokenWindows, _write, tokenize
 
 DATA = Path(__file__).parent / "data" / "tokens"
 GOLDEN: dict[str, list[list[int]]] = json.loads((DATA / "tokens.json").read_text())
@@ -356,6 +356,40 @@ def test_overflow_leaves_the_other_notes_as_they_were() -> None:
     assert len(kept) == len(keys) - sum(window.dropped for window in windows)
     whole = {(*fact[:4], *(round(time * 100) for time in fact[4:])) for fact in facts(music, OWN)}
     assert {(*fact[:4], *(round(time * 100) for time in fact[4:])) for fact in kept} <= whole
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES[1:])
+def test_notes_with_room_are_those_that_were_written(vocabulary: Vocabulary) -> None:
+    music = score(*(note(i % 500 / 100, 8, i % 128, i // 128) for i in range(4000)))
+    windows = TokenWindows(music, vocabulary)
+    kept = windows.with_room(music.notes)
+    found = detokenize(windows, vocabulary).notes
+    assert len(kept) < len(music.notes)
+    assert {(round(n.start * 100), vocabulary.program_class(n.program), n.pitch) for n in kept} == {
+        (round(n.start * 100), n.program, n.pitch) for n in found
+    }
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES)
+def test_windows_are_a_sequence(vocabulary: Vocabulary) -> None:
+    music = score(note(0.0, 12.0), note(1.0, 1.5), note(20.0, 21.0))
+    windows, listed = TokenWindows(music, vocabulary, 40.0), tokenize(music, vocabulary, 40.0)
+    assert list(windows) == listed and len(windows) == len(listed) == 8
+    assert [windows[i] for i in range(-8, 8)] == listed * 2
+    for part in (slice(1, 6, 2), slice(None, None, -1), slice(6, 1, -2), slice(3, 3), slice(-2, 9)):
+        assert windows[part] == listed[part]
+    with pytest.raises(IndexError):
+        windows[8]
+
+
+def test_a_pile_of_notes_on_one_pitch_takes_one_pass() -> None:
+    """Where one tie stands for many notes, they leave together, and nothing takes its place."""
+    r = random.Random(0)
+    held = [note(i / 400, 25.0, i % 128, SLAKH_PROGRAMS[i // 128], 127) for i in range(2000)]
+    pile = [note(r.uniform(5.2, 10), 24.0, 100, 88, 1) for _ in range(300)]
+    windows = TokenWindows(score(*held, *pile), PUBLISHED)
+    assert all(len(window.ids) <= MAX_TOKENS for window in windows)
+    assert sum(windows.dropped.values()) > 300
 
 
 def test_overflow_keeps_the_loud_notes() -> None:

@@ -20,13 +20,14 @@ from spectro_render.constants import N_MELS, WINDOW_FRAMES, WINDOW_SAMPLES, WIND
 from spectro_render.diffusion import alpha, learning_target, sigma
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.mel import log_mel
+from spectro_render.midi.length import TAIL_SECONDS
 from spectro_render.midi.score import Note, Score
 from spectro_render.network.build import make_model
 from spectro_render.network.frames import note_table
 from spectro_render.network.model import SpectrogramModel
 from spectro_render.network.presets import autoregressive
 from spectro_render.tokens.vocabulary import Vocabulary, WindowNote
-from spectro_render.tokens.write import TAIL_SECONDS, tokenize
+from spectro_render.tokens.write import tokenize
 from spectro_render.training import compose, synth
 from spectro_render.training import objective as objective_module
 from spectro_render.training.compose import (

@@ -16,6 +16,7 @@ from spectro_render.batch.tasks import Begun, Event, Finished, Settings, Task
 from spectro_render.checkpoints.find import resolve_model
 from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.errors import EngineError
+from spectro_render.midi.length import part_to_render
 from spectro_render.midi.read import read_midi
 from spectro_render.options import ModelChoice, Progress
 from spectro_render.report import Reporter, as_size
@@ -86,6 +87,7 @@ class LocalEngine:
 
         with_rests = self.settings.options.to_end_of_track
         score = read_midi(task.data, allow_rests=with_rests)
+        part_to_render(score, self.settings.options)  # so that no model is loaded in vain
         _ = self.renderer  # so that loading it does not count as time of the first song
         begun = time.monotonic()
         options, encoding = self.settings.options, self.settings.encoding

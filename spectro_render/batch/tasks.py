@@ -26,7 +26,9 @@ class Settings:
     def origin(self) -> dict[str, Any]:
         """The settings that change an output, apart from the model's files, as plain values."""
         network = {"dtype": self.model.dtype, "vocoder": self.model.vocoder}
-        return {**network, **asdict(self.encoding), **asdict(self.options)}
+        options = asdict(self.options)
+        del options["max_hours"]  # it decides whether there is an output, but changes none
+        return {**network, **asdict(self.encoding), **options}
 
 
 @dataclass(frozen=True)

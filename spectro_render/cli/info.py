@@ -10,7 +10,8 @@ import typer
 
 from spectro_render.cli.completion import offer_models
 from spectro_render.constants import WINDOW_SECONDS
-from spectro_render.errors import SpectroRenderError, WeightsNotFound
+from spectro_render.errors import MidiError, SpectroRenderError, WeightsNotFound
+from spectro_render.options import MAX_HOURS
 from spectro_render.report import complain, count, one_line
 
 if TYPE_CHECKING:
@@ -74,10 +75,23 @@ def _facts(name: str, score: Score, vocabulary: Vocabulary) -> dict[str, Any]:
         "windows": len(windows),
         "notes": len(score.notes),
         "dropped_notes": sum(windows.dropped.values()),
+        "too_long": _is_too_long(score),
         "tracks": [_track_facts(track) for track in score.tracks],
         "repairs": score.repairs,
         "ignored": score.ignored,
     }
+
+
+def _is_too_long(score: Score) -> bool:
+    """Whether a score is refused unless --max-hours allows more."""
+    from spectro_render.midi.length import part_to_render
+    from spectro_render.options import RenderOptions
+
+    try:
+        part_to_render(score, RenderOptions())
+    except MidiError:
+        return True
+    return False
 
 
 def _track_facts(track: Track) -> dict[str, Any]:
@@ -102,6 +116,8 @@ def _as_text(facts: dict[str, Any]) -> str:
         lines.append(f"{count(track['notes'], 'note'):>14}  {track['instrument']}{name}")
     lines += [f"  repaired: {phrase}" for phrase in facts["repairs"]]
     lines += [f"  ignored: {phrase}" for phrase in facts["ignored"]]
+    if facts["too_long"]:
+        lines.append(f"  too long: refused unless --max-hours allows more than {MAX_HOURS:g} hours")
     if facts["dropped_notes"]:
         lines.append(f"  too dense: {count(facts['dropped_notes'], 'note')} would be left out")
     return "\n".join(one_line(line) for line in lines)

@@ -26,7 +26,7 @@ from spectro_render.cli.completion import (
 )
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import EngineError, OptionError
-from spectro_render.options import MAX_GUIDANCE, MAX_STEPS
+from spectro_render.options import MAX_GUIDANCE, MAX_HOURS, MAX_STEPS
 from spectro_render.report import PROGRAM, Reporter, abandon
 
 if TYPE_CHECKING:
@@ -209,6 +209,14 @@ def render(
             help="Render the rests at the end of a file, too, and a file of rests as silence.",
         ),
     ] = False,
+    max_hours: Annotated[
+        float,
+        typer.Option(
+            metavar="HOURS",
+            callback=_positive,
+            help="Longest sound that a song may have. Longer ones are refused; with 25, none is.",
+        ),
+    ] = MAX_HOURS,
     gain: Annotated[
         float | None,
         typer.Option(
@@ -364,6 +372,7 @@ def render(
         duration=duration,
         tail=tail,
         to_end_of_track=to_end_of_track,
+        max_hours=max_hours,
     )
     settings = Settings(ModelChoice(model, vocoder, device, dtype), options, encoding, batch_size)
     if engine == "local" and (ray_address or ray_workers or ray_cores):

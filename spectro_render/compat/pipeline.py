@@ -34,11 +34,13 @@ from spectro_render.constants import MAX_TOKENS, N_MELS, WINDOW_FRAMES
 from spectro_render.diffusion import Predict, guide
 from spectro_render.errors import TokenError
 from spectro_render.mel import from_model, to_model
+from spectro_render.midi.length import check_length
 from spectro_render.midi.read import Source, as_score
 from spectro_render.network.model import Memory
+from spectro_render.options import MAX_HOURS
 from spectro_render.tokens.read import detokenize
 from spectro_render.tokens.vocabulary import PAD, TokenWindow, Vocabulary
-from spectro_render.tokens.write import tokenize
+from spectro_render.tokens.write import TokenWindows
 from spectro_render.vocoder.harmonic_map import map_notes
 
 Callback: TypeAlias = Callable[[int, Any, Tensor], object]  # step, timestep, mel on [-1, 1]
@@ -51,14 +53,20 @@ OUTPUT_TYPES = ("np", "numpy", "mel")
 class MidiProcessor:
     """Turns MIDI into the note ids that the published models read."""
 
-    def __call__(self, midi: Source) -> list[list[int]]:
+    def __call__(self, midi: Source, *, max_hours: float = MAX_HOURS) -> list[list[int]]:
         """Convert MIDI to the ids of each window of 5.12 s, padded with 0 to 2048.
 
         Takes a MIDI file's path, its bytes, an open file, a Score, a NoteSequence or a PrettyMIDI.
-        Raises MidiError for a file that cannot be read or holds no notes.
+        Raises MidiError for a file that cannot be read, holds no notes or lasts for more than
+        `max_hours` hours. An hour takes 12 MB.
         """
-        windows = tokenize(as_score(midi), Vocabulary())
-        return [[*window.ids, *[PAD] * (MAX_TOKENS - len(window.ids))] for window in windows]
+        score, vocabulary = as_score(midi), Vocabulary()
+        check_length(score.duration, max_hours)
+        numbers = tuple(range(vocabulary.size))  # each once: an id takes 8 bytes instead of 36
+        return [
+            [*map(numbers.__getitem__, window.ids), *[PAD] * (MAX_TOKENS - len(window.ids))]
+            for window in TokenWindows(score, vocabulary)
+        ]
 
 
 class AudioPipelineOutput(dict[str, npt.NDArray[np.float32]]):

@@ -18,9 +18,9 @@ from spectro_render.evaluation.measures import Measure, Measures
 from spectro_render.evaluation.onsets import onsets_at_borders
 from spectro_render.evaluation.sources import ModelOutput, Reference, Subject
 from spectro_render.evaluation.transcription import note_f1, played_notes
+from spectro_render.midi.length import sounding_seconds
 from spectro_render.midi.read import read_midi
 from spectro_render.midi.score import Score, section
-from spectro_render.tokens.write import sounding_seconds
 
 
 @dataclass(frozen=True, eq=False)

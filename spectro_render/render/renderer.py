@@ -20,8 +20,9 @@ from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
 from spectro_render.diffusion import check_sampling, noise_source
 from spectro_render.errors import OptionError
 from spectro_render.mel import from_model, to_model
+from spectro_render.midi.length import least_seconds, part_to_render, sounding_seconds
 from spectro_render.midi.read import Source, as_score
-from spectro_render.midi.score import Score, section
+from spectro_render.midi.score import Score
 from spectro_render.network.curves import DRUM_KIT, NoteCurves
 from spectro_render.network.device import (
     check_dtype,
@@ -35,7 +36,7 @@ from spectro_render.options import OnProgress, Progress, RenderOptions, Sampling
 from spectro_render.render.song import Ending, Song, SongSound, WindowCursor
 from spectro_render.report import Reporter, count
 from spectro_render.tokens.vocabulary import PAD, TokenWindow
-from spectro_render.tokens.write import TokenWindows, song_windows, sounding_seconds
+from spectro_render.tokens.write import TokenWindows, song_windows
 from spectro_render.vocoder.harmonic_map import map_notes
 
 # Tables of notes are padded to a multiple of this number of rows. Matrix products with fewer rows
@@ -111,8 +112,9 @@ class Renderer:
         """Render a score, or a MIDI file (a path, its bytes or an open file): mono, 16 kHz.
 
         A note_seq.NoteSequence and a pretty_midi.PrettyMIDI are rendered, too. `overrides` are
-        fields of RenderOptions. Raises MidiError if the file cannot be read, OptionError for
-        options that are impossible or that this model does not have.
+        fields of RenderOptions. Raises MidiError if the file cannot be read or would sound for more
+        than `max_hours` hours (3), OptionError for options that are impossible or that this model
+        does not have.
         """
         parts = self.stream(
             source,
@@ -158,15 +160,15 @@ class Renderer:
         """
         options = replace(options or RenderOptions(), **overrides)  # type: ignore[arg-type]
         sampling = self.sampling(options)
-        with_rests = options.to_end_of_track
-        score = as_score(source, allow_rests=with_rests)
-        score = section(score, options.start, options.duration, with_rests=with_rests)
+        score = as_score(source, allow_rests=options.to_end_of_track)
+        score = part_to_render(score, options)
         windows = self.windows(score, options)
         ending = self._ending(score, options, len(windows))
         # Without velocities, no note is softer for the loudest one's sake.
         gain = self.gain(options) + (score.gain if self.vocabulary.velocity_bins > 1 else 0.0)
         fades = score.fades if score.notes else ((0.0, 0.0),)  # rests are silent
-        notes = self.vocoder_notes(score)
+        # What is left out of the mel would draw partials where there are none, and take time.
+        notes = self.vocoder_notes(replace(score, notes=tuple(windows.with_room(score.notes))))
         vocoder = self.checkpoint.vocoder
         sound = SongSound(vocoder, gain, ending, live=live, notes=notes, fades=fades)
         return Song(self._cursor(windows), sampling, sound, windows.dropped)
@@ -222,13 +224,11 @@ class Renderer:
     def windows(self, score: Score, options: RenderOptions | None = None) -> TokenWindows:
         """The token windows that a score is rendered from; see `song_windows`."""
         options = options or RenderOptions()
-        return song_windows(
-            score, self.vocabulary, options.duration, _least_seconds(score, options)
-        )
+        return song_windows(score, self.vocabulary, options.duration, least_seconds(score, options))
 
     def _ending(self, score: Score, options: RenderOptions, windows: int) -> Ending:
         """Where a song of `windows` windows ends. Published models render no more than these."""
-        least = sounding_seconds(score, options.duration, _least_seconds(score, options))
+        least = sounding_seconds(score, options.duration, least_seconds(score, options))
         least = min(least, windows * WINDOW_SECONDS)
         may_ring_on = options.tail is None and score.notes and not self.vocabulary.is_published
         most = max(least, score.duration + MAX_TAIL_SECONDS) if may_ring_on else least
@@ -396,13 +396,3 @@ def _as_memory_error(error: Exception) -> Exception:
     """A MemoryError for PyTorch's errors that mean it, which are RuntimeErrors; others stay."""
     is_one = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
     return MemoryError(str(error)) if is_one else error
-
-
-def _least_seconds(score: Score, options: RenderOptions) -> float | None:
-    """The shortest length of a song's sound; None for the usual length."""
-    if options.tail is None and not options.to_end_of_track:
-        return None
-    least = sounding_seconds(score) if options.tail is None else score.duration + options.tail
-    if not options.to_end_of_track:
-        return least
-    return max(least, score.end_of_tracks) if score.notes else score.end_of_tracks

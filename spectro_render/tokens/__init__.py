@@ -27,12 +27,12 @@ A window that would exceed 2048 ids drops notes, each one whole: onset, offset a
 began in earlier windows stay, then the loudest, then the longest; equals are thinned evenly.
 """
 
+from spectro_render.midi.length import sounding_seconds
 from spectro_render.tokens.read import detokenize, window_notes
 from spectro_render.tokens.vocabulary import EOS, PAD, UNK, TokenWindow, Vocabulary, WindowNote
 from spectro_render.tokens.write import (
     TokenWindows,
     song_windows,
-    sounding_seconds,
     tokenize,
 )
 

@@ -42,7 +42,7 @@ class Event(NamedTuple):
 SOUND_OF = attrgetter("sound")  # of an event
 
 
-def _step(seconds: float) -> int:
+def step_of(seconds: float) -> int:
     """The nearest 10 ms step, halves to even."""
     return round(seconds * STEPS_PER_SECOND)
 
@@ -65,8 +65,8 @@ def _sound(note: Note, start: float, end: float, vocabulary: Vocabulary) -> Soun
 
 
 def _grid_sound(note: Note, vocabulary: Vocabulary) -> Sound:
-    onset = _step(note.start)
-    offset = max(_step(note.end), onset + 1)
+    onset = step_of(note.start)
+    offset = max(step_of(note.end), onset + 1)
     sound = _sound(note, onset / STEPS_PER_SECOND, offset / STEPS_PER_SECOND, vocabulary)
     return sound._replace(program=0) if note.is_drum else sound
 
@@ -105,7 +105,7 @@ def to_events(sounds: Sequence[Sound]) -> list[Event]:
 
 
 def _event(index: int, sound: Sound, seconds: float, velocity_bin: int) -> Event:
-    return Event(_step(seconds), index, sound.is_drum, sound.program, sound.pitch, velocity_bin)
+    return Event(step_of(seconds), index, sound.is_drum, sound.program, sound.pitch, velocity_bin)
 
 
 def split_events(

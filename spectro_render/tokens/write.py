@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -21,9 +22,17 @@ from spectro_render.constants import (
     WINDOW_SAMPLES,
     WINDOW_SECONDS,
 )
+from spectro_render.midi.length import sounding_seconds
 from spectro_render.midi.read import as_score
-from spectro_render.midi.score import Score
-from spectro_render.tokens.events import Event, Sound, split_events, to_events, to_sounds
+from spectro_render.midi.score import Note, Score
+from spectro_render.tokens.events import (
+    Event,
+    Sound,
+    split_events,
+    step_of,
+    to_events,
+    to_sounds,
+)
 from spectro_render.tokens.fit import GoingOn, Page, fit_page, hold, in_order, without_sounds
 from spectro_render.tokens.vocabulary import EOS, TokenWindow, Vocabulary
 
@@ -31,7 +40,6 @@ if TYPE_CHECKING:
     from note_seq.protobuf.music_pb2 import NoteSequence
     from pretty_midi import PrettyMIDI
 
-TAIL_SECONDS = 2.5  # rendered at least after the last note has ended, as in training
 _MOST_IDS = 4  # of an event: shift, program, velocity, pitch; a tie has no shift
 
 
@@ -57,6 +65,7 @@ class TokenWindows(Sequence[TokenWindow]):
         for events in windows:
             self._events.extend(map(_pack, without_sounds(dropped, events)))
             self._ends.append(len(self._events))
+        self._left_out = array("q", sorted({_key(sounds[i], sounds[i].program) for i in dropped}))
         self._ties_end = _ties_end(windows, vocabulary)
         self._count = len(windows)
         self._dropped = Counter(dropped.values())
@@ -71,6 +80,19 @@ class TokenWindows(Sequence[TokenWindow]):
     def dropped(self) -> dict[int, int]:
         """How many notes did not fit, by the index of the window that had no room for them."""
         return {i: count for i, count in sorted(self._dropped.items()) if i < self._count}
+
+    def with_room(self, notes: Iterable[Note]) -> list[Note]:
+        """Those of the score's notes that some window has room for; the others are left out."""
+        left_out = self._left_out
+        if not left_out:
+            return list(notes)
+        classes, last = self._vocabulary.program_class, len(left_out) - 1
+
+        def has_room(note: Note) -> bool:
+            key = _key(note, classes(note.program))
+            return left_out[bisect_left(left_out, key, hi=last)] != key
+
+        return list(filter(has_room, notes))
 
     def __len__(self) -> int:
         return self._count
@@ -144,17 +166,6 @@ def song_windows(
     return windows
 
 
-def sounding_seconds(
-    score: Score, duration: float | None = None, least: float | None = None
-) -> float:
-    """The length of a rendered song in seconds, with the end of its sound; at most `duration`.
-
-    That is `least` seconds, by default until TAIL_SECONDS after the last note.
-    """
-    seconds = score.duration + TAIL_SECONDS if least is None else least
-    return seconds if duration is None else min(seconds, duration)
-
-
 def _sounds_without_room(
     windows: Sequence[list[Event]], sounds: Sequence[Sound], vocabulary: Vocabulary
 ) -> dict[int, int]:
@@ -192,6 +203,12 @@ def _ties_end(windows: Sequence[list[Event]], vocabulary: Vocabulary) -> float:
     if not vocabulary.is_published:
         return math.inf
     return next((events[-1].step for events in reversed(windows) if events), math.inf)
+
+
+def _key(sound: Sound | Note, program: int) -> int:
+    """What tells a sound from others: its step, and which drum, or which program and pitch."""
+    kind = 0 if sound.is_drum else program
+    return _pack(Event(step_of(sound.start), -1, sound.is_drum, kind, sound.pitch, 0))
 
 
 def _pack(event: Event) -> int:

@@ -19,9 +19,9 @@ import soxr
 
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import SpectroRenderError
+from spectro_render.midi.length import TAIL_SECONDS
 from spectro_render.midi.notes import DRUM_CHANNEL
 from spectro_render.midi.score import Note, Score
-from spectro_render.tokens.write import TAIL_SECONDS
 
 SYNTH_RATE = 48_000  # Hz
 GAIN = 0.2  # FluidSynth's own default; no real file passes log-mel 4.0 at this level

@@ -37,6 +37,8 @@ STEPS = 256  # of the table of the lobe, between two zeros
 LOWEST_HZ, HIGHEST_HZ = 20.0, 7990.0
 LOBE_HZ = SAMPLE_RATE / (2 * WIN_LENGTH)  # from a line to the first zeros: twice as much
 SCATTER = 7.123456  # turns per Hz: the start phases of lines differ, or they would make a pulse
+MOST_PAIRS = 1 << 17  # of notes and frames, which are mapped at once: about 2 kB each
+REACH = 2  # frames before and after on which a frame of the map depends
 SMEAR = (0.12, 0.76, 0.12)  # share of the neighbouring frames' power under a window twice as long
 FAINT = 1e-6  # magnitude expected where nothing sounds
 
@@ -124,8 +126,38 @@ def harmonic_map(log_mel: Tensor, notes: Tensor, table: LineTable, bins: int) ->
     """The map for a natural log-mel (T, 128) and its notes (N, 5), for an STFT with K bins.
 
     The mel must start at a multiple of SEGMENT frames of the whole one. A frame of the map depends
-    on the mel in its segment, and on two frames before and after the frame; so do notes.
+    on the mel in its segment, and on two frames before and after the frame; so do notes. Where many
+    notes sound, it is made segment by segment, so that memory does not grow with their number
+    times the length.
     """
+    length = len(log_mel)
+    piece = _frames_at_once(notes, table, length)
+    if piece >= length:
+        return _map_of_piece(log_mel, notes, table, bins, 0)
+    maps = []
+    for begin in range(0, length, piece):
+        first, end = max(0, begin - REACH), min(begin + piece, length)
+        last = min(end + REACH, length)
+        known = notes_between(notes, first, last)
+        mapped = _map_of_piece(log_mel[first:last], known, table, bins, first % SEGMENT)
+        maps.append(HarmonicMap(*(part[begin - first : end - first] for part in mapped)))
+    return HarmonicMap(*map(torch.cat, zip(*maps, strict=True)))
+
+
+def _frames_at_once(notes: Tensor, table: LineTable, length: int) -> int:
+    """So many frames, whole segments, that the notes of each make no more than MOST_PAIRS."""
+    first, counts = _spans(notes, table, length)
+    changes = torch.zeros(length + 1, dtype=torch.long)
+    changes.index_add_(0, first, torch.ones_like(first))
+    changes.index_add_(0, first + counts, -torch.ones_like(first))
+    most = max(1, int(changes.cumsum(0).max()))  # notes in a frame
+    return max(MOST_PAIRS // most // SEGMENT, 1) * SEGMENT
+
+
+def _map_of_piece(
+    log_mel: Tensor, notes: Tensor, table: LineTable, bins: int, place: int
+) -> HarmonicMap:
+    """The harmonic map, made at once; `place` is that of the first frame in its segment."""
     length, mel = len(log_mel), log_mel.exp()
     pairs, lines, noise = _expected(notes, table, length)
     cents = log_mel.new_zeros(len(pairs[0]))
@@ -140,9 +172,20 @@ def harmonic_map(log_mel: Tensor, notes: Tensor, table: LineTable, bins: int) ->
     spread = _spread(lines, bins, 2 * WIN_LENGTH)
     drawn = _draw(lines, spread, length, bins).sqrt()
     noisy = 2**0.5 * _noise_spectrum(noise, bins) * gain
-    turns = _turns(lines, cents, *pairs, notes[:, 3])
+    turns = _turns(lines, cents, *pairs, notes[:, 3], place)
     partials = _draw_phases(lines, spread, turns, length, bins) / drawn.clamp(min=FAINT)
     return HarmonicMap(_smear(2 * drawn * gain), _smear(noisy), partials)
+
+
+def _spans(notes: Tensor, table: LineTable, length: int) -> tuple[Tensor, Tensor]:
+    """The first frame of each note, and in how many it is loud enough to matter: (N,), int64."""
+    program, pitch, _, onset, offset = notes.unbind(1)
+    source = source_of(program.long(), pitch.long())
+    offset = torch.where(program == DRUM_KIT, torch.inf, offset)
+    first = (onset.floor() - 1).clamp(0, length).long()
+    faded = onset + LONGEST * table.decay[source]
+    last = torch.minimum(offset + LONGEST * table.release[source], faded) + 1
+    return first, (last.ceil().clamp(0, length).long() - first).clamp(min=0)
 
 
 def _expected(
@@ -153,10 +196,8 @@ def _expected(
     velocity, onset, offset = notes[:, 2:].unbind(1)
     source = source_of(program, pitch)
     decay, release = table.decay[source], table.release[source]
-    first = (onset.floor() - 1).clamp(0, length).long()
     offset = torch.where(program == DRUM_KIT, torch.inf, offset)
-    last = torch.minimum(offset + LONGEST * release, onset + LONGEST * decay) + 1
-    counts = (last.ceil().clamp(0, length).long() - first).clamp(min=0)
+    first, counts = _spans(notes, table, length)
     note = torch.repeat_interleave(torch.arange(len(notes)), counts)
     frame = torch.arange(len(note))
     frame = frame - (counts.cumsum(0) - counts)[note] + first[note]
@@ -253,7 +294,9 @@ def _draw_phases(
     return torch.complex(real, imaginary)
 
 
-def _turns(lines: _Lines, cents: Tensor, note: Tensor, frame: Tensor, onset: Tensor) -> Tensor:
+def _turns(
+    lines: _Lines, cents: Tensor, note: Tensor, frame: Tensor, onset: Tensor, place: int
+) -> Tensor:
     """The phases (P,) of lines, in turns: steady from each note's onset, and as the lines move.
 
     How far a line has moved is summed within segments of SEGMENT frames only. The sum is bent so
@@ -261,7 +304,7 @@ def _turns(lines: _Lines, cents: Tensor, note: Tensor, frame: Tensor, onset: Ten
     so phases join, and those of a segment depend on no earlier one.
     """
     off = 2 ** (cents.double() / 1200) - 1  # (Q,): relative to the nominal frequency
-    segment = frame // SEGMENT
+    segment = (frame + place) // SEGMENT
     begins = torch.ones_like(frame, dtype=torch.bool)
     begins[1:] = (note[1:] != note[:-1]) | (segment[1:] != segment[:-1])
     number = begins.cumsum(0) - 1  # of each run of frames of a note in a segment
@@ -281,7 +324,7 @@ def _turns(lines: _Lines, cents: Tensor, note: Tensor, frame: Tensor, onset: Ten
     age = (frame + 1 - onset[note]) / FRAME_RATE
     over = nominal * whole[pair]
     over = over - over.round()
-    share = (frame - segment * SEGMENT)[pair] / SEGMENT
+    share = (frame + place - segment * SEGMENT)[pair] / SEGMENT
     turns = nominal * (age[pair] + summed[pair]) - over * share
     return ((turns + nominal * SCATTER) % 1).to(lines.level)
 
