@@ -30,6 +30,20 @@ def hz_to_mel(hz: Tensor) -> Tensor:
     return 1127.0 * torch.log1p(hz / 700.0)
 
 
+def band_of(hz: Tensor) -> Tensor:
+    """The mel band whose centre lies at a frequency in Hz, with a fraction; any shape."""
+    return hz_to_mel(hz) / _mels_between_bands() - 1
+
+
+def band_centres() -> Tensor:
+    """The centre frequencies of the mel bands in Hz, (128,)."""
+    return 700.0 * torch.expm1((torch.arange(N_MELS) + 1) * _mels_between_bands() / 1127.0)
+
+
+def _mels_between_bands() -> float:
+    return float(hz_to_mel(torch.tensor(MEL_MAX_HZ))) / (N_MELS + 1)
+
+
 @lru_cache(maxsize=1)
 @torch.inference_mode(False)  # training may use the cached tensor after inference made it
 def hann_window() -> Tensor:

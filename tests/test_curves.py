@@ -182,7 +182,7 @@ def test_buffers_that_point_beyond_the_vectors_are_refused(
     model = SpectrogramModel(curves_config())
     (network,) = (part for part in model.modules() if isinstance(part, NoteCurves))
     getattr(network, name).view(-1)[0] = value
-    save_model(tmp_path / "model", model)
+    save_model(tmp_path / "model", model, dtype="float32")
     with pytest.raises(WeightsCorrupt):
         load_model(resolve_model(str(tmp_path / "model")))
 

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from spectro_render.checkpoints import load_checkpoint
+from spectro_render.checkpoints.load import save_model
 from spectro_render.cli.app import run
 from spectro_render.constants import N_MELS, WINDOW_FRAMES, WINDOW_SAMPLES, WINDOW_SECONDS
 from spectro_render.diffusion import alpha, learning_target, sigma
@@ -23,12 +24,13 @@ from spectro_render.mel import log_mel
 from spectro_render.midi.length import TAIL_SECONDS
 from spectro_render.midi.score import Note, Score
 from spectro_render.network.build import make_model
+from spectro_render.network.curves import DRUM_KIT, SILENT, STEPS_PER_FRAME, NoteCurves
 from spectro_render.network.frames import note_table
 from spectro_render.network.model import SpectrogramModel
 from spectro_render.network.presets import autoregressive
 from spectro_render.tokens.vocabulary import Vocabulary, WindowNote
 from spectro_render.tokens.write import tokenize
-from spectro_render.training import compose, synth
+from spectro_render.training import compose, notes, synth
 from spectro_render.training import objective as objective_module
 from spectro_render.training.compose import (
     excerpt,
@@ -39,6 +41,7 @@ from spectro_render.training.compose import (
     single_notes,
     vary,
 )
+from spectro_render.training.curves import CurveOptions, CurveTrainer
 from spectro_render.training.data import (
     PIECE_WINDOWS,
     CacheSpec,
@@ -57,7 +60,7 @@ from spectro_render.training.diffusion import (
     optimizers,
     rate_factor,
 )
-from spectro_render.training.export import export
+from spectro_render.training.export import export, trained_transformer
 from spectro_render.training.muon import Muon, orthogonalise
 from spectro_render.training.objective import (
     Denoising,
@@ -66,13 +69,15 @@ from spectro_render.training.objective import (
     make_objective,
     stratified_times,
 )
-from spectro_render.training.stages import train_model_vocoder
+from spectro_render.training.soundfont import RecordingMap, read_recordings
+from spectro_render.training.stages import train_diffusion, train_model_vocoder, with_recordings
 from spectro_render.training.vocoder import VocoderOptions
 from spectro_render.vocoder.melgan import MelGAN
 from tests.support.toys import toy_config
 
 TINY = toy_config(width=16, head_width=8, level_width=32)
 CPU = torch.device("cpu")
+CURVES = {"draft": "curves", "curve_width": 8, "curve_hidden": 16, "latent_width": 4}
 
 
 def write_shard(folder: Path, name: str = "shard-00000", windows: int = 8) -> None:
@@ -229,6 +234,29 @@ class TestRenderedData:
         assert [x.tolist() for x in ids] == [list(w.ids) for w in windows[:PIECE_WINDOWS]]
         whole = log_mel(tensors["samples"].flatten())
         assert torch.allclose(tensors["mel"].flatten(0, 1).float(), whole, atol=0.01)
+
+    def test_single_notes_are_played_and_cut_out(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plan = notes._Plan(tmp_path, Vocabulary(32, "full"), 0.05, 0)
+        monkeypatch.setattr(notes, "_plan", plan, raising=False)
+        monkeypatch.setattr(notes, "_synthesizer", synth.Synthesizer(), raising=False)
+        for program in (0, DRUM_KIT):
+            assert notes._write_shard(program) == plan.path(program)
+        mels, rows = notes.read_notes(tmp_path)
+        assert len(mels) == rows[:, 5].sum() and set(rows[:, 0].tolist()) == {0, DRUM_KIT}
+        recordings = read_recordings(synth.find_soundfont(), 32)
+        played = recordings.recording[rows[:, 0], rows[:, 1], rows[:, 2]] != SILENT
+        heard = 0
+        for program, _, _, onset, steps, frames, first in rows[played].tolist():
+            level = mels[first : first + frames].float().exp().square().sum(1)
+            begin = onset // STEPS_PER_FRAME
+            assert frames == begin + -(-steps // STEPS_PER_FRAME) + 1 + notes.REST_FRAMES
+            # Cymbals ring into the next hit; others are soft, or too low or high for the mel.
+            if program != DRUM_KIT and level.max() > 0.01:
+                heard += 1
+                assert level[: begin - 1].max() < 0.01 * level[begin : begin + 10].max()
+        assert heard > 10
 
 
 class TestData:
@@ -591,6 +619,55 @@ class TestExport:
         assert torch.equal(given["drawn"], expected)
         assert expected.shape == (len(windows) - 1, 256, 128)
         assert expected.float().std() > 0.1
+
+    def test_a_transformer_begins_with_the_curves_of_its_work_folder(
+        self, cache: Path, tmp_path: Path
+    ) -> None:
+        for name in ("train", "valid"):
+            (tmp_path / name).symlink_to(cache)
+        options = TrainingOptions(steps=2, batch_size=4, check_every=2)
+        config = toy_config(
+            **CURVES, recordings=5, recorded_frames=15, width=16, head_width=8, level_width=32
+        )
+        with pytest.raises(SpectroRenderError, match="is missing; run the notes stage first"):
+            train_diffusion(tmp_path, config, options, CPU)
+        maps = RecordingMap(
+            recording=torch.zeros(129, 128, 33),
+            ratio=torch.ones(129, 128, 33),
+            frames=torch.full((3,), 20.0),
+            loop_start=torch.zeros(3),
+            loop_length=torch.zeros(3),
+        )
+        known = with_recordings(config, maps)
+        curves = CurveTrainer(known, maps, CurveOptions(steps=1), tmp_path / "curves", CPU)
+        curves.save()
+        train_diffusion(tmp_path, config, options, CPU)
+        model, steps = trained_transformer(tmp_path)
+        assert steps == 2 and model.config == known
+        (learned,) = (part for part in model.modules() if isinstance(part, NoteCurves))
+        for name, weights in curves.average.weights.items():
+            assert learned.state_dict()[name].equal(weights), name
+
+        # A run that goes on, or starts from a model with curves, needs no others.
+        (tmp_path / "curves" / "checkpoint.pt").unlink()
+        train_diffusion(tmp_path, config, replace(options, steps=3), CPU)
+        assert trained_transformer(tmp_path)[1] == 3
+        save_model(tmp_path / "model", model)
+        (tmp_path / "diffusion" / "checkpoint.pt").unlink()
+        train_diffusion(tmp_path, config, options, CPU, str(tmp_path / "model"))
+        assert trained_transformer(tmp_path)[0].config == known
+
+    def test_a_model_without_curves_is_no_start_for_one_with_them(
+        self, cache: Path, tmp_path: Path
+    ) -> None:
+        for name in ("train", "valid"):
+            (tmp_path / name).symlink_to(cache)
+        save_model(tmp_path / "model", SpectrogramModel(TINY))
+        config = toy_config(
+            **CURVES, recordings=5, recorded_frames=15, width=16, head_width=8, level_width=32
+        )
+        with pytest.raises(OptionError, match="belong to another network"):
+            train_diffusion(tmp_path, config, TrainingOptions(), CPU, str(tmp_path / "model"))
 
     def test_says_what_is_missing(self, tmp_path: Path) -> None:
         with pytest.raises(

@@ -220,13 +220,17 @@ def require(path: Path) -> None:
 def write_part(folder: Path, config: Json, tensors: Mapping[str, Tensor], dtype: str) -> None:
     """Write a folder with a configuration and with tensors in the number format `dtype`.
 
-    Raises WeightsError for a tensor that is not finite in that format, and OSError.
+    A tensor of whole numbers that this format would round, such as numbers of recordings, stays in
+    float32. Raises WeightsError for a tensor that is not finite in that format, and OSError.
     """
     import torch
 
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        stored[name] = tensor.detach().to("cpu", getattr(torch, dtype)).contiguous()
+        exact = tensor.detach().cpu()
+        stored[name] = exact.to(getattr(torch, dtype)).contiguous()
+        if exact.equal(exact.round()) and not stored[name].to(exact).equal(exact):
+            stored[name] = exact.float().contiguous()
         if not is_finite(stored[name]):
             message = f"{name} is not finite in {dtype}: {folder.name} cannot be saved"
             raise WeightsError(message, "choose a wider number format, or an earlier checkpoint")

@@ -19,17 +19,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spectro_render.constants import (
-    MEL_MAX_HZ,
+    FRAME_RATE,
     N_MELS,
+    STEPS_PER_SECOND,
     STEPS_PER_WINDOW,
     WINDOW_FRAMES,
 )
-from spectro_render.mel import hz_to_mel
+from spectro_render.mel import band_centres, band_of
 from spectro_render.network.config import ModelConfig
 
 DRUM_KIT = 128  # the program number after the last of General MIDI
 KEYS = 128
-STEPS_PER_FRAME = 2
+STEPS_PER_FRAME = STEPS_PER_SECOND // FRAME_RATE
 SILENT = -1  # in the table of recordings: a key that plays none
 LEAD = 2  # steps before a note's onset or end at which a frame's 40 ms begin to show it
 AGES = 1024  # steps: a note does not change any more when it has sounded for so long
@@ -45,6 +46,8 @@ LOWEST, HIGHEST = -15.0, 6.0  # limits of a note's natural log-mel
 PAIRS_AT_ONCE = 2048  # so that what is computed in between stays in the processor's cache
 
 SHORTEST_LOOP = 8.0  # steps: what repeats faster than 80 ms does not move from frame to frame
+MOST_SPEED = 1e4  # of a recording; far more than six octaves
+LAST_STEP = 1e6  # of a recording: hours
 OCTAVES = 4  # by which a recording is played faster or slower at most
 TUNINGS = 60  # in an octave, for which the shift of the mel bands is tabulated
 
@@ -108,10 +111,10 @@ class NoteCurves(nn.Module):
         self.register_buffer("loop_length", torch.zeros(config.recordings))
 
         if not self.age.is_meta:  # there, arithmetic would import a compiler, for a second
-            self._begin(config)
+            self._initialise(config)
 
     @torch.no_grad()
-    def _begin(self, config: ModelConfig) -> None:
+    def _initialise(self, config: ModelConfig) -> None:
         """Set the numbers to begin with; all recordings have vectors, but no loops."""
         self.age.copy_(_time_features(*self.age.shape))
         self.rest.copy_(0.3 * _time_features(*self.rest.shape))
@@ -140,10 +143,11 @@ class NoteCurves(nn.Module):
             raise ValueError(f"the recordings do not have {vectors} vectors, at least 2 each")
         if not ((self.recording >= SILENT) & (self.recording < recordings)).all():
             raise ValueError(f"keys name recordings that are not among its {recordings}")
-        if not (
-            (self.ratio > 0) & (self.loop_start >= 0).all() & (self.loop_length >= 0).all()
-        ).all():
-            raise ValueError("speeds and loops of its recordings must not be negative")
+        if not ((self.ratio > 0) & (self.ratio < MOST_SPEED)).all():
+            raise ValueError(f"the speeds of its recordings are not between 0 and {MOST_SPEED:g}")
+        for places in (self.loop_start, self.loop_length):
+            if not ((places >= 0) & (places < LAST_STEP)).all():
+                raise ValueError(f"loops of its recordings are not within {LAST_STEP:g} steps")
 
     def forward(self, table: Tensor, is_settled: Tensor) -> tuple[Tensor, Tensor]:
         """Notes (B, N, 6) -> mel power (B, 1 + T, M), and that of settled notes in frame 0.
@@ -159,7 +163,8 @@ class NoteCurves(nn.Module):
             part = self.key.weight.new_zeros(1, N_MELS)
             # Rows of padding are left out, as their number depends on the other windows.
             rows, settled = rows[rows[:, 0] >= 0], settled[rows[:, 0] >= 0]
-            is_heard = self.recording[rows[:, 1], rows[:, 0], rows[:, 2]] > SILENT
+            pitch, program, velocity = rows[:, :3].unbind(1)
+            is_heard = ~self.are_silent(program, pitch, velocity)
             rows, settled = rows[is_heard], settled[is_heard]
             note, frame, age, rest = sounding(rows)
             if len(note):
@@ -174,9 +179,9 @@ class NoteCurves(nn.Module):
             parts.append(part)
         return torch.stack(totals), torch.stack(parts)
 
-    def is_silent(self, program: int, pitch: int, velocity_bin: int) -> bool:
-        """Whether a key, of a program or of DRUM_KIT, has no recording, so that it is not heard."""
-        return bool(self.recording[program, pitch, velocity_bin] == SILENT)
+    def are_silent(self, program: Tensor, pitch: Tensor, velocity: Tensor) -> Tensor:
+        """Which notes (N,) play no recording, and are not heard; see `log_mels`."""
+        return self.recording[program, pitch, velocity] == SILENT
 
     def log_mels(
         self, program: Tensor, pitch: Tensor, velocity: Tensor, note: Tensor, time: Tensor
@@ -282,6 +287,4 @@ def _time_features(steps: int, width: int) -> Tensor:
 def _shifted_bands() -> Tensor:
     """For each tuning, the band with a fraction where each band's centre lies in the recording."""
     ratios = torch.exp2(torch.arange(-OCTAVES * TUNINGS, OCTAVES * TUNINGS + 1) / TUNINGS)
-    width = float(hz_to_mel(torch.tensor(MEL_MAX_HZ))) / (N_MELS + 1)
-    centres = 700 * torch.expm1((torch.arange(N_MELS) + 1) * width / 1127)
-    return (hz_to_mel(centres / ratios[:, None]) / width - 1).clamp(0, N_MELS - 1.001)
+    return band_of(band_centres() / ratios[:, None]).clamp(0, N_MELS - 1.001)

@@ -24,13 +24,12 @@ from spectro_render.constants import (
     WINDOW_FRAMES,
 )
 from spectro_render.network.config import ModelConfig
-from spectro_render.network.curves import DRUM_KIT, NoteCurves
+from spectro_render.network.curves import DRUM_KIT, TIED_AGE, NoteCurves
 from spectro_render.tokens.vocabulary import WindowNote
 
 NOTE_FIELDS = 6  # pitch, program, velocity bin, tied, onset step, offset step
 PAD_NOTE = -1  # in the pitch field of a row that is no note
 
-TIED_AGE = 60.0  # frames for which a tied note of unknown onset is assumed to have sounded
 HELD = 1e4  # frames: the offset of a note that sounds beyond the window, or of a drum
 ENVELOPES = 11
 # A window's last frame shows notes of the next window that begin before this step, by the first of
@@ -146,7 +145,7 @@ def envelopes(table: Tensor) -> Tensor:
     """
     frames_per_step = FRAME_RATE / STEPS_PER_SECOND
     is_note, tied, onset, offset = (table[..., k].unsqueeze(-2) for k in (0, 3, 4, 5))  # (B, 1, N)
-    start = torch.where(tied == 1, -TIED_AGE, onset * frames_per_step)
+    start = torch.where(tied == 1, -TIED_AGE * frames_per_step, onset * frames_per_step)
     end = torch.where(offset >= STEPS_PER_WINDOW, HELD, offset * frames_per_step)
     centre = torch.arange(WINDOW_FRAMES + 1, device=table.device, dtype=torch.float32)[:, None]
 

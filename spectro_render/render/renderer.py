@@ -300,11 +300,22 @@ class Renderer:
         if curves is None:
             return ()
         words = self.vocabulary
-        found: Counter[tuple[bool, int]] = Counter()
-        for note in score.notes:
-            program = DRUM_KIT if note.is_drum else words.program_class(note.program)
-            if curves.is_silent(program, note.pitch, words.velocity_bin(note.velocity)):
-                found[note.is_drum, note.program] += 1
+        keys = [
+            (
+                DRUM_KIT if note.is_drum else words.program_class(note.program),
+                note.pitch,
+                words.velocity_bin(note.velocity),
+            )
+            for note in score.notes
+        ]
+        are_silent = curves.are_silent(
+            *torch.tensor(keys, device=self.device).view(-1, 3).unbind(1)
+        )
+        found = Counter(
+            (note.is_drum, note.program)
+            for note, is_silent in zip(score.notes, are_silent.tolist(), strict=True)
+            if is_silent
+        )
         if not found:
             return ()
         from pretty_midi import program_to_instrument_name

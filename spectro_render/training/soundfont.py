@@ -43,7 +43,7 @@ EXTRA_FRAMES = 3  # vectors beyond the described time, for interpolation
 class RecordingMap:
     """The buffers of `NoteCurves`, for V velocity bins and R recordings.
 
-    All are float32 rounded to float16's precision, in which models are stored.
+    All are float32. Speeds and loops are rounded to float16's precision, in which they are stored.
     """
 
     recording: Tensor  # (129, 128, 1 + V), number of the recording
@@ -77,16 +77,20 @@ def read_recordings(path: Path, velocity_bins: int) -> RecordingMap:
     loops: dict[int, tuple[float, float]] = {}
     try:
         for program, zone in _zones(path.read_bytes()):
-            loops[zone.sample] = (
-                zone.loop if zone.loop[1] > zone.loop[0] else loops.get(zone.sample, (0, 0))
+            if zone.loop[1] > zone.loop[0]:
+                loops[zone.sample] = zone.loop
+            if not zone.keys or not zone.velocities:
+                continue
+            softest, loudest = (
+                vocabulary.velocity_bin(velocity)
+                for velocity in (zone.velocities[0], zone.velocities[-1])
             )
-            bins = sorted({vocabulary.velocity_bin(min(v, MAX_VELOCITY)) for v in zone.velocities})
-            for key in zone.keys:
-                semitones = (key - zone.root) * zone.scale / 100 + zone.tuning
-                louder = [b for b in bins if zone.attenuation < quiet[program, key, b]]
-                quiet[program, key, louder] = zone.attenuation
-                samples[program, key, louder] = zone.sample
-                ratios[program, key, louder] = 2 ** (semitones / 12)
+            place = program, slice(zone.keys[0], zone.keys[-1] + 1), slice(softest, loudest + 1)
+            semitones = (torch.tensor(zone.keys) - zone.root) * zone.scale / 100 + zone.tuning
+            is_louder = zone.attenuation < quiet[place]
+            quiet[place] = quiet[place].clamp(max=zone.attenuation)
+            samples[place] = torch.where(is_louder, zone.sample, samples[place])
+            ratios[place] = torch.where(is_louder, 2 ** (semitones[:, None] / 12), ratios[place])
     except (struct.error, KeyError, IndexError) as error:
         raise SpectroRenderError(f"{path} is no soundfont", "name an .sf2 or .sf3 file") from error
     used = torch.unique(samples[samples != SILENT])
@@ -95,7 +99,8 @@ def read_recordings(path: Path, velocity_bins: int) -> RecordingMap:
     start, length = edges[:, 0], (edges[:, 1] - edges[:, 0]).clamp(min=0)
     described = torch.where(length > 0, edges[:, 1], UNLOOPED_STEPS).clamp(max=LONGEST_STEPS)
     frames = (described / STEPS_PER_FRAME).ceil() + EXTRA_FRAMES
-    return RecordingMap(*(x.half().float() for x in (recording, ratios, frames, start, length)))
+    ratios, start, length = (x.half().float() for x in (ratios, start, length))
+    return RecordingMap(recording.float(), ratios, frames, start, length)
 
 
 def _zones(data: bytes) -> Iterator[tuple[int, _Zone]]:
@@ -145,8 +150,8 @@ def _zone(outer: dict[int, int], inner: dict[int, int], sample: tuple[int, ...])
 
 
 def _common(one: int, other: int) -> range:
-    """The values that lie in two ranges."""
-    return range(max(one & 255, other & 255), min(one >> 8, other >> 8) + 1)
+    """The values up to 127 that lie in two ranges."""
+    return range(max(one & 255, other & 255), min(one >> 8, other >> 8, MAX_VELOCITY) + 1)
 
 
 def _bags(

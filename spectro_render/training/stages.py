@@ -115,27 +115,36 @@ def train_diffusion(
     folders = work / "train", work / "valid"
     for folder in folders:
         check_vocabulary(folder, vocabulary)
-    model = None if start_from is None else load_checkpoint(start_from).model
-    curves = None
-    if config.draft == "curves":
-        known = model.config if model is not None else None
-        if known is None:
-            if not (work / CURVES).exists():
-                raise SpectroRenderError(f"{work / CURVES} is missing", "run the notes stage first")
-            curves = torch.load(work / CURVES, map_location="cpu", weights_only=True)
-            known = ModelConfig(**curves["config"])
+    saved, model, known = work / TRANSFORMER, None, config
+    if saved.exists():
+        known = _stored_config(saved)
+    elif start_from is not None:
+        model = load_checkpoint(start_from).model
+        known = model.config
+    elif config.draft == "curves":
+        if not (work / CURVES).exists():
+            raise SpectroRenderError(f"{work / CURVES} is missing", "run the notes stage first")
+        known = _stored_config(work / CURVES)
+    if known.draft == config.draft:  # the soundfont decides how many recordings there are
         config = replace(config, recordings=known.recordings, recorded_frames=known.recorded_frames)
     trainer = Trainer(config, options, work / "diffusion", device)
-    if trainer.checkpoint.exists():
+    if saved.exists():
         trainer.resume()
     elif model is not None:
         trainer.start_from(model)
-    elif curves is not None:
+    elif config.draft == "curves":
+        curves = torch.load(work / CURVES, map_location=device, weights_only=True)
         trainer.start_with(curves["average"])
     windows, held_out = (
         Windows(folder, config.conditioning, config.memory_steps) for folder in folders
     )
     trainer.train(windows, held_out)
+
+
+def _stored_config(checkpoint: Path) -> ModelConfig:
+    """The configuration of the network in a checkpoint, whose weights are not read."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    return ModelConfig(**state["config"])
 
 
 def train_model_vocoder(

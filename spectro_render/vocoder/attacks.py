@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spectro_render.constants import HOP_LENGTH, SAMPLE_RATE
-from spectro_render.mel import mel_matrix
+from spectro_render.mel import band_centres
 
 WINDOW, HOP = 128, 32  # samples: short frames of 8 ms, every 2 ms
 PER_FRAME = HOP_LENGTH // HOP  # short frames in a mel frame's 20 ms
@@ -50,16 +50,15 @@ def sharpen_attacks(samples: Tensor, log_mel: Tensor, onsets: Tensor) -> Tensor:
     )  # (bins, F)
     groups = _groups(torch.linspace(0, SAMPLE_RATE / 2, WINDOW // 2 + 1)).to(samples)
     power = spectrum.abs().square().T @ groups  # (F, G)
-    bands = _groups(_centres()).to(samples)
+    bands = _groups(band_centres()).to(samples)
     mel = (2 * log_mel.float()).exp() @ bands  # (T, G)
 
     earlier = torch.where(before[:, None] >= 0, mel[before.clamp(min=0)], 0.0)
     ratio = (earlier / mel[after]).clamp(LEAST_RATIO, 1.0)  # (K, G)
     middle = (onsets * PER_FRAME).round().long()[:, None]
     last = len(power) - 1
-    soon = power[(middle + torch.arange(*LEVEL, device=samples.device)).clamp(max=last)].mean(
-        1
-    )  # (K, G)
+    settled = middle + torch.arange(*LEVEL, device=samples.device)
+    soon = power[settled.clamp(max=last)].mean(1)  # (K, G)
 
     offsets = torch.arange(-BEFORE, AFTER + 1, device=samples.device)
     crossed = torch.ones(len(offsets), device=samples.device)
@@ -84,10 +83,3 @@ def _groups(hertz: Tensor) -> Tensor:
     """Which of the G groups frequencies (N,) belong to, as a matrix (N, G) of zeros and ones."""
     number = torch.bucketize(hertz, torch.tensor(EDGES))
     return torch.nn.functional.one_hot(number, len(EDGES) + 1).float()
-
-
-def _centres() -> Tensor:
-    """Centre frequencies of the mel bands in Hz, (128,)."""
-    matrix = mel_matrix()
-    bins = torch.linspace(0, SAMPLE_RATE / 2, len(matrix))
-    return (bins @ matrix) / matrix.sum(0).clamp(min=1e-9)
