@@ -204,8 +204,8 @@ class _Step:
 
     begin: float  # seconds
     chain: int  # number of chains that had begun
-    sounding: frozenset[int]  # channels
-    faint: frozenset[int]  # those of them that are not heard before the changes
+    loud: int  # number of the channels that sound and are not faint before the changes
+    ended: Set[int]  # the channels that sound: these, which have just ended, if there are any
     before: dict[int, float] = field(default_factory=dict)  # dB by channel
     after: dict[int, float] = field(default_factory=dict)
     events: list[tuple[float, int, float]] = field(default_factory=list)  # seconds, channel, dB
@@ -232,14 +232,13 @@ def _fades(
     changes = sorted((at, i, c) for c, times in seconds.items() for i, at in enumerate(times))
     for at, place, channel in changes:
         sweep.play_until(at)
+        sweep.change(at, channel, levels[channel].factors[place + 1])
         before, after = map(_decibels, levels[channel].factors[place : place + 2])
         is_turn = step is not None and step.change(channel) * (after - before) < 0
         is_late = step is not None and at - step.begin > _STEP_SECONDS
         if step is None or is_late or is_turn or len(sweep.chains) > step.chain:
             sweep.add(step)
-            sounding = sweep.channels(at)
-            faint = frozenset(c for c in sounding if _is_faint(levels[c], seconds[c], at))
-            step = _Step(at, len(sweep.chains), sounding, faint)
+            step = sweep.begin_step(at)
         step.before.setdefault(channel, before)
         step.after[channel] = after
         step.events.append((at, channel, after - before))
@@ -251,16 +250,28 @@ def _fades(
 
 
 class _Sweep:
-    """Walks through notes in time, and tells which channels sound."""
+    """Walks through notes and changes of level in time, and tells which channels sound.
+
+    Each note and each change takes constant time, however many channels sound: what a step has to
+    know of the moment at which it began is kept only for channels for which it is different now.
+    """
 
     def __init__(self, notes: Sequence[PlayedNote]) -> None:
         self.sounding: Counter[int] = Counter()  # channel -> notes
-        self._last: frozenset[int] = frozenset()  # the channels that sounded before nothing did
-        self.end = -1.0  # seconds: when that was
+        self.end = -1.0  # seconds: when channels last ended
         self.chains: list[_Chain] = []
         starts = [(note.start_seconds, 1, note.channel) for note in notes]
         ends = [(note.end_seconds, 0, note.channel) for note in notes]
         self._events = sorted(starts + ends, reverse=True)  # the next is the last; ends come first
+        self._ended: set[int] = set()  # the channels that ended at `end`
+        self._ended_loud: int | None = None  # how many of them were not faint; None: not counted
+        self._faint: set[int] = set()  # channels, whether they sound or not
+        self._loud = 0  # number of channels that sound and are not faint
+        self._changes: list[tuple[int, bool]] = []  # of faintness, at the time of the last change
+        self._time = -1.0  # of the last change, seconds
+        # When the step began, by channel, where it is different now.
+        self._sounded: dict[int, bool] = {}
+        self._was_faint: dict[int, bool] = {}
 
     def play_until(self, now: float) -> None:
         """Go on to a time: notes that end then have ended, those that start then have not begun."""
@@ -268,27 +279,54 @@ class _Sweep:
             at, is_start, channel = self._events.pop()
             if is_start and not self.sounding:
                 self.chains.append(_Chain(at, self.end, []))
+            sounded = channel in self.sounding
             self.sounding[channel] += 1 if is_start else -1
             if not self.sounding[channel]:
                 if at > self.end:
-                    self._last, self.end = frozenset(self.sounding), at
+                    self._ended, self._ended_loud, self.end = set(), None, at
+                self._ended.add(channel)
                 del self.sounding[channel]
+            if (channel in self.sounding) != sounded:
+                self._sounded.setdefault(channel, sounded)
+                if channel not in self._faint:
+                    self._loud += -1 if sounded else 1
 
-    def channels(self, now: float) -> frozenset[int]:
-        """The channels that sound at a time to which it has gone.
+    def change(self, now: float, channel: int, factor: float) -> None:
+        """Take a change of level, which counts for later times."""
+        if now > self._time:
+            for number, is_faint in self._changes:
+                was_faint = number in self._faint
+                if is_faint != was_faint:
+                    self._was_faint.setdefault(number, was_faint)
+                    self._faint ^= {number}
+                    self._loud += (was_faint - is_faint) * (number in self.sounding)
+            self._changes, self._time = [], now
+        self._changes.append((channel, _decibels(factor) < _FAINT_DB))
 
-        Within a fade also those that have just ended, as notes may follow each other.
+    def begin_step(self, now: float) -> _Step:
+        """A step that begins at a time to which it has gone.
+
+        Within a fade also those channels sound that have just ended, as notes may follow each
+        other.
         """
+        self._sounded, self._was_faint = {}, {}
         changes = self.chains[-1].changes if self.chains and now == self.end else []
-        is_within = bool(changes) and now - changes[-1][1] <= _STEP_SECONDS
-        return frozenset(self.sounding) or (self._last if is_within else frozenset())
+        if self.sounding or not changes or now - changes[-1][1] > _STEP_SECONDS:
+            return _Step(now, len(self.chains), self._loud, set())
+        if self._ended_loud is None:
+            self._ended_loud = len(self._ended - self._faint)
+        return _Step(now, len(self.chains), self._ended_loud, self._ended)
 
     def add(self, step: _Step | None) -> None:
-        """Record the change that a step makes to the gain."""
+        """Record the change that a step makes to the gain, if all channels make it.
+
+        Those that are faint need not change.
+        """
         if step is None:
             return
-        heard = step.sounding - (step.faint - step.after.keys())
-        if not _is_common(step, heard):
+        heard = {channel for channel in step.after if self._sounded_in(step, channel)}
+        loud = sum(not self._was_faint.get(c, c in self._faint) for c in heard)
+        if loud < step.loud or not _is_common(step, heard):
             return
         chain = self.chains[step.chain - 1]
         for at, channel, change in step.events:
@@ -298,14 +336,16 @@ class _Sweep:
                 begin = last if is_smooth else max(chain.start, last, at - _RAMP_SECONDS)
                 chain.changes.append((begin, at, change / len(heard)))
 
-
-def _is_faint(levels: Levels, seconds: Sequence[float], now: float) -> bool:
-    return _decibels(levels.factors[bisect_left(seconds, now)]) < _FAINT_DB
+    def _sounded_in(self, step: _Step, channel: int) -> bool:
+        """Whether a channel sounded when a step, the last one, began."""
+        if step.ended:
+            return channel in step.ended
+        return self._sounded.get(channel, channel in self.sounding)
 
 
 def _is_common(step: _Step, channels: Set[int]) -> bool:
-    """Whether all these channels change alike in a step."""
-    if not channels or not channels <= step.after.keys():
+    """Whether these channels, which all change in a step, change alike."""
+    if not channels:
         return False
     changes = [step.change(channel) for channel in channels]
     mean = sum(changes) / len(changes)

@@ -61,6 +61,40 @@ _IS_DOWN = 64  # the least value at which a pedal is down
 
 
 @dataclass(eq=False, slots=True)
+class _Key:
+    """The notes of a pitch whose note-off has not come.
+
+    They may have ended, where their pitch was struck again under the pedal.
+    """
+
+    tick: int = -1  # at which the latest started
+    latest: dict[int, list[PlayedNote]] = field(default_factory=dict)  # of that tick, by track
+    earlier: list[PlayedNote] = field(default_factory=list)
+    open: list[PlayedNote] = field(default_factory=list)  # all that have not ended are in here
+    least: int = 1 << 62  # number of a note
+
+    def add(self, note: PlayedNote) -> None:
+        if note.start > self.tick:
+            for notes in self.latest.values():
+                self.earlier += notes
+            self.latest, self.tick = {}, note.start
+        self.latest.setdefault(note.track, []).append(note)
+        self.open.append(note)
+        self.least = min(self.least, note.number)
+
+    def notes(self) -> list[PlayedNote]:
+        """All notes, by their starts."""
+        return [*self.earlier, *chain.from_iterable(self.latest.values())]
+
+    def take_before(self) -> list[PlayedNote]:
+        """Take out the notes that started before the latest."""
+        notes, self.earlier = self.earlier, []
+        self.open = self.notes()
+        self.least = min(note.number for note in self.open)
+        return notes
+
+
+@dataclass(eq=False, slots=True)
 class _Channel:
     """The state of one channel of one port."""
 
@@ -73,16 +107,27 @@ class _Channel:
     is_variation: bool = False  # of the program, by its bank
     is_sustained: bool = False  # by the pedal
     is_sostenuto: bool = False
+    latched: int = 0  # the sostenuto pedal holds keys whose notes have numbers below this
+    sounding: int = 0  # notes that have not ended
     is_mono: bool = False
     mono_overlaps: int = 0  # notes that would end others
     other_parameters: int = 0  # how often one was set that is not played
     levels: Levels = field(default_factory=Levels)
     pitch: Pitch = field(default_factory=Pitch)
-    # By pitch. Notes whose keys are down may have ended, where their pitch was struck again.
-    down: dict[int, list[PlayedNote]] = field(default_factory=dict)
-    held: dict[int, list[PlayedNote]] = field(default_factory=dict)  # by pedals alone
+    down: dict[int, _Key] = field(default_factory=dict)  # by pitch
+    held: dict[int, list[PlayedNote]] = field(default_factory=dict)  # by the pedal alone
+    caught: dict[int, list[PlayedNote]] = field(default_factory=dict)  # by the sostenuto pedal
     # By pitch: tick and track of the last note-off that ended no note of its track.
     stray_ends: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    def is_latched(self, number: int) -> bool:
+        """Whether the sostenuto pedal holds a note of this number, if its key is down."""
+        return number < self.latched
+
+    def end(self, note: PlayedNote, tick: int) -> None:
+        """End a note that sounds."""
+        note.end = tick
+        self.sounding -= 1
 
 
 @dataclass(frozen=True)
@@ -166,24 +211,28 @@ class _Player:
             # XG's kit of this number has toms there.
             if self._modes.get(channel.number // 16) != XG:
                 is_drum, program = False, TIMPANI
-        if channel.is_mono and any(note.end == SOUNDING for note in _all_notes(channel)):
+        if channel.is_mono and channel.sounding:
             channel.mono_overlaps += not is_drum
-        again = channel.held.pop(pitch, []) if channel.held else []
-        down = channel.down.setdefault(pitch, [])
+        caught = channel.caught.pop(pitch, []) if channel.caught else []
+        again = [*channel.held.pop(pitch, []), *caught] if channel.held or caught else []
+        key = channel.down.setdefault(pitch, _Key())
+        is_latched = bool(caught)  # that string is not damped
         if channel.is_sustained and not is_drum:
-            again += down
+            again += key.open
+            key.open = []
+            is_latched = is_latched or channel.is_latched(key.least)
         for note in again:
-            note.end = tick if note.end == SOUNDING else note.end
-        is_latched = bool(again) and any(
-            note.is_latched for note in again
-        )  # that string is not damped
+            if note.end == SOUNDING:
+                channel.end(note, tick)
         follows_an_end = channel.stray_ends.get(pitch) == (tick, track)
         note = PlayedNote(
             *(tick, SOUNDING, pitch, velocity, program, is_drum),
-            *(channel.number, track, follows_an_end, channel.is_variation, is_latched),
+            *(channel.number, track, follows_an_end, channel.is_variation),
+            0 if is_latched else len(self.notes),
         )
         self.notes.append(note)
-        down.append(note)
+        key.add(note)
+        channel.sounding += 1
         if not is_drum:
             self._last_tick = tick
 
@@ -241,15 +290,16 @@ class _Player:
 
         If there are no others, it ends those of its own track: they have no length.
         """
-        notes = channel.down.pop(pitch, [])
-        just_started = [note for note in notes if note.start == tick]
-        if just_started and len(just_started) == len(notes):
-            notes = [note for note in notes if note.track == track]
-            just_started = [note for note in just_started if note.track != track]
-        elif just_started:
-            notes = [note for note in notes if note.start < tick]
-        if just_started:
-            channel.down[pitch] = just_started
+        key = channel.down.get(pitch)
+        notes: list[PlayedNote] = []
+        if key is not None and key.tick == tick and key.earlier:
+            notes = key.take_before()
+        elif key is not None and key.tick == tick:
+            notes = key.latest.pop(track, [])
+        elif key is not None:
+            notes = key.notes()
+        if key is not None and (key.tick < tick or not key.latest):
+            del channel.down[pitch]
         has_own = False
         for note in notes:
             is_own = note.track == track
@@ -264,10 +314,12 @@ class _Player:
             return
         if not note.is_drum:
             self._last_tick = max(self._last_tick, tick)
-        if (channel.is_sustained or note.is_latched) and not note.is_drum:
+        if channel.is_latched(note.number) and not note.is_drum:
+            channel.caught.setdefault(note.pitch, []).append(note)
+        elif channel.is_sustained and not note.is_drum:
             channel.held.setdefault(note.pitch, []).append(note)
         else:
-            note.end = max(tick, note.start + 1)
+            channel.end(note, max(tick, note.start + 1))
 
     def _control(self, channel: _Channel, tick: int, controller: int, value: int) -> None:
         if controller == BANK:
@@ -291,52 +343,53 @@ class _Player:
             channel.is_sustained = False
             self._set_sostenuto(channel, tick, False)
         elif controller == ALL_SOUND_OFF:
-            for note in _all_notes(channel):
-                note.end = max(tick, note.start + 1) if note.end == SOUNDING else note.end
+            keys = chain.from_iterable(key.notes() for key in channel.down.values())
+            for note in chain(keys, *channel.held.values(), *channel.caught.values()):
+                if note.end == SOUNDING:
+                    channel.end(note, max(tick, note.start + 1))
             channel.down.clear()
             channel.held.clear()
+            channel.caught.clear()
         elif controller == ALL_NOTES_OFF or controller in MODES:
             if controller in (MONO, POLY):
                 channel.is_mono = controller == MONO
             down, channel.down = channel.down, {}
-            for note in chain.from_iterable(down.values()):
+            for note in chain.from_iterable(key.notes() for key in down.values()):
                 self._release(channel, note, tick)
 
     def _set_sostenuto(self, channel: _Channel, tick: int, is_down: bool) -> None:
         """Press or lift the sostenuto pedal. It holds notes whose keys are down at the press."""
         if is_down and not channel.is_sostenuto:
-            for note in chain.from_iterable(channel.down.values()):
-                note.is_latched = True
+            channel.latched = len(self.notes)
         elif not is_down:
-            for note in _all_notes(channel):
-                note.is_latched = False
+            channel.latched = 0
+            for pitch, notes in channel.caught.items():
+                channel.held.setdefault(pitch, []).extend(notes)
+            channel.caught = {}
             self._lift(channel, tick)
         channel.is_sostenuto = is_down
 
     def _lift(self, channel: _Channel, tick: int) -> None:
-        """End the notes that no pedal holds any longer."""
-        if channel.is_sustained or not channel.held:
+        """End the notes that were held by the pedal alone, if it is up."""
+        if channel.is_sustained:
             return
         held, channel.held = channel.held, {}
         for note in chain.from_iterable(held.values()):
-            if note.is_latched:
-                channel.held.setdefault(note.pitch, []).append(note)
-            else:
-                note.end = max(tick, note.start + 1)
+            channel.end(note, max(tick, note.start + 1))
 
     def stop(self, smf: Smf) -> None:
         """End the notes that still sound: those held by a pedal with the last event."""
         hanging = 0
         for channel in self.channels.values():
-            for notes in channel.down.values():
-                for note, end in _hanging_ends(notes, smf):
+            for key in channel.down.values():
+                for note, end in _hanging_ends(key.notes(), smf):
                     hanging += not note.follows_an_end
                     note.end = end
                     self._last_tick = max(self._last_tick, end)
         if hanging:
             smf.repairs[_NO_END] += hanging
         for channel in self.channels.values():
-            for note in chain.from_iterable(channel.held.values()):
+            for note in chain(*channel.held.values(), *channel.caught.values()):
                 note.end = max(self._last_tick, note.start + 1)
 
 
@@ -371,10 +424,6 @@ def _is_variation(mode: str | None, channel: _Channel) -> bool:
     if mode == GM2 or (mode != GS and bank == 121):
         return lsb != 0
     return bank != 0
-
-
-def _all_notes(channel: _Channel) -> Iterator[PlayedNote]:
-    return chain.from_iterable((*channel.down.values(), *channel.held.values()))
 
 
 def _hanging_ends(notes: list[PlayedNote], smf: Smf) -> Iterator[tuple[PlayedNote, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 BEND_RANGE, FINE_TUNING, COARSE_TUNING = 0, 1, 2  # registered parameters (RPN)
 DATA_MSB, DATA_LSB, INCREMENT, DECREMENT = 6, 38, 96, 97  # controllers
@@ -37,6 +38,7 @@ class Pitch:
     _tunings: list[float] = field(default_factory=lambda: [0.0])  # semitones from _ticks[i] on
     _totals: list[float] = field(default_factory=lambda: [0.0])  # tuning and bend, likewise
     _run_ends: list[int] = field(default_factory=list)
+    _bent: list[int] = field(default_factory=list)  # how many of the totals before are bent
 
     def control(self, tick: int, controller: int, value: int) -> bool:
         """Apply one of PITCH_CONTROLLERS. Returns False if it sets something that is not played.
@@ -113,8 +115,11 @@ class Pitch:
     def stays_centred(self, start: int, end: int) -> bool:
         """Whether the wheel bends nothing audible from tick `start` to `end`."""
         first, last = bisect_right(self._ticks, start) - 1, bisect_left(self._ticks, end)
-        pairs = zip(self._totals[first:last], self._tunings[first:last], strict=True)
-        return all(abs(total - tuning) <= IN_TUNE for total, tuning in pairs)
+        if not self._bent:
+            pairs = zip(self._totals, self._tunings, strict=True)
+            bent = (abs(total - tuning) > IN_TUNE for total, tuning in pairs)
+            self._bent = list(accumulate(bent, initial=0))
+        return self._bent[last] == self._bent[first]
 
     def _left(self, semitones: int, index: int) -> float:
         """The tick at which, from index on, the pitch is no longer so many semitones up."""

@@ -6,7 +6,7 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Container, Iterable
-from itertools import chain
+from dataclasses import dataclass, field
 
 _CONTROL, _KEY_PRESSURE, _CHANNEL_PRESSURE = 0xB0, 0xA0, 0xD0  # status bytes
 
@@ -43,33 +43,41 @@ _UNHEARD: dict[int, Container[int]] = {
 }
 
 _RESET_WITH_CONTROLLERS = (1, 2, 65, 67, 68, 69)  # by reset-all-controllers (RP-015)
+_NEVER = 1 << 62  # a tick
 
 
 class Unplayed:
-    """Controllers and pressures of all channels over time, as far as they are not played."""
+    """Controllers and pressures of all channels over time, as far as they are not played.
+
+    A reset concerns many of them, so it is recorded once for all.
+    """
 
     def __init__(self) -> None:
-        # By channel, kind of event, and controller or key: 2 * tick, and 1 more if it is heard.
-        self._courses: dict[tuple[int, int, int], array[int]] = {}
+        # By channel, kind of event, and controller or key.
+        self._courses: dict[tuple[int, int, int], _Course] = {}
+        self._channel_resets: dict[int, _Course] = {}  # by reset-all-controllers
+        self._port_resets: dict[int, _Course] = {}
+        self._count = 0  # of events and resets
 
     def take(self, tick: int, channel: int, kind: int, first: int, second: int) -> None:
         """Record an event, given by the fields of `Event`."""
         value = first if kind == _CHANNEL_PRESSURE else second
         unheard = _UNHEARD.get(first, ()) if kind == _CONTROL else (0,)
         key = (channel, kind, 0 if kind == _CHANNEL_PRESSURE else first)
-        self._courses.setdefault(key, array("q")).append(2 * tick + (value not in unheard))
+        self._record(self._courses.setdefault(key, _Course()), tick, value not in unheard)
 
     def reset_controllers(self, tick: int, channel: int) -> None:
         """Record that the pressures, pedals and modulation of a channel are reset."""
-        for key, course in self._courses.items():
-            if key[0] == channel and (key[1] != _CONTROL or key[2] in _RESET_WITH_CONTROLLERS):
-                course.append(2 * tick)
+        self._record(self._channel_resets.setdefault(channel, _Course()), tick, False)
 
     def reset(self, tick: int, port: int) -> None:
         """Record that all channels of a port are reset to their initial state."""
-        for key, course in self._courses.items():
-            if key[0] // 16 == port:
-                course.append(2 * tick)
+        self._record(self._port_resets.setdefault(port, _Course()), tick, False)
+
+    def _record(self, course: _Course, tick: int, is_heard: bool) -> None:
+        course.entries.append(2 * tick + is_heard)
+        course.numbers.append(self._count)
+        self._count += 1
 
     def count(self, notes: Iterable[tuple[int, int, int]]) -> Counter[str]:
         """How many events of each name change the sound of a note.
@@ -83,19 +91,44 @@ class Unplayed:
             starts, ends = times.setdefault(channel, ([], []))
             starts.append(start)
             ends.append(max(end, ends[-1]) if ends else end)
+        resets = {number: own.ordered() for number, own in self._channel_resets.items()}
+        port_resets = {number: own.ordered() for number, own in self._port_resets.items()}
         counts: Counter[str] = Counter()
         for (channel, kind, number), course in self._courses.items():
             if channel not in times:
                 continue
             starts, ends = times[channel]
-            # Tracks that share a channel come one after the other.
-            ordered = sorted(course, key=lambda entry: entry >> 1)
-            for entry, following in zip(ordered, chain(ordered[1:], [1 << 62]), strict=True):
-                begin, end = entry >> 1, following >> 1
-                place = bisect_left(starts, end) - 1  # the last note that starts before the end
-                if entry & 1 and begin < end and place >= 0 and ends[place] > begin:
+            concerning = [port_resets.get(channel // 16, [])]
+            if kind != _CONTROL or number in _RESET_WITH_CONTROLLERS:
+                concerning.append(resets.get(channel, []))
+            ordered = course.ordered()
+            for place, (begin, order, is_heard) in enumerate(ordered):
+                if not is_heard:
+                    continue
+                end = ordered[place + 1][0] if place + 1 < len(ordered) else _NEVER
+                for others in concerning:
+                    after = bisect_left(others, (begin, order, False))
+                    end = min(end, others[after][0] if after < len(others) else _NEVER)
+                last = bisect_left(starts, end) - 1  # the last note that starts before the end
+                if begin < end and last >= 0 and ends[last] > begin:
                     counts[_name(kind, number)] += 1
         return counts
+
+
+@dataclass(eq=False, slots=True)
+class _Course:
+    """The events of one controller, or resets, in the order in which they were read."""
+
+    entries: array[int] = field(default_factory=lambda: array("q"))  # 2 * tick + whether heard
+    numbers: array[int] = field(default_factory=lambda: array("q"))  # in the order of all events
+
+    def ordered(self) -> list[tuple[int, int, bool]]:
+        """Ticks, numbers and whether events are heard, in the order in which they are played.
+
+        Tracks that share a channel come one after the other, so they are mixed here.
+        """
+        pairs = zip(self.entries, self.numbers, strict=True)
+        return sorted((entry >> 1, number, bool(entry & 1)) for entry, number in pairs)
 
 
 def _name(kind: int, number: int) -> str:
