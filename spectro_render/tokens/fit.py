@@ -106,13 +106,15 @@ def fit_page(page: Page, going_on: GoingOn, vocabulary: Vocabulary) -> tuple[Pag
     heapify(heap)  # rather than sort, because few of them are taken out
     surplus: set[int] = set()
     for _ in range(len(heap) - MAX_TOKENS):  # each takes an id or more
-        surplus.update(going_on.beside(heappop(heap)[-1]))
+        if (sound := heappop(heap)[-1]) not in surplus:
+            surplus.update(going_on.beside(sound))
     length = _Length(page.without(surplus), vocabulary)
     while length.ids > MAX_TOKENS:
-        leaving = set(going_on.beside(heappop(heap)[-1])) - surplus
-        for sound in leaving:
-            length.take_out(sound)
-        surplus |= leaving
+        if (sound := heappop(heap)[-1]) not in surplus:
+            leaving = going_on.beside(sound)
+            for each in leaving:
+                length.take_out(each)
+            surplus.update(leaving)
     return page.without(surplus), surplus
 
 

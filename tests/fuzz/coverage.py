@@ -13,6 +13,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(include=["spectro_render"]):
+    from tests.fuzz.families import small_files
     from tests.fuzz.mutations import SEEDS, seeds
     from tests.fuzz.structured import MAX_MEMORY, MAX_SECONDS, read
 
@@ -29,7 +30,7 @@ def main() -> None:
     """Until an input breaks a promise, or as long as the arguments say."""
     limits = [f"-timeout={SLOWNESS * MAX_SECONDS}", f"-rss_limit_mb={MAX_MEMORY >> 19}"]
     with tempfile.TemporaryDirectory() as corpus:
-        for number, data in enumerate(seeds(SEEDS)):
+        for number, data in enumerate([*seeds(SEEDS), *small_files()]):
             Path(corpus, str(number)).write_bytes(data)
         arguments = sys.argv[1:]
         if all(argument.startswith("-") for argument in arguments):
