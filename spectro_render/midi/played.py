@@ -23,8 +23,8 @@ class PlayedNote:
     # the track has none later, the note has no length: some programs write its end first.
     follows_an_end: bool
     is_variation: bool = False  # of the instrument or kit, by a bank
-    # Number of the note in its file; 0 also for a note that the sostenuto pedal holds from its start
-    # on. The pedal holds the notes whose numbers are below that of the next when it is pressed.
+    # Number of the note in its file; 0 also for a note that the sostenuto pedal holds from the
+    # start. The pedal holds the notes whose numbers are below that of the next when it is pressed.
     number: int = 0
     start_seconds: float = 0.0
     end_seconds: float = 0.0

@@ -22,6 +22,9 @@ from spectro_render.midi.system import RESET, SystemMessage, is_heard, system_me
 from spectro_render.midi.unplayed import Unplayed
 
 MAX_BYTES = 16 * 2**20  # the largest files that are played at all have a few MB
+# Music is packed to a fifth or so. More is unpacked only up to the first number of bytes, so that
+# the time that a file takes to read is in proportion to its size.
+_PACKED_BYTES, _PACKED_RATIO = 2**20, 10
 MAX_EVENTS = 1_000_000  # of those that are kept; bounds the memory that the notes need
 _MAX_TRACKS = 65_535  # more than a header can say
 _MAX_NAME = 200  # characters
@@ -118,10 +121,16 @@ def parse_smf(data: bytes) -> Smf:
 
 
 def _gunzip(data: bytes) -> bytes:
+    most = min(max(_PACKED_BYTES, _PACKED_RATIO * len(data)), MAX_BYTES)
     try:
-        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, MAX_BYTES)
+        unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, most + 1)
     except zlib.error as error:
         raise MidiError(f"the gzip wrapper is damaged ({error})", _NOT_MIDI_HINT) from error
+    if len(unpacked) > most:
+        raise MidiError(
+            f"the gzip wrapper holds more than {most / 2**20:.3g} MB", "unpack it with gunzip first"
+        )
+    return unpacked
 
 
 def _read_header(data: bytes, repairs: Counter[str]) -> tuple[int, int | None, int]:
