@@ -38,6 +38,7 @@ LOWEST_HZ, HIGHEST_HZ = 20.0, 7990.0
 LOBE_HZ = SAMPLE_RATE / (2 * WIN_LENGTH)  # from a line to the first zeros: twice as much
 SCATTER = 7.123456  # turns per Hz: the start phases of lines differ, or they would make a pulse
 MOST_PAIRS = 1 << 17  # of notes and frames, which are mapped at once: about 2 kB each
+BLOCK = 1 << 13  # of these pairs, whose lines are chosen at once: about 2 kB each
 REACH = 2  # frames before and after on which a frame of the map depends
 SMEAR = (0.12, 0.76, 0.12)  # share of the neighbouring frames' power under a window twice as long
 FAINT = 1e-6  # magnitude expected where nothing sounds
@@ -207,8 +208,11 @@ def _expected(
     envelope = envelope * torch.exp(-since.clamp(min=0) / decay[note])
     envelope = (envelope * torch.exp(-rest.clamp(min=0) / release[note])).to(table.level)
 
+    blocks = [slice(i, i + BLOCK) for i in range(0, len(note), BLOCK)]
     noise = table.noise.new_zeros(length, N_MELS)
-    noise.index_add_(0, frame, (envelope[:, None] * table.noise[source[note]].exp()).square())
+    for block in blocks:
+        heard = envelope[block, None] * table.noise[source[note[block]]].exp()
+        noise.index_add_(0, frame[block], heard.square())
 
     hertz = table.hertz(source, pitch)  # (N, I)
     level = torch.where(
@@ -216,15 +220,20 @@ def _expected(
         table.level[source],
         torch.full_like(hertz, NO_LINE),
     )
-    power = (envelope[:, None] * level[note].exp()).square()  # (Q, I)
-    band = _band_of(hertz)[note]
-    total = noise.flatten().index_add(
-        0, (frame[:, None] * N_MELS + band).flatten(), power.flatten()
-    )
-    is_kept = power > SLIGHT * total[frame[:, None] * N_MELS + band]
-    is_kept &= level[note] > NO_LINE
-    pair, line = is_kept.nonzero(as_tuple=True)
-    moves = table.vibrato[source][note][pair] > STEADY_CENTS
+    band, peak = _band_of(hertz), level.exp()
+    power = envelope.new_empty(len(note), hertz.shape[1])  # (Q, I)
+    total = noise.flatten()
+    for block in blocks:
+        power[block] = (envelope[block, None] * peak[note[block]]).square()
+        place = frame[block, None] * N_MELS + band[note[block]]
+        total = total.index_add(0, place.flatten(), power[block].flatten())
+    kept = [frame.new_empty(0, 2)]
+    for block in blocks:
+        place = frame[block, None] * N_MELS + band[note[block]]
+        is_kept = (power[block] > SLIGHT * total[place]) & (level[note[block]] > NO_LINE)
+        kept.append(is_kept.nonzero() + torch.tensor([block.start, 0]))
+    pair, line = torch.cat(kept).unbind(1)
+    moves = table.vibrato[source][note[pair]] > STEADY_CENTS
     lines = _Lines(
         pair,
         frame[pair],
