@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 SAMPLERS = ("ddpm", "ddpm-small", "ddim", "dpm++", "diffusers")  # of diffusion models
 MAX_STEPS = 100_000  # of denoising; all their noise levels are computed before the first one
@@ -29,6 +29,15 @@ class RenderOptions:
     tail: float | None = None  # seconds after the last note; None: until it has rung out
     to_end_of_track: bool = False  # with the rests at the end of the file
     max_hours: float = MAX_HOURS  # of sound; a song that would be longer is refused
+    # How the music is changed before it is rendered. The keys of `programs` are MIDI channels, 1 to
+    # 16, and names of tracks; its values are General MIDI names and numbers, 1 to 128, or "drums".
+    programs: Mapping[int | str, int | str] = field(default_factory=dict, hash=False)
+    skip_missing: bool = False  # leave out programs for parts that a song has not, without an error
+    drums: bool = True
+    transpose: int = 0  # semitones, of all but drums
+    tempo: float = 1.0  # times that of the file
+    velocity: float = 1.0  # times those of the file, at most 127
+    bars: str | None = None  # such as "40-48", "40" or "40-"; in place of start and duration
 
 
 @dataclass(frozen=True)

@@ -506,11 +506,12 @@ def test_info(
     out, err = capfd.readouterr()
     lines = out.splitlines()
     assert lines[0] == "song.mid: 0:06.00, 2 windows of 5.12 s, 12 notes"
-    assert sorted(lines[1:]) == [
-        "       3 notes  Acoustic Grand Piano",
-        "       3 notes  Drums",
-        "       3 notes  Electric Bass (finger)",
-        "       3 notes  String Ensemble 1",
+    assert lines[1:] == [
+        "  bars 1 to 3, 4/4, 120 quarter notes a minute",
+        "       3 notes  channel  1  Acoustic Grand Piano, C3 to G#3",
+        "       3 notes  channel  2  Electric Bass (finger), C#3 to A3",
+        "       3 notes  channel  3  String Ensemble 1, D3 to A#3",
+        "       3 notes  channel 10  Drums",
     ]
     assert err.startswith("spectro-render: gone.mid: ")
 
@@ -523,10 +524,16 @@ def test_info_json(song: MakeSong, here: Path, capfd: pytest.CaptureFixture[str]
     bass = next(track for track in facts["tracks"] if track["program"] == 33)
     assert bass == {
         "name": "",
+        "channel": 2,
         "instrument": "Electric Bass (finger)",
         "program": 33,
         "notes": 1,
+        "lowest": 49,
+        "highest": 49,
+        "published_models_play": None,
     }
+    assert (facts["first_bar"], facts["last_bar"]) == (1, 1)
+    assert facts["tempos"] == [{"seconds": 0.0, "bpm": 120.0}]
 
 
 def test_info_tells_what_the_model_would_do(
@@ -559,7 +566,7 @@ def test_info_shows_names_without_control_characters(
     mido.MidiFile(tracks=[mido.MidiTrack([name, *note])]).save("a\x1b.mid")
     assert cli.run(["info", "a\x1b.mid", "--model", str(tiny_model)]) == 0
     out = capfd.readouterr().out
-    assert "\x1b" not in out and out.count("\n") == 2
+    assert "\x1b" not in out and out.count("\n") == 3
     assert out.startswith("a\\x1b.mid: ") and '"a\\x1b[31m\\x0ab"' in out
 
 

@@ -20,6 +20,7 @@ import soundfile
 from PIL import Image
 from typer.core import TyperCommand
 
+from spectro_render.batch.mapping import read_mapping
 from spectro_render.checkpoints import find
 from spectro_render.cli import run
 from tests.support.songs import DEMO, MakeSong
@@ -100,9 +101,16 @@ def test_python_that_does_not_run_compiles_and_imports(block: Block) -> None:
     exec(compile(ast.Module(imports, []), str(block.page), "exec"), {})
 
 
+def test_mapping_files_can_be_read(tmp_path: Path) -> None:
+    for number, block in enumerate(block for block in ALL_BLOCKS if block.kind == "toml"):
+        file = tmp_path / f"{number}.toml"
+        file.write_text(block.text, encoding="utf-8")
+        assert read_mapping(str(file)).everywhere
+
+
 def test_every_block_is_of_a_known_kind() -> None:
     kinds = {block.kind for block in ALL_BLOCKS}
-    assert kinds == {"", "mermaid", "python", "python no-run", "sh"}
+    assert kinds == {"", "mermaid", "python", "python no-run", "sh", "toml"}
 
 
 # --- links ----------------------------------------------------------------------------------------

@@ -54,7 +54,10 @@ def test_notes_of_two_tracks() -> None:
         Note(start=0.5, end=1.0, pitch=60, velocity=64, program=48, is_drum=False),
     )
     assert score.duration == 1.0
-    assert score.tracks == (Track("Celli", 48, False, 1), Track("", 0, True, 1))
+    assert score.tracks == (
+        Track("Celli", 48, False, 1, channel=1, lowest=60, highest=60),
+        Track("", 0, True, 1, channel=10, lowest=36, highest=36),
+    )
     assert score.repairs == score.ignored == ()
 
 

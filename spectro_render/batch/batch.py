@@ -154,7 +154,8 @@ class Batch:
             self._give_up_history("read", error)
             return None
         data = job.read()
-        return data if self._history.is_outdated(job.target, checksum(data)) else None
+        settings = self.settings.origin_of(job)
+        return data if self._history.is_outdated(job.target, checksum(data), settings) else None
 
     def _take_output(self, job: Job, was_complete: bool) -> Destination:
         """Open a job's output. Raises OutputBusy if another run has written it in the meantime."""
@@ -263,7 +264,7 @@ class Batch:
         if self._history is None or not os.path.isdir(self._history.folder):
             return
         try:
-            self._history.add(job.target, sha256, fields)
+            self._history.add(job.target, sha256, fields, self.settings.origin_of(job))
         except OSError as error:
             self._give_up_history("write", error)
 

@@ -16,7 +16,7 @@ from spectro_render.batch.tasks import Begun, Event, Finished, Settings, Task
 from spectro_render.checkpoints.find import resolve_model
 from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.errors import EngineError
-from spectro_render.midi.length import part_to_render
+from spectro_render.midi.length import part_to_render, with_times
 from spectro_render.midi.read import read_midi
 from spectro_render.options import ModelChoice, Progress
 from spectro_render.report import Reporter, as_size
@@ -85,12 +85,11 @@ class LocalEngine:
         """
         from spectro_render.batch.slots import ActiveSong, Slots
 
-        with_rests = self.settings.options.to_end_of_track
-        score = read_midi(task.data, allow_rests=with_rests)
-        part_to_render(score, self.settings.options)  # so that no model is loaded in vain
+        options, encoding = task.job.options or self.settings.options, self.settings.encoding
+        score = read_midi(task.data, options, allow_rests=options.to_end_of_track)
+        part_to_render(score, options)  # so that no model is loaded in vain
         _ = self.renderer  # so that loading it does not count as time of the first song
         begun = time.monotonic()
-        options, encoding = self.settings.options, self.settings.encoding
         song = self.renderer.begin(score, options, live=task.job.is_streamed)
         writer = AudioWriter(
             task.output,
@@ -102,8 +101,9 @@ class LocalEngine:
         if self._slots is None:
             self._slots = Slots(self.renderer, self.size, lambda *news: self.on_progress(*news))
         self._slots.add(ActiveSong(task, song, writer, begun))
+        start = with_times(score, options).start
         left_out = [
-            (options.start + index * WINDOW_SECONDS, count) for index, count in song.dropped.items()
+            (start + index * WINDOW_SECONDS, count) for index, count in song.dropped.items()
         ]
         ignored = (*score.ignored, *self.renderer.unheard(score))
         facts = Begun(len(score.notes), ignored, score.repairs, left_out)

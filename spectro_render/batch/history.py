@@ -61,13 +61,24 @@ class History:
         """
         return self._name(output) in self._origins
 
-    def is_outdated(self, output: Path, sha256: str) -> bool:
-        """Whether an output was made from another input, with other settings or another model."""
-        return self._origins[self._name(output)] != _origin(self._now(sha256))
+    def is_outdated(
+        self, output: Path, sha256: str, settings: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Whether an output was made from another input, with other settings or another model.
 
-    def add(self, output: Path, sha256: str | None, fields: Mapping[str, Any]) -> None:
+        `settings` are those of its song, if they are not those of all songs.
+        """
+        return self._origins[self._name(output)] != _origin(self._now(sha256, settings))
+
+    def add(
+        self,
+        output: Path,
+        sha256: str | None,
+        fields: Mapping[str, Any],
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         """Append a record with these fields. Raises OSError if it cannot be written."""
-        origin = self._now(sha256) if sha256 else {}
+        origin = self._now(sha256, settings) if sha256 else {}
         record = {**fields, **origin, "output": self._name(output)}
         line = (json.dumps(record) + "\n").encode()
         if self._file < 0:
@@ -81,9 +92,10 @@ class History:
             file, self._file = self._file, -1
             os.close(file)
 
-    def _now(self, sha256: str) -> dict[str, Any]:
+    def _now(self, sha256: str, settings: Mapping[str, Any] | None) -> dict[str, Any]:
         """How an output would be made if it were rendered now."""
-        return dict(zip(_ORIGIN, (sha256, self._settings, self._model), strict=True))
+        settings = self._settings if settings is None else settings
+        return dict(zip(_ORIGIN, (sha256, settings, self._model), strict=True))
 
     def _name(self, output: Path) -> str:
         """An output's name in records: relative to the folder, so that this can be moved."""

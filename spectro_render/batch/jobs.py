@@ -17,6 +17,7 @@ from spectro_render.atomic import walk
 from spectro_render.audio.encoders import FORMATS, format_of
 from spectro_render.errors import MidiError, OptionError, OutputError, reason_of
 from spectro_render.midi.read import MIDI_SUFFIXES, read_bytes
+from spectro_render.options import RenderOptions
 
 MAX_LIST = 1 << 28  # bytes of a list of files
 STREAM = "-"  # stands for standard input and for standard output
@@ -30,6 +31,7 @@ class Job:
     target: Path | None  # None is standard output
     is_explicit: bool = False  # the user named this output in full, so it may be replaced
     problem: str = ""  # why the input has no song; it is reported when the job begins
+    options: RenderOptions | None = None  # of this song; None: those of all songs
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 from spectro_render.audio.destination import Destination
 from spectro_render.batch.jobs import Job
 from spectro_render.errors import OutputError
+from spectro_render.midi.changes import changes_of
 from spectro_render.options import Encoding, ModelChoice, Progress, RenderOptions
 
 
@@ -25,10 +26,20 @@ class Settings:
     @property
     def origin(self) -> dict[str, Any]:
         """The settings that change an output, apart from the model's files, as plain values."""
+        return self._origin(self.options)
+
+    def origin_of(self, job: Job) -> dict[str, Any]:
+        """The settings that change the output of a song."""
+        return self._origin(job.options or self.options)
+
+    def _origin(self, options: RenderOptions) -> dict[str, Any]:
         network = {"dtype": self.model.dtype, "vocoder": self.model.vocoder}
-        options = asdict(self.options)
-        del options["max_hours"]  # it decides whether there is an output, but changes none
-        return {**network, **asdict(self.encoding), **options}
+        values = asdict(options)
+        # They decide whether there is an output, but change none.
+        del values["max_hours"], values["skip_missing"]
+        changes = changes_of(options)  # with numbers for the names of instruments
+        values["programs"] = list(map(list, changes.programs)) if changes else []
+        return {**network, **asdict(self.encoding), **values}
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,11 @@ from spectro_render.options import MAX_HOURS
 from spectro_render.report import complain, count, one_line
 
 if TYPE_CHECKING:
+    from spectro_render.midi.meter import Meter
     from spectro_render.midi.score import Score, Track
     from spectro_render.tokens.vocabulary import Vocabulary
+
+_MOST_SIGNATURES = 4  # that are listed
 
 
 def info(
@@ -77,6 +80,7 @@ def _facts(name: str, score: Score, vocabulary: Vocabulary) -> dict[str, Any]:
         "dropped_notes": sum(windows.dropped.values()),
         "too_long": _is_too_long(score),
         "tracks": [_track_facts(track) for track in score.tracks],
+        **_meter_facts(score.meter),
         "repairs": score.repairs,
         "ignored": score.ignored,
     }
@@ -95,14 +99,38 @@ def _is_too_long(score: Score) -> bool:
 
 
 def _track_facts(track: Track) -> dict[str, Any]:
-    import pretty_midi
+    from spectro_render.midi.instruments import instrument_name
+    from spectro_render.tokens.vocabulary import Vocabulary
 
-    instrument = pretty_midi.program_to_instrument_name(track.program)
+    published = Vocabulary().program_class(track.program)
+    is_same = track.is_drum or published == track.program
     return {
         "name": track.name,
-        "instrument": "Drums" if track.is_drum else instrument,
+        "channel": track.channel,
+        "instrument": instrument_name(track.program, track.is_drum),
         "program": None if track.is_drum else track.program,
         "notes": track.n_notes,
+        "lowest": track.lowest,
+        "highest": track.highest,
+        "published_models_play": None if is_same else instrument_name(published),
+    }
+
+
+def _meter_facts(meter: Meter | None) -> dict[str, Any]:
+    """The bars, time signatures and tempos up to the last note; None where there are no bars."""
+    if meter is None:
+        return dict.fromkeys(("first_bar", "last_bar", "time_signatures", "tempos"))
+    return {
+        "first_bar": meter.first_bar,
+        "last_bar": meter.last_bar,
+        "time_signatures": [
+            {"bar": each.bar, "signature": f"{each.beats}/{each.unit}"}
+            for each in meter.signatures
+            if each.bar <= meter.last_bar
+        ],
+        "tempos": [
+            {"seconds": round(seconds, 4), "bpm": round(bpm, 3)} for seconds, bpm in meter.tempos()
+        ],
     }
 
 
@@ -111,9 +139,24 @@ def _as_text(facts: dict[str, Any]) -> str:
     windows = f"{count(facts['windows'], 'window')} of {WINDOW_SECONDS} s"
     notes = count(facts["notes"], "note")
     lines = [f"{facts['input']}: {minutes:.0f}:{seconds:05.2f}, {windows}, {notes}"]
+    if facts["first_bar"] is not None:
+        lines.append(f"  {_meter_as_text(facts)}")
     for track in facts["tracks"]:
         name = f'  "{track["name"]}"' if track["name"] else ""
-        lines.append(f"{count(track['notes'], 'note'):>14}  {track['instrument']}{name}")
+        keys = f", {_key(track['lowest'])} to {_key(track['highest'])}"
+        lines.append(
+            f"{count(track['notes'], 'note'):>14}  channel {track['channel']:>2}  "
+            f"{track['instrument']}{'' if track['program'] is None else keys}{name}"
+        )
+    replaced: dict[tuple[str, str], int] = {}
+    for track in facts["tracks"]:
+        if track["published_models_play"]:
+            names = (track["instrument"], track["published_models_play"])
+            replaced[names] = replaced.get(names, 0) + track["notes"]
+    for (instrument, published), n_notes in replaced.items():
+        lines.append(
+            f"  published models play {published} for {instrument} ({count(n_notes, 'note')})"
+        )
     lines += [f"  repaired: {phrase}" for phrase in facts["repairs"]]
     lines += [f"  ignored: {phrase}" for phrase in facts["ignored"]]
     if facts["too_long"]:
@@ -121,3 +164,30 @@ def _as_text(facts: dict[str, Any]) -> str:
     if facts["dropped_notes"]:
         lines.append(f"  too dense: {count(facts['dropped_notes'], 'note')} would be left out")
     return "\n".join(one_line(line) for line in lines)
+
+
+def _meter_as_text(facts: dict[str, Any]) -> str:
+    """Bars, time signatures and tempos in one line."""
+    signatures = facts["time_signatures"]
+    first, last = facts["first_bar"], facts["last_bar"]
+    bars = f"bar {first}" if first == last else f"bars {first} to {last}"
+    if first == 0:
+        bars += " (0 is a pickup)"
+    shown = [
+        each["signature"] + (f" from bar {each['bar']}" if number else "")
+        for number, each in enumerate(signatures[:_MOST_SIGNATURES])
+    ]
+    if len(signatures) > _MOST_SIGNATURES:
+        shown.append(f"{len(signatures) - _MOST_SIGNATURES} more changes")
+    bpm = [each["bpm"] for each in facts["tempos"]]
+    tempo = f"{bpm[0]:.5g} quarter notes a minute"
+    if len(bpm) > 1:
+        changes = count(len(bpm) - 1, "change")
+        tempo = f"{min(bpm):.5g} to {max(bpm):.5g} quarter notes a minute ({changes})"
+    return f"{bars}, {', '.join(shown)}, {tempo}"
+
+
+def _key(pitch: int) -> str:
+    """The name of a key: C4 for the middle C, 60."""
+    names = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+    return f"{names[pitch % 12]}{pitch // 12 - 1}"

@@ -12,10 +12,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import cache, partial
-from typing import TYPE_CHECKING, Annotated, BinaryIO, Literal
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
 import typer
 
+from spectro_render.cli import changes
 from spectro_render.cli.completion import (
     SUB_COMMANDS,
     first_word,
@@ -40,6 +41,7 @@ Format = Literal["wav", "flac", "ogg", "mp3"]
 BitDepth = Literal["16", "24", "float"]
 NumberFormat = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["local", "ray"]
+Switch = Literal["on", "off"]
 rendering = typer.Typer(rich_markup_mode=None)
 _EPILOG = (
     "Sub-commands: 'info' shows what is in a MIDI file, 'models' lists and fetches models, 'train'"
@@ -227,6 +229,56 @@ def render(
             help="Gain in decibels, before the limiter.  [default: the model's]",
         ),
     ] = None,
+    program: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PART=INSTRUMENT",
+            help="Play a part with another instrument: a MIDI channel (1 to 16) or the name of a"
+            " track, and a General MIDI name or number (1 to 128), or drums. Can be repeated.",
+        ),
+    ] = None,
+    drums: Annotated[Switch | None, typer.Option(help="Play the drums.  [default: on]")] = None,
+    transpose: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=-127,
+            max=127,
+            help="Transpose all parts but drums by N semitones.  [default: 0]",
+        ),
+    ] = None,
+    tempo: Annotated[
+        float | None,
+        typer.Option(
+            metavar="FACTOR",
+            callback=changes.tempo,
+            help="Play this many times as fast; 0.9 is a tenth slower.  [default: 1]",
+        ),
+    ] = None,
+    velocity: Annotated[
+        float | None,
+        typer.Option(
+            metavar="FACTOR",
+            callback=changes.velocity,
+            help="Play all notes this many times as hard, at most with velocity 127.  [default: 1]",
+        ),
+    ] = None,
+    bars: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FROM-TO",
+            callback=changes.bars,
+            help="Bars to render, such as 40-48, 40 or 40-; a pickup is bar 0.",
+        ),
+    ] = None,
+    mapping: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Read such changes from a TOML file, for all songs or for some; options of the"
+            " command line win.",
+        ),
+    ] = None,
     device: Annotated[
         str,
         typer.Option(
@@ -341,8 +393,10 @@ def render(
         plan_jobs,
         read_lists,
     )
+    from spectro_render.batch.mapping import map_jobs, read_mapping
     from spectro_render.batch.tasks import Cluster, Settings
     from spectro_render.checkpoints.find import fingerprint_of, resolve_model
+    from spectro_render.midi.changes import changes_of
     from spectro_render.options import Encoding, ModelChoice, RenderOptions
 
     try:
@@ -361,6 +415,15 @@ def render(
     )
     check_format(encoding.format, bit_depth, SAMPLE_RATE if sample_rate is None else sample_rate)
     jobs = plan_jobs(names, output, encoding.format, listed)
+    given: dict[str, Any] = {
+        "programs": changes.programs(program),
+        "drums": None if drums is None else drums == "on",
+        "transpose": transpose,
+        "tempo": tempo,
+        "velocity": velocity,
+        "bars": bars,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
     options = RenderOptions(
         quality="fast" if fast else "best" if best else None,
         sampler=sampler,
@@ -373,7 +436,14 @@ def render(
         tail=tail,
         to_end_of_track=to_end_of_track,
         max_hours=max_hours,
+        skip_missing=several,
+        **given,
     )
+    if bars is not None and (start or duration is not None):
+        raise OptionError("--bars excludes --start and --duration", "give one of them")
+    changes_of(options)  # so that wrong values are refused before any work
+    file = None if mapping is None else read_mapping(mapping)
+    jobs = map_jobs(file, jobs, options, given) if file else jobs
     settings = Settings(ModelChoice(model, vocoder, device, dtype), options, encoding, batch_size)
     if engine == "local" and (ray_address or ray_workers or ray_cores):
         raise OptionError("--ray-... options are only for a Ray cluster", "add --engine ray")
@@ -382,6 +452,8 @@ def render(
     cluster = Cluster(ray_address, ray_workers, ray_cores) if engine == "ray" else None
     with _audio_on_stdout() if any(job.is_streamed for job in jobs) else nullcontext() as stream:
         reporter = Reporter(quiet=quiet, json_stream=sys.stdout if json else None)
+        for line in file.unused(job.name for job in jobs) if file else ():
+            reporter.say(line)
         find_model = cache(partial(resolve_model, model, vocoder, reporter))
         where: Engine
         if cluster is None and (len(jobs) == 1 or workers == 1):

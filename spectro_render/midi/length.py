@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import MidiError, OptionError
+from spectro_render.midi.meter import parse_bars
 from spectro_render.midi.score import Score, section
 from spectro_render.options import RenderOptions
 
@@ -39,6 +41,7 @@ def part_to_render(score: Score, options: RenderOptions) -> Score:
     Raises OptionError for times that are impossible, MidiError where nothing sounds, or where the
     sound would be shorter than a sample or longer than `options.max_hours`.
     """
+    options = with_times(score, options)
     _check_times(options)
     part = section(score, options.start, options.duration, with_rests=options.to_end_of_track)
     seconds = sounding_seconds(part, options.duration, least_seconds(part, options))
@@ -49,6 +52,26 @@ def part_to_render(score: Score, options: RenderOptions) -> Score:
         )
     check_length(seconds, options.max_hours)
     return part
+
+
+def with_times(score: Score, options: RenderOptions) -> RenderOptions:
+    """The options with start and duration in place of bars.
+
+    Raises OptionError where bars are impossible, MidiError where the music does not have them.
+    """
+    if options.bars is None:
+        return options
+    if options.start or options.duration is not None:
+        raise OptionError(
+            "--bars excludes --start and --duration", "choose a part by bars or by seconds"
+        )
+    parse_bars(options.bars)
+    if score.meter is None:
+        raise MidiError(
+            "this music counts no bars", "choose a part with --start and --duration, in seconds"
+        )
+    start, duration = score.meter.section(options.bars)
+    return replace(options, bars=None, start=start, duration=duration)
 
 
 def check_length(seconds: float, max_hours: float) -> None:

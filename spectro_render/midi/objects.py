@@ -129,4 +129,5 @@ def _events(parts: Sequence[_Part], end: float) -> tuple[Smf, Clock]:
         ):
             events.append((places[float(seconds)], number, kind, channel, first, second))
         tracks.append(SmfTrack(part.name, events, [], places[end]))
-    return Smf(2, tracks or [SmfTrack()], [], Unplayed(), Counter(), Counter()), _ListedClock(times)
+    smf = Smf(2, tracks or [SmfTrack()], [], Unplayed(), Counter(), Counter(), "seconds")
+    return smf, _ListedClock(times)

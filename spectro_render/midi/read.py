@@ -12,8 +12,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias, Union, cast
 
-from spectro_render.errors import MidiError
+from spectro_render.errors import MidiError, OptionError
+from spectro_render.midi.changes import CHANNELS, change, changes_of
 from spectro_render.midi.loudness import Loudness, measure
+from spectro_render.midi.meter import read_meter
 from spectro_render.midi.notes import Performance, play
 from spectro_render.midi.objects import (
     from_note_sequence,
@@ -24,7 +26,8 @@ from spectro_render.midi.objects import (
 from spectro_render.midi.pitch import AT_REST, in_range
 from spectro_render.midi.score import Note, Score, Track
 from spectro_render.midi.smf import FORMAT_2, MAX_BYTES, Smf, parse_smf
-from spectro_render.midi.tempo import TEMPO_ELSEWHERE, Clock, tempo_map
+from spectro_render.midi.tempo import TEMPO_ELSEWHERE, Clock, ScaledClock, TempoMap, tempo_map
+from spectro_render.options import RenderOptions
 
 if TYPE_CHECKING:
     from note_seq.protobuf.music_pb2 import NoteSequence
@@ -55,43 +58,73 @@ MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
 
 
 def read_midi(
-    source: str | os.PathLike[str] | bytes | BinaryIO, *, allow_rests: bool = False
+    source: str | os.PathLike[str] | bytes | BinaryIO,
+    options: RenderOptions | None = None,
+    *,
+    allow_rests: bool = False,
 ) -> Score:
     """Read a MIDI file from a path, from its bytes or from an open binary file.
 
-    Raises MidiError where there is nothing to render: unreadable, no MIDI, no notes. With
+    The music is changed as `options` say (their programs, drums, transpose, tempo, velocity).
+    Raises MidiError where there is nothing to render (unreadable, no MIDI, no notes) and for a part
+    that `options` name and the file does not have, OptionError for impossible changes. With
     `allow_rests`, a whole file without notes is a score of rests.
     """
+    options = options or RenderOptions()
+    changes_of(options)  # before any work
     smf = parse_smf(read_bytes(source))
-    return _score(smf, Clock(tempo_map(smf), smf.division), allow_rests)
+    tempos = tempo_map(smf)
+    return _score(smf, Clock(tempos, smf.division), options, allow_rests, tempos)
 
 
-def as_score(source: Source, *, allow_rests: bool = False) -> Score:
+def as_score(
+    source: Source, options: RenderOptions | None = None, *, allow_rests: bool = False
+) -> Score:
     """Read any music as a score; a score is returned as it is.
 
     A NoteSequence or a PrettyMIDI is read as a MIDI file is: with its pedals, volumes and bends.
-    Raises MidiError as `read_midi` does.
+    Arguments and errors are as in `read_midi`; a score that was read with other changes raises
+    OptionError.
     """
+    options = options or RenderOptions()
     if isinstance(source, Score):
+        if changes_of(options) not in (None, source.changes):
+            raise OptionError(
+                "a score that has been read is not changed any more",
+                "give the options to read_midi, or render the file",
+            )
         return source
     if is_note_sequence(source):
-        return _score(*from_note_sequence(cast("NoteSequence", source)), allow_rests)
+        return _score(*from_note_sequence(cast("NoteSequence", source)), options, allow_rests)
     if is_pretty_midi(source):
-        return _score(*from_pretty_midi(cast("PrettyMIDI", source)), allow_rests)
+        return _score(*from_pretty_midi(cast("PrettyMIDI", source)), options, allow_rests)
     file = cast("str | os.PathLike[str] | bytes | BinaryIO", source)
-    return read_midi(file, allow_rests=allow_rests)
+    return read_midi(file, options, allow_rests=allow_rests)
 
 
-def _score(smf: Smf, clock: Clock, allow_rests: bool) -> Score:
+def _score(
+    smf: Smf,
+    clock: Clock,
+    options: RenderOptions,
+    allow_rests: bool,
+    tempos: TempoMap | None = None,
+) -> Score:
+    """Play a file and write its score; `tempos` are None where its bars are not known."""
+    changes = changes_of(options)
+    speed = changes.tempo if changes else 1.0
+    if speed != 1.0:
+        clock = ScaledClock(clock, speed)
     performance = play(smf, clock)
     has_length = any(track.end for track in smf.tracks)
     is_damaged = not smf.repairs.keys() <= {FORMAT_2, TEMPO_ELSEWHERE}
     if not performance.notes and (is_damaged or not allow_rests or not has_length):
         raise MidiError(*_why_no_notes(smf))
+    limits = change(performance, smf, changes, options.skip_missing) if changes else ()
     levels = performance.levels
     times = {number: list(clock.seconds(own.ticks)) for number, own in levels.items()}
     last = max((note.end for note in performance.notes), default=0)
-    duration, end_of_tracks = clock.seconds([last, max(track.end for track in smf.tracks)])
+    last_of_tracks = max(track.end for track in smf.tracks)
+    duration, end_of_tracks = clock.seconds([last, last_of_tracks])
     _set_seconds(performance, clock)
     loudness = measure(performance.notes, levels, times)
     notes = sorted(_notes(performance, loudness, clock), key=lambda note: note.start)
@@ -102,12 +135,17 @@ def _score(smf: Smf, clock: Clock, allow_rests: bool) -> Score:
             *_ignored(loudness.unplayed, "note"),
             *_ignored(smf.ignored, "event"),
             *_variations(performance),
+            *limits,
         ),
         repairs=_repairs(smf.repairs),
         tracks=tuple(_tracks(performance, smf)),
         gain=loudness.gain,
         fades=loudness.fades,
         end_of_tracks=end_of_tracks,
+        meter=read_meter(smf, clock, tempos, last or last_of_tracks, speed)
+        if tempos and smf.counts == "beats"
+        else None,
+        changes=changes,
     )
 
 
@@ -190,13 +228,17 @@ def _notes(performance: Performance, loudness: Loudness, clock: Clock) -> Iterat
 
 def _tracks(performance: Performance, smf: Smf) -> Iterator[Track]:
     """What was played by each program of each channel of each track, in the order of the file."""
-    counts = Counter(
-        (note.track, note.channel, note.program, note.is_drum) for note in performance.notes
-    )
-    for (track, _, program, is_drum), n_notes in sorted(
-        counts.items(), key=lambda item: item[0][0]
+    pitches: dict[tuple[int, int, int, bool], list[int]] = {}
+    for note in performance.notes:
+        key = (note.track, note.channel, note.program, note.is_drum)
+        pitches.setdefault(key, []).append(note.pitch)
+    for (track, channel, program, is_drum), own in sorted(
+        pitches.items(), key=lambda item: item[0][0]
     ):
-        yield Track(smf.tracks[track].name, program, is_drum, n_notes)
+        yield Track(
+            *(smf.tracks[track].name, program, is_drum, len(own)),
+            *(channel % CHANNELS + 1, min(own), max(own)),
+        )
 
 
 def _variations(performance: Performance) -> Iterator[str]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from spectro_render.errors import MidiError
 
 if TYPE_CHECKING:
     from note_seq.protobuf.music_pb2 import NoteSequence
+
+    from spectro_render.midi.changes import Changes
+    from spectro_render.midi.meter import Meter
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +28,15 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """The notes of one instrument in one track of a MIDI file, counted."""
+    """The notes of one instrument of one channel in one track of a MIDI file, counted."""
 
     name: str
     program: int  # General MIDI 0..127
     is_drum: bool
     n_notes: int
+    channel: int = 1  # 1..16
+    lowest: int = 0  # pitch, 0..127
+    highest: int = 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,10 @@ class Score:
     # lines between; before the first and after the last it stays. Empty: 1 throughout.
     fades: tuple[tuple[float, float], ...] = ()
     end_of_tracks: float = 0.0  # seconds: where the file says that its last track ends
+    # None where the bars are not known: in other libraries' objects, in sections, and in files that
+    # count time in frames of a film.
+    meter: Meter | None = field(default=None, compare=False, repr=False)
+    changes: Changes | None = None  # that were made to the file's music
 
     def to_note_sequence(self) -> NoteSequence:
         """The notes as a note_seq.NoteSequence, an instrument for each program and each drum kit.
@@ -100,5 +110,6 @@ def section(
         notes=notes,
         duration=max(0.0, min(score.duration, end) - start),
         fades=fades,
+        meter=None,
         end_of_tracks=max(0.0, score.end_of_tracks - start),
     )

@@ -2,7 +2,7 @@
 
 Files found in the wild are often damaged or wrapped: what cannot be understood is left out, and
 every such decision is counted in `Smf.repairs`. Only what can be heard is kept; meta events other
-than tempo and track name (key and time signatures, lyrics) are skipped whatever they hold.
+than tempo, time signature and track name (key signatures, lyrics) are skipped whatever they hold.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from operator import itemgetter
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from spectro_render.errors import MidiError
 from spectro_render.midi.pitch import PITCH_CONTROLLERS
@@ -45,6 +45,7 @@ PITCH_BEND = 0xE0
 _KEY_PRESSURE, _CHANNEL_PRESSURE = 0xA0, 0xD0
 _SYSEX, _SYSEX_CONTINUED, _META = 0xF0, 0xF7, 0xFF
 _TRACK_NAME, _DEVICE, _PORT, _END_OF_TRACK, _TEMPO = 0x03, 0x09, 0x21, 0x2F, 0x51
+_TIME_SIGNATURE, _SHORTEST_BEAT = 0x58, 6  # 1/64, as a power of two
 _LONGEST_USED = 16  # bytes of a system exclusive message
 _SYSTEM_DATA_BYTES = {0xF1: 1, 0xF2: 2, 0xF3: 1}  # the other system messages, even undefined, 0
 
@@ -82,6 +83,8 @@ class SmfTrack:
     events: list[Event] = field(default_factory=list)  # by tick
     tempos: list[tuple[int, int]] = field(default_factory=list)  # (tick, us per quarter note)
     end: int = 0  # tick
+    # Time signatures: tick, number of beats in a bar, and which part of a whole note a beat is.
+    signatures: list[tuple[int, int, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -94,6 +97,7 @@ class Smf:
     unplayed: Unplayed  # controllers and pressures
     ignored: Counter[str]  # other events that are not played: phrase -> how many
     repairs: Counter[str]  # phrase -> how often
+    counts: Literal["beats", "frames", "seconds"] = "beats"  # what times were written in
 
 
 def parse_smf(data: bytes) -> Smf:
@@ -111,7 +115,7 @@ def parse_smf(data: bytes) -> Smf:
             smf.repairs["wrong track length"] += 1
         track = _TrackReader(smf, chunk, room, devices).read()
         smf.tracks.append(track)
-        room -= len(track.events) + len(track.tempos)
+        room -= len(track.events) + len(track.tempos) + len(track.signatures)
     if not smf.tracks:
         raise MidiError("the MIDI file has no track", "export it again")
     if n_tracks is not None and n_tracks != len(smf.tracks):
@@ -228,7 +232,7 @@ class _TrackReader:
         data, end = self._data, len(self._data) - 5  # a time step, a status and two data bytes
         position, tick, status = self._position, self._track.end, self._running_status
         number, first_channel, events = self._number, self._first_channel, self._track.events
-        limit = self._room - len(self._track.tempos)
+        limit = self._room - len(self._track.tempos) - len(self._track.signatures)
         while position < end and len(events) < limit:
             at, step = position + 1, data[position]
             if step > 0x7F:
@@ -313,6 +317,8 @@ class _TrackReader:
         data = self._take(self._read_number())
         if kind == _TEMPO:
             self._add_tempo(data)
+        elif kind == _TIME_SIGNATURE:
+            self._add_signature(data)
         elif kind == _TRACK_NAME and not self._track.name:
             self._track.name = _decode(data)[:_MAX_NAME]
         elif kind == _PORT and data:
@@ -355,6 +361,11 @@ class _TrackReader:
         else:
             self._repairs["an impossible tempo left out"] += 1
 
+    def _add_signature(self, data: bytes) -> None:
+        if len(data) >= 2 and data[0] and data[1] <= _SHORTEST_BEAT:
+            self._make_room()
+            self._track.signatures.append((self._track.end, data[0], 2 ** data[1]))
+
     def _read_channel_message(self, status: int) -> None:
         kind = status & 0xF0
         size = 1 if kind in (PROGRAM, _CHANNEL_PRESSURE) else 2
@@ -376,7 +387,8 @@ class _TrackReader:
         self._track.events.append(event)
 
     def _make_room(self) -> None:
-        if len(self._track.events) + len(self._track.tempos) >= self._room:
+        track = self._track
+        if len(track.events) + len(track.tempos) + len(track.signatures) >= self._room:
             raise MidiError(f"more than {MAX_EVENTS:,} MIDI events", "split the file")
 
 
@@ -400,3 +412,4 @@ def _set_division(smf: Smf, division: int) -> None:
             track.tempos = []  # SMPTE time has no tempo
         smf.tracks[0].tempos = [(0, microseconds)]
         smf.division = frames * ticks_per_frame
+        smf.counts = "frames"

@@ -69,3 +69,17 @@ class Clock:
         index = bisect_right(self._starts, (seconds, float("inf"))) - 1
         start, a_tick = self._starts[index]
         return self._ticks[index] + int((seconds - start) / a_tick)
+
+
+class ScaledClock(Clock):
+    """Another clock at a multiple of its tempo."""
+
+    def __init__(self, clock: Clock, factor: float) -> None:
+        self._clock, self._factor = clock, factor
+
+    def seconds(self, ticks: Iterable[int]) -> Iterator[float]:
+        for seconds in self._clock.seconds(ticks):
+            yield seconds / self._factor
+
+    def last_tick(self, seconds: float) -> int:
+        return self._clock.last_tick(seconds * self._factor)

@@ -20,7 +20,8 @@ from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
 from spectro_render.diffusion import check_sampling, noise_source
 from spectro_render.errors import OptionError
 from spectro_render.mel import from_model, to_model
-from spectro_render.midi.length import least_seconds, part_to_render, sounding_seconds
+from spectro_render.midi.instruments import instrument_name
+from spectro_render.midi.length import least_seconds, part_to_render, sounding_seconds, with_times
 from spectro_render.midi.read import Source, as_score
 from spectro_render.midi.score import Score
 from spectro_render.network.curves import DRUM_KIT, NoteCurves
@@ -160,7 +161,11 @@ class Renderer:
         """
         options = replace(options or RenderOptions(), **overrides)  # type: ignore[arg-type]
         sampling = self.sampling(options)
-        score = as_score(source, allow_rests=options.to_end_of_track)
+        if options.velocity != 1.0 and self.vocabulary.velocity_bins == 1:
+            message = f"the model {self.name} knows no velocities"
+            raise OptionError(message, "leave out velocity, or use gain")
+        score = as_score(source, options, allow_rests=options.to_end_of_track)
+        options = with_times(score, options)
         score = part_to_render(score, options)
         windows = self.windows(score, options)
         ending = self._ending(score, options, len(windows))
@@ -318,14 +323,10 @@ class Renderer:
         )
         if not found:
             return ()
-        from pretty_midi import program_to_instrument_name
-
-        names = {
-            kind: "drums" if kind[0] else program_to_instrument_name(kind[1]) for kind in found
-        }
         return tuple(
-            f"{count(number, 'note')} of {names[kind]} on keys without a sound"
-            for kind, number in found.items()
+            f"{count(number, 'note')} of {'drums' if is_drum else instrument_name(program)} on keys"
+            " without a sound"
+            for (is_drum, program), number in found.items()
         )
 
     def gain(self, options: RenderOptions) -> float:
