@@ -89,7 +89,7 @@ def train(
     ] = 10_000,
     band_steps: Annotated[
         int, typer.Option(metavar="N", min=1, help="Training steps of the band above 8 kHz.")
-    ] = 4000,
+    ] = 2000,
     batch_size: Annotated[
         int,
         typer.Option(metavar="N", min=1, help="Windows per training step of the Transformer."),
@@ -152,7 +152,7 @@ def train(
             metavar="MODEL",
             autocompletion=offer_models,
             help="Model (a name or directory) from which new runs start. Of its vocoder, only the "
-            "part that reads notes is trained.",
+            "part that reads notes is trained. The band learns from its mels.",
         ),
     ] = None,
     device: Annotated[
@@ -226,6 +226,7 @@ def train(
             BandOptions(steps=band_steps, seed=seed),
             place,
             hours,
+            start_from,
             workers=workers,
             say=partial(print, flush=True),
         ),

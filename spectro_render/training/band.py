@@ -53,7 +53,7 @@ DECIBELS = 20 / torch.log(torch.tensor(10.0)).item()  # in a natural logarithm o
 class BandOptions(RunOptions):
     """How to train the band's network."""
 
-    steps: int = 4000
+    steps: int = 2000
     batch_size: int = 16  # windows
     learning_rate: float = 2e-3
     warmup: int = 100  # steps in which the rate rises

@@ -190,15 +190,17 @@ def train_model_band(
     options: BandOptions,
     device: torch.device,
     hours: float,
+    start_from: str | None = None,
     *,
     workers: int = 1,
     say: Callable[[str], None] = print,
 ) -> None:
     """Train the network for the band above 8 kHz, or continue the run in the work folder.
 
-    `midi`, `hours` and the seed of the options are those of `make_data`. If the work folder has a
-    Transformer, half of the mels that the network learns from are drawn by it. Raises the errors of
-    `train_band`.
+    `midi`, `hours` and the seed of the options are those of `make_data`. A part of the mels that
+    the network learns from are drawn by the Transformer in the work folder or, if it has none, by
+    that of the model `start_from`, if one is named. Raises the errors of `train_band`, and
+    WeightsError for a model that cannot be loaded.
     """
     train_band(
         _music(midi, work, config, hours, options.seed),
@@ -206,15 +208,21 @@ def train_model_band(
         options,
         device,
         workers=workers,
-        drawn=_drawn_mels(work, config, device),
+        drawn=_drawn_mels(work, config, device, start_from),
         say=say,
     )
 
 
-def _drawn_mels(work: Path, config: ModelConfig, device: torch.device) -> Tensor | None:
+def _drawn_mels(
+    work: Path, config: ModelConfig, device: torch.device, start_from: str | None = None
+) -> Tensor | None:
     """Mels of windows after the first shard, drawn by the Transformer; None if there is none."""
-    if not (work / TRANSFORMER).exists():
+    if (work / TRANSFORMER).exists():
+        model, _ = trained_transformer(work)
+    elif start_from is not None:
+        model = load_checkpoint(start_from).model
+        config = model.config
+    else:
         return None
-    model, _ = trained_transformer(work)
     windows = Windows(work / "train", config.conditioning, config.memory_steps)
     return draw_mels(model.to(device), windows, HELD_BACK, DRAWN_WINDOWS)
