@@ -7,6 +7,7 @@ weights: changing one makes every checkpoint useless.
 import math
 
 SAMPLE_RATE = 16_000  # Hz, mono
+FULL_RATE = 48_000  # Hz, of sound with the band above 8 kHz
 HOP_LENGTH = 320  # samples between frames: 20 ms
 WIN_LENGTH = 640  # samples under the Hann window: 40 ms
 N_FFT = 1024

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 SAMPLERS = ("ddpm", "ddpm-small", "ddim", "dpm++", "diffusers")  # of diffusion models
 MAX_STEPS = 100_000  # of denoising; all their noise levels are computed before the first one
 MAX_GUIDANCE = 100.0  # 2 is usual
+FULL_BAND_RATE = 32_000  # Hz: from this rate of the output on, the full band is on by itself
 MAX_HOURS = 3.0  # of sound that a file may make unless the user allows more
 
 
@@ -28,6 +29,7 @@ class RenderOptions:
     duration: float | None = None  # seconds to render; None: to the end and until it has rung out
     tail: float | None = None  # seconds after the last note; None: until it has rung out
     to_end_of_track: bool = False  # with the rests at the end of the file
+    full_band: bool | None = None  # up to 20 kHz, at 48 kHz; None: if the output's rate holds it
     max_hours: float = MAX_HOURS  # of sound; a song that would be longer is refused
     # How the music is changed before it is rendered. The keys of `programs` are MIDI channels, 1 to
     # 16, and names of tracks; its values are General MIDI names and numbers, 1 to 128, or "drums".

@@ -28,6 +28,7 @@ from spectro_render.checkpoints.names import (
     write_schedule,
 )
 from spectro_render.checkpoints.settings import (
+    BAND_SETTINGS,
     DEFAULTS_SETTINGS,
     INDEX_SETTINGS,
     NETWORK_SETTINGS,
@@ -45,7 +46,7 @@ from spectro_render.render.renderer import Renderer
 from spectro_render.vocoder.melgan import MelGAN, VocoderConfig, count_weights
 from tests.support.golden import PIPELINE
 from tests.support.songs import MakeSong
-from tests.support.toys import toy_config
+from tests.support.toys import toy_config, write_toy_band
 
 NESTED: Any = []
 for _ in range(500):
@@ -91,6 +92,7 @@ FILES = {
     SCHEDULER.as_posix(): SCHEDULER_SETTINGS,
     **{f"{FOLDERS[part]}/config.json": NETWORK_SETTINGS[part] for part in FOLDERS},
     "melgan/config.json": VOCODER_SETTINGS,
+    "band/config.json": BAND_SETTINGS,
 }
 MAX_CPU = 5.0  # seconds for one directory; most take a few milliseconds
 MAX_MEMORY = 300 << 20  # bytes that the peak may grow by, over all directories
@@ -105,6 +107,8 @@ def write_variants(folder: Path, layout: str, tiny_model: Path) -> Path:
         save_model(path, AutoregressiveModel(config))
     else:
         shutil.copytree(PIPELINE if layout == "published" else tiny_model, path)
+        if layout == "own":
+            write_toy_band(path)
     (path / CHECKSUMS).unlink(missing_ok=True)
     return path
 
@@ -141,7 +145,7 @@ def try_to_use(path: Path, song: Path) -> str | None:
 def cases(layout: str) -> Iterator[tuple[str, str]]:
     """All settings of a layout's files."""
     for file, settings in FILES.items():
-        if layout == "own" or not file.startswith("melgan"):
+        if layout == "own" or not file.startswith(("melgan", "band")):
             yield from ((file, name) for name in settings)
 
 
@@ -182,6 +186,7 @@ def test_any_value_of_any_setting(
         ("decoder/config.json", "num_layers", 65_536, "a whole number from 1 to 128"),
         ("notes_encoder/config.json", "d_model", 33, "a multiple of 2 from 4 to 65536"),
         ("melgan/config.json", "iterations", 10**9, "a whole number from 0 to 100"),
+        ("band/config.json", "width", 0, "a whole number from 1 to 4096"),
         ("melgan/config.json", "dilations", [0], "each a whole number from 1 to 256"),
         (SCHEDULER.as_posix(), "steps_offset", 1000, "below 1000"),
         ("defaults", "gain", "10", "a number from -60 to 60 or null"),

@@ -47,8 +47,8 @@ from spectro_render.training.data import (
     CacheSpec,
     Windows,
     _claim,
-    _piece,
     check_vocabulary,
+    make_piece,
     midi_files,
     piece_tensors,
     recalled,
@@ -281,8 +281,8 @@ class TestData:
             (tmp_path / f"{k}.mid").write_bytes(b"no MIDI")
         spec = CacheSpec(tmp_path, tmp_path, Vocabulary(), hours=1.0, held_out=True)
         with pytest.raises(SpectroRenderError, match="no music in 1 held-out files"):
-            _piece(spec, 0)
-        assert _piece(replace(spec, held_out=False), 0).notes  # made up
+            make_piece(spec, 0)
+        assert make_piece(replace(spec, held_out=False), 0).notes  # made up
 
     def test_a_cache_made_otherwise_is_not_mixed_in(self, tmp_path: Path) -> None:
         spec = CacheSpec(tmp_path, tmp_path / "cache", Vocabulary(), hours=1.0)

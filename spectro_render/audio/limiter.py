@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from spectro_render.constants import SAMPLE_RATE
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -12,20 +14,23 @@ if TYPE_CHECKING:
 
 DEFAULT_GAIN = 12.0  # dB; the model is trained on quiet sound, about -33 dBFS RMS
 CEILING = 0.98  # of full scale: room for what a lossy encoder or a resampler adds to a peak
-LOOK_AHEAD = 480  # samples, 30 ms at 16 kHz: longer than half a period of the lowest piano note
+LOOK_AHEAD = 480  # samples at 16 kHz, 30 ms: longer than half a period of the lowest piano note
 
 
 class Limiter:
     """A gain in dB, then a limiter that holds every sample within the ceiling.
 
     The factor at a sample is the least that any neighbour within LOOK_AHEAD needs, smoothed by a
-    Hann window of the same reach. It depends on 2 x LOOK_AHEAD samples to either side and nothing
+    Hann window of the same reach. It depends on 2 x LOOK_AHEAD to either side and nothing
     else, so sound in blocks is limited as if it were one block. `push` returns the samples that no
     later block can change, and `flush` the rest: together as many as were pushed.
     """
 
-    def __init__(self, gain: float, ceiling: float = CEILING) -> None:
-        """`gain` in dB; `ceiling` as a share of full scale."""
+    def __init__(
+        self, gain: float, ceiling: float = CEILING, sample_rate: int = SAMPLE_RATE
+    ) -> None:
+        """`gain` in dB; `ceiling` as a share of full scale; `sample_rate` in Hz."""
+        self._reach = LOOK_AHEAD * sample_rate // SAMPLE_RATE  # samples
         self._factor = 10 ** (gain / 20)
         self._ceiling = ceiling
         self._pending: Samples | None = None  # the neighbours, then what is not returned yet
@@ -35,13 +40,13 @@ class Limiter:
         import numpy as np
 
         if self._pending is None:  # silence lies before the beginning
-            self._pending = np.zeros((*samples.shape[:-1], 2 * LOOK_AHEAD), np.float32)
+            self._pending = np.zeros((*samples.shape[:-1], 2 * self._reach), np.float32)
         louder = samples * np.float32(self._factor)
         self._pending = np.concatenate([self._pending, louder], axis=-1)
-        if self._pending.shape[-1] <= 4 * LOOK_AHEAD:
+        if self._pending.shape[-1] <= 4 * self._reach:
             return self._pending[..., :0]
         ready = self._limit(self._pending)
-        self._pending = self._pending[..., -4 * LOOK_AHEAD :]
+        self._pending = self._pending[..., -4 * self._reach :]
         return ready
 
     def flush(self) -> Samples:
@@ -50,20 +55,20 @@ class Limiter:
 
         if self._pending is None:
             return np.zeros(0, np.float32)
-        silence = np.zeros((*self._pending.shape[:-1], 2 * LOOK_AHEAD), np.float32)
+        silence = np.zeros((*self._pending.shape[:-1], 2 * self._reach), np.float32)
         padded = np.concatenate([self._pending, silence], axis=-1)
         self._pending = None
         return self._limit(padded)
 
     def _limit(self, samples: Samples) -> Samples:
-        """Limit what has all its neighbours: (..., S) -> (..., S - 4 LOOK_AHEAD)."""
+        """Limit what has all its neighbours: (..., S + 4 reaches) -> (..., S)."""
         import numpy as np
 
-        middle = samples[..., 2 * LOOK_AHEAD : -2 * LOOK_AHEAD]
+        middle = samples[..., 2 * self._reach : -2 * self._reach]
         peaks = np.abs(samples).reshape(-1, samples.shape[-1]).max(axis=0).astype(np.float64)
         if peaks.max() <= self._ceiling:
             return middle
-        window = np.hanning(2 * LOOK_AHEAD + 3)[1:-1]  # without its two zeros
+        window = np.hanning(2 * self._reach + 3)[1:-1]  # without its two zeros
         needed = self._ceiling / np.maximum(peaks, self._ceiling)
         least = _running_minimum(needed, window.size)
         smooth = np.convolve(least, window / window.sum(), mode="valid")

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.errors import EngineError
 from spectro_render.midi.length import part_to_render, with_times
 from spectro_render.midi.read import read_midi
-from spectro_render.options import ModelChoice, Progress
+from spectro_render.options import FULL_BAND_RATE, ModelChoice, Progress
 from spectro_render.report import Reporter, as_size
 
 if TYPE_CHECKING:
@@ -90,10 +91,12 @@ class LocalEngine:
         part_to_render(score, options)  # so that no model is loaded in vain
         _ = self.renderer  # so that loading it does not count as time of the first song
         begun = time.monotonic()
+        if options.full_band is None and (encoding.sample_rate or 0) >= FULL_BAND_RATE:
+            options = replace(options, full_band=self.renderer.has_band)
         song = self.renderer.begin(score, options, live=task.job.is_streamed)
         writer = AudioWriter(
             task.output,
-            sample_rate=self.renderer.sample_rate,
+            sample_rate=song.sample_rate,
             out_rate=encoding.sample_rate,
             format=encoding.format,
             bit_depth=encoding.bit_depth,
@@ -146,7 +149,7 @@ class LocalEngine:
             beside=self.size - 1,
             model=self.renderer.name,
             device=str(self.renderer.device),
-            sample_rate=self.settings.encoding.sample_rate or self.renderer.sample_rate,
+            sample_rate=self.settings.encoding.sample_rate or active.song.sample_rate,
         )
 
 

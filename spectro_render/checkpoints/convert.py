@@ -18,6 +18,7 @@ from spectro_render.checkpoints.files import (
     write_part,
 )
 from spectro_render.checkpoints.manifest import (
+    BAND,
     INDEX,
     MELGAN,
     ONNX,
@@ -71,7 +72,8 @@ def _convert_directory(source: Path, folder: Path, dtype: str) -> None:
     """Copy a model directory with its tensors in another format, and everything else as it is."""
     from spectro_render.checkpoints.load import load_model
 
-    model = load_model(ModelFiles(source.name, source, source, "griffin-lim")).model
+    checkpoint = load_model(ModelFiles(source.name, source, source, "griffin-lim"))
+    model, band = checkpoint.model, checkpoint.band
     files = [source / name for name in (*CARDS, ONNX) if os.path.isfile(source / name)]
     _check_space(folder, model, dtype, sum(file.stat().st_size for file in files))
     for part, name in FOLDERS.items():
@@ -79,6 +81,8 @@ def _convert_directory(source: Path, folder: Path, dtype: str) -> None:
             state = getattr(model, part).state_dict()
             tensors = {stored_name(f"{part}.{key}"): state[key] for key in state}
             write_part(folder / name, read_json(source / name / CONFIG), tensors, dtype)
+    if band is not None:
+        write_part(folder / BAND, read_json(source / BAND / CONFIG), band.state_dict(), dtype)
     _convert_vocoder(source, folder, dtype)
     for path in (INDEX, SCHEDULER):
         write_json(folder / path, read_json(source / path))

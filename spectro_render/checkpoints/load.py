@@ -27,11 +27,13 @@ from spectro_render.checkpoints.files import (
     write_part,
 )
 from spectro_render.checkpoints.manifest import (
+    BAND,
     INDEX,
     MELGAN,
     ONNX,
     VOCODERS,
     ModelFiles,
+    has_band,
     has_part,
     is_onnx,
     model_files,
@@ -49,6 +51,7 @@ from spectro_render.checkpoints.names import (
     write_schedule,
 )
 from spectro_render.checkpoints.settings import (
+    BAND_SETTINGS,
     DEFAULTS_SETTINGS,
     INDEX_SETTINGS,
     NETWORK_SETTINGS,
@@ -64,6 +67,7 @@ if TYPE_CHECKING:
     from spectro_render.network.config import ModelConfig
     from spectro_render.network.model import MelModel
     from spectro_render.tokens.vocabulary import Vocabulary
+    from spectro_render.vocoder.band import HighBand
     from spectro_render.vocoder.melgan import MelGAN, Vocoder
 
 NOTES_CONFIG = Path(FOLDERS["notes"], CONFIG)
@@ -114,6 +118,7 @@ class Checkpoint:
     vocoder: Vocoder
     vocoder_kind: str  # one of VOCODERS; "griffin-lim" where the directory holds none
     reads_notes: bool  # whether the vocoder was trained with the model, on notes and mels
+    band: HighBand | None  # the network for the band above the mel's, if the model has one
     vocabulary: Vocabulary
     schedule: DiscreteSchedule  # of the sampler 'diffusers'
     defaults: Defaults
@@ -150,6 +155,7 @@ def load_model(files: ModelFiles) -> Checkpoint:
         vocoder=vocoder,
         vocoder_kind=files.vocoder_kind,
         reads_notes=files.vocoder == path and vocoder.reads_notes,
+        band=_read_band(path / BAND) if has_band(index) else None,
         vocabulary=vocabulary,
         schedule=schedule,
         defaults=defaults,
@@ -279,6 +285,23 @@ def read_melgan(path: Path) -> MelGAN:
     return vocoder.eval()
 
 
+def _read_band(path: Path) -> HighBand:
+    """Read the network for the band above the mel's in a folder.
+
+    Raises WeightsError for a missing or unsupported one, WeightsCorrupt for a damaged file.
+    """
+    from spectro_render.vocoder.band import BandConfig, HighBand
+
+    place, stored = path / CONFIG, read_json(path / CONFIG)
+    settings = {key: value for key, value in stored.items() if not key.startswith("_")}
+    check_names(settings, BAND_SETTINGS, place)
+    check_settings(settings, BAND_SETTINGS, place)
+    with without_numbers():
+        band = HighBand(BandConfig(**settings))
+    fill(band, path / TENSORS, {name: name for name in band.state_dict()})
+    return band.eval().requires_grad_(False)
+
+
 # --- save -------------------------------------------------------------------------------------
 
 
@@ -286,6 +309,7 @@ def save_model(
     directory: str | os.PathLike[str],
     model: MelModel,
     vocoder: MelGAN | None = None,
+    band: HighBand | None = None,
     *,
     defaults: Defaults | None = None,
     schedule: DiscreteSchedule | None = None,
@@ -300,7 +324,7 @@ def save_model(
     from spectro_render.diffusion import DiscreteSchedule
 
     path = Path(directory)
-    for folder in (*FOLDERS.values(), "scheduler", MELGAN):
+    for folder in (*FOLDERS.values(), "scheduler", MELGAN, BAND):
         shutil.rmtree(path / folder, ignore_errors=True)
     parts = write_config(model.config)
     for part, config in parts.items():
@@ -310,9 +334,15 @@ def save_model(
     if vocoder is not None:
         config = {"_class_name": "MelGAN", **vocoder.config.to_dict()}
         write_part(path / MELGAN, config, vocoder.state_dict(), dtype)
+    if band is not None:
+        config = {"_class_name": "HighBand", **band.config.to_dict()}
+        write_part(path / BAND, config, band.state_dict(), dtype)
     scheduler = write_schedule(model.config, schedule or DiscreteSchedule())
     write_json(path / SCHEDULER, scheduler)
-    write_json(path / INDEX, _index(parts, defaults or Defaults()))
+    index = _index(parts, defaults or Defaults())
+    if band is not None:
+        index[BAND] = ["spectro_render", "HighBand"]
+    write_json(path / INDEX, index)
     write_checksums(path)
 
 

@@ -11,6 +11,8 @@ The published weights and ours have one layout, that of diffusers:
     melgan/                model.onnx, or config.json and diffusion_pytorch_model.safetensors, or
                            nothing: then Griffin-Lim turns mels into sound. The tensors of a vocoder
                            that reads notes include its line table
+    band/                  config.json, diffusion_pytorch_model.safetensors, in some of our models:
+                           the band above the mel's, for `--full-band`
     SHA256SUMS             checksums of all other files, in our models; checked before loading
 
 Directories without SHA256SUMS that lie in the Hub's cache are verified by the cache: their files
@@ -45,6 +47,7 @@ INDEX = "model_index.json"
 VOCODERS = ("melgan", "onnx", "griffin-lim")  # the kinds of vocoder
 MELGAN = "melgan"  # the folder of any vocoder
 ONNX = Path(MELGAN, "model.onnx")
+BAND = "band"  # the folder of the network for the band above the mel's
 _VOCODER_FILES = (Path(MELGAN, CONFIG), Path(MELGAN, TENSORS), ONNX)
 CHECKSUMS = "SHA256SUMS"
 
@@ -72,6 +75,11 @@ def _is_listed(index: Json, folder: str) -> bool:
     return index.get(folder) not in (None, [None, None])
 
 
+def has_band(index: Json) -> bool:
+    """Whether a model with this model_index.json has a network for the band above the mel's."""
+    return _is_listed(index, BAND)
+
+
 def model_files(directory: Path, index: Json) -> list[Path]:
     """All files that loading may read, relative to the directory; `index` is its model_index.json.
 
@@ -82,6 +90,8 @@ def model_files(directory: Path, index: Json) -> list[Path]:
         if has_part(part, index):
             tensors = tensors_file(directory / folder)
             files += [Path(folder, CONFIG), tensors.relative_to(directory)]
+    if has_band(index):
+        files += [Path(BAND, CONFIG), Path(BAND, TENSORS)]
     return [*files, *vocoder_files(directory)]
 
 
@@ -126,6 +136,7 @@ def choose_files(names: Collection[str]) -> list[str]:
     for folder in FOLDERS.values():
         is_safe = f"{folder}/{TENSORS}" in names
         wanted += [f"{folder}/{CONFIG}", f"{folder}/{TENSORS if is_safe else PICKLE}"]
+    wanted += [f"{BAND}/{CONFIG}", f"{BAND}/{TENSORS}"]
     return [name for name in wanted if name in names]
 
 

@@ -211,6 +211,7 @@ INDEX_SETTINGS: dict[str, Rule] = {
     "decoder": _CLASSES,
     "scheduler": _CLASSES,
     "melgan": _CLASSES,
+    "band": _CLASSES,
     "defaults": Object(),
 }
 DEFAULTS_SETTINGS: dict[str, Rule] = {  # within model_index.json
@@ -277,6 +278,7 @@ VOCODER_SETTINGS: dict[str, Rule] = {  # melgan/config.json
     "lines": Whole(0, 1024),
     "attacks": OneOf((False, True)),
 }
+BAND_SETTINGS: dict[str, Rule] = {"width": Whole(1, 4096)}  # band/config.json
 
 
 # --- the check --------------------------------------------------------------------------------

@@ -25,9 +25,9 @@ from spectro_render.cli.completion import (
     offer_vocoders,
     with_files,
 )
-from spectro_render.constants import SAMPLE_RATE
+from spectro_render.constants import FULL_RATE, SAMPLE_RATE
 from spectro_render.errors import EngineError, OptionError
-from spectro_render.options import MAX_GUIDANCE, MAX_HOURS, MAX_STEPS
+from spectro_render.options import FULL_BAND_RATE, MAX_GUIDANCE, MAX_HOURS, MAX_STEPS
 from spectro_render.report import PROGRAM, Reporter, abandon
 
 if TYPE_CHECKING:
@@ -297,7 +297,18 @@ def render(
     ] = None,
     sample_rate: Annotated[
         int | None,
-        typer.Option(metavar="HZ", help="Sample rate of the output.  [default: the model's 16000]"),
+        typer.Option(
+            metavar="HZ",
+            help="Sample rate of the output.  [default: 16000, and 48000 with --full-band]",
+        ),
+    ] = None,
+    full_band: Annotated[
+        bool | None,
+        typer.Option(
+            "--full-band/--no-full-band",
+            help="Add the band from 8 to 20 kHz, which is made up, not rendered.  [default: on for"
+            f" sample rates of {FULL_BAND_RATE} and more, if the model can]",
+        ),
     ] = None,
     bit_depth: Annotated[
         BitDepth | None,
@@ -413,7 +424,11 @@ def render(
     encoding = Encoding(
         choose_format(output, "raw" if raw else format, batch=several), bit_depth, sample_rate
     )
-    check_format(encoding.format, bit_depth, SAMPLE_RATE if sample_rate is None else sample_rate)
+    if full_band and sample_rate is not None and sample_rate < FULL_BAND_RATE:
+        hint = f"choose a --sample-rate of {FULL_BAND_RATE} or more, or leave out --full-band"
+        raise OptionError(f"a sample rate of {sample_rate} has no room for the full band", hint)
+    rate = FULL_RATE if full_band else SAMPLE_RATE  # unless another is chosen
+    check_format(encoding.format, bit_depth, rate if sample_rate is None else sample_rate)
     jobs = plan_jobs(names, output, encoding.format, listed)
     given: dict[str, Any] = {
         "programs": changes.programs(program),
@@ -435,6 +450,7 @@ def render(
         duration=duration,
         tail=tail,
         to_end_of_track=to_end_of_track,
+        full_band=full_band,
         max_hours=max_hours,
         skip_missing=several,
         **given,

@@ -13,6 +13,7 @@ from spectro_render.diffusion import Target
 from spectro_render.errors import OptionError
 from spectro_render.network.device import find_device
 from spectro_render.network.presets import PRESETS, choose_network
+from spectro_render.training.band import BandOptions
 from spectro_render.training.curves import CurveOptions
 from spectro_render.training.diffusion import TrainingOptions
 from spectro_render.training.export import export
@@ -20,6 +21,7 @@ from spectro_render.training.stages import (
     make_data,
     train_curves,
     train_diffusion,
+    train_model_band,
     train_model_vocoder,
 )
 from spectro_render.training.vocoder import VocoderOptions
@@ -37,6 +39,7 @@ class Stage(str, Enum):
     notes = "notes"
     diffusion = "diffusion"
     vocoder = "vocoder"
+    band = "band"
     export = "export"
 
 
@@ -84,6 +87,9 @@ def train(
     vocoder_steps: Annotated[
         int, typer.Option(metavar="N", min=1, help="Training steps of the vocoder.")
     ] = 10_000,
+    band_steps: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Training steps of the band above 8 kHz.")
+    ] = 2000,
     batch_size: Annotated[
         int,
         typer.Option(metavar="N", min=1, help="Windows per training step of the Transformer."),
@@ -146,7 +152,7 @@ def train(
             metavar="MODEL",
             autocompletion=offer_models,
             help="Model (a name or directory) from which new runs start. Of its vocoder, only the "
-            "part that reads notes is trained.",
+            "part that reads notes is trained. The band learns from its mels.",
         ),
     ] = None,
     device: Annotated[
@@ -167,9 +173,9 @@ def train(
     """Train a model from MIDI files.
 
     The stages are: data (synthesise music), notes (synthesise single notes, and learn how each of
-    them develops), diffusion (train the Transformer, which turns notes
-    into mel spectrograms), vocoder (train the network that turns spectrograms into sound) and
-    export (write the model directory).
+    them develops), diffusion (train the Transformer, which turns notes into mel spectrograms),
+    vocoder (train the network that turns spectrograms into sound), band (train the network that
+    makes up the band above 8 kHz, for --full-band) and export (write the model directory).
 
     FluidSynth and a soundfont must be installed (Debian: fluidsynth,
     musescore-general-soundfont-small).
@@ -212,6 +218,17 @@ def train(
         Stage.diffusion: lambda: train_diffusion(work, config, options, place, start_from),
         Stage.vocoder: lambda: train_model_vocoder(
             work, config, VocoderOptions(steps=vocoder_steps, seed=seed), place, start_from
+        ),
+        Stage.band: lambda: train_model_band(
+            midi,
+            work,
+            config,
+            BandOptions(steps=band_steps, seed=seed),
+            place,
+            hours,
+            start_from,
+            workers=workers,
+            say=partial(print, flush=True),
         ),
         Stage.export: lambda: export(work, output),
     }

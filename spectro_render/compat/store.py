@@ -9,7 +9,7 @@ from spectro_render.atomic import work_directory
 from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints.files import Json, without_numbers, write_json
 from spectro_render.checkpoints.load import save_model
-from spectro_render.checkpoints.manifest import INDEX, MELGAN, ONNX, write_checksums
+from spectro_render.checkpoints.manifest import BAND, INDEX, MELGAN, ONNX, write_checksums
 from spectro_render.checkpoints.names import FOLDERS, read_config, read_schedule
 from spectro_render.compat.components import (
     Component,
@@ -67,7 +67,7 @@ def save_components(path: Path, components: Mapping[str, Any]) -> None:
         raise output_error(str(path), error) from error
     with work_directory(path, str(path)) as work:
         _write(work, components)
-        for folder in (*FOLDERS.values(), "scheduler", MELGAN):  # other files there stay
+        for folder in (*FOLDERS.values(), "scheduler", MELGAN, BAND):  # other files there stay
             shutil.rmtree(path / folder, ignore_errors=True)
         for entry in work.iterdir():
             entry.replace(path / entry.name)

@@ -8,6 +8,7 @@ import numpy as np
 
 from spectro_render.evaluation import distances, faults
 from spectro_render.evaluation.arrays import Matrix, Samples
+from spectro_render.evaluation.band import band_distance
 from spectro_render.evaluation.drums import drum_f1
 from spectro_render.evaluation.frechet import (
     Embedding,
@@ -38,7 +39,7 @@ class FileEvaluator:
 
     subject: Subject
     reference: Reference
-    parts: Collection[str]  # of "files", "vocoder", "frechet": what to measure
+    parts: Collection[str]  # of "files", "vocoder", "band", "frechet": what to measure
     embedding: Embedding
     limit: float  # seconds of each file
     _embedded: list[Matrix] = field(default_factory=list, init=False)
@@ -56,12 +57,16 @@ class FileEvaluator:
         sounds = {"reference": true}
         if {"files", "vocoder"} & set(self.parts):
             measures["note_f1_reference"] = Measure.of(note_f1(true, played_notes(score.notes)))
-        if {"files", "frechet"} & set(self.parts):
+        if {"files", "band", "frechet"} & set(self.parts):
             output = self.subject.render(score, seconds)
             sounds["model"] = output.samples
         if "files" in self.parts:
             measures |= compare(output, true, score)
             measures["times_real_time"] = Measure(seconds, output.took)
+        if "band" in self.parts:
+            full_true = self.reference.full_sound(name, score, seconds)
+            full = self.subject.add_band(output.mel, output.samples, score)
+            measures["band_distance"] = Measure.of(band_distance(full, full_true))
         if "frechet" in self.parts:
             embedded, reference = map(self.embedding.embed, (output.samples, true))
             self._embedded.append(embedded)

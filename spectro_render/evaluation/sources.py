@@ -34,6 +34,9 @@ class Subject(Protocol):
     def vocode(self, log_mel: Matrix, score: Score) -> Samples:
         """The model's vocoder alone: natural log-mel (T, 128) of a score -> samples (S,)."""
 
+    def add_band(self, log_mel: Matrix, samples: Samples, score: Score) -> Samples:
+        """The sound (S,) of a mel at 48 kHz, with the band above 8 kHz if the model has it."""
+
 
 class Reference(Protocol):
     """The true sounds of scores, at the level of the training data."""
@@ -45,8 +48,11 @@ class Reference(Protocol):
         SpectroRenderError if there is no sound.
         """
 
+    def full_sound(self, name: Path, score: Score, seconds: float) -> Samples:
+        """The same sound at 48 kHz, (3 S,)."""
 
-def fit_length(samples: Samples, seconds: float) -> Samples:
+
+def fit_length(samples: Samples, seconds: float, sample_rate: int = SAMPLE_RATE) -> Samples:
     """Cut samples (S,) to `seconds` seconds, or fill them up with silence."""
-    count = round(seconds * SAMPLE_RATE)
+    count = round(seconds * sample_rate)
     return np.pad(samples[:count], (0, max(0, count - len(samples))))

@@ -3,10 +3,12 @@
 import time
 
 import numpy as np
+import soxr
 import torch
 from torch import Tensor
 
 from spectro_render.audio.limiter import Limiter
+from spectro_render.constants import FULL_RATE, SAMPLE_RATE
 from spectro_render.evaluation.arrays import Matrix, Samples
 from spectro_render.evaluation.sources import ModelOutput, fit_length
 from spectro_render.midi.score import Score
@@ -39,6 +41,15 @@ class RenderedSubject:
     def vocode(self, log_mel: Matrix, score: Score) -> Samples:
         """The model's vocoder alone: natural log-mel (T, 128) of a score -> samples (S,)."""
         return self._vocode([torch.from_numpy(log_mel).float()], score)
+
+    def add_band(self, log_mel: Matrix, samples: Samples, score: Score) -> Samples:
+        """The sound (S,) of a mel at 48 kHz, with the band above 8 kHz if the model has it."""
+        full = np.asarray(soxr.resample(samples, SAMPLE_RATE, FULL_RATE, quality="VHQ"), np.float32)
+        band = self._renderer.band(score, self._options.seed)
+        if band is None:
+            return full
+        parts = [band.push(torch.from_numpy(log_mel).float()), band.flush()]
+        return full + fit_length(torch.cat(parts).numpy(), len(full) / FULL_RATE, FULL_RATE)
 
     def _vocode(self, mels: list[Tensor], score: Score) -> Samples:
         notes = self._renderer.vocoder_notes(score)

@@ -50,6 +50,9 @@ DESCRIPTIONS = {
     "onset_recall_border": Description("share of the onsets behind borders that are found"),
     "onset_recall_elsewhere": Description("share of the other onsets that are found"),
     "times_real_time": Description("seconds of sound per second of work", 1, "speed"),
+    "band_distance": Description(
+        "log-spectral distance from 7.9 to 20 kHz at 48 kHz, dB", 1, heading="band"
+    ),
     "reconstruction": Description("distance from the reference in the embedding", heading="recon"),
     "vocoder_note_f1": Description("note F1 of the reference's mels through the vocoder"),
     "vocoder_note_f1_ratio": Description("vocoder_note_f1 over note_f1_reference", heading="copy"),

@@ -38,6 +38,7 @@ from spectro_render.render.song import Ending, Song, SongSound, WindowCursor
 from spectro_render.report import Reporter, count
 from spectro_render.tokens.vocabulary import PAD, TokenWindow
 from spectro_render.tokens.write import TokenWindows, song_windows
+from spectro_render.vocoder.band_sound import BandStream
 from spectro_render.vocoder.harmonic_map import map_notes
 
 # Tables of notes are padded to a multiple of this number of rows. Matrix products with fewer rows
@@ -110,7 +111,9 @@ class Renderer:
         on_progress: OnProgress | None = None,
         **overrides: object,
     ) -> Audio:
-        """Render a score, or a MIDI file (a path, its bytes or an open file): mono, 16 kHz.
+        """Render a score, or a MIDI file (a path, its bytes or an open file), in mono.
+
+        The sample rate is 16 kHz, and 48 kHz with the option `full_band`.
 
         A note_seq.NoteSequence and a pretty_midi.PrettyMIDI are rendered, too. `overrides` are
         fields of RenderOptions. Raises MidiError if the file cannot be read or would sound for more
@@ -124,7 +127,9 @@ class Renderer:
             on_progress=on_progress,
             **overrides,
         )
-        return Audio(np.concatenate([part.samples for part in parts], axis=1), SAMPLE_RATE)
+        made = list(parts)
+        rate = made[0].sample_rate if made else SAMPLE_RATE
+        return Audio(np.concatenate([part.samples for part in made], axis=1), rate)
 
     def stream(
         self,
@@ -173,10 +178,25 @@ class Renderer:
         gain = self.gain(options) + (score.gain if self.vocabulary.velocity_bins > 1 else 0.0)
         fades = score.fades if score.notes else ((0.0, 0.0),)  # rests are silent
         # What is left out of the mel would draw partials where there are none, and take time.
-        notes = self.vocoder_notes(replace(score, notes=tuple(windows.with_room(score.notes))))
-        vocoder = self.checkpoint.vocoder
-        sound = SongSound(vocoder, gain, ending, live=live, notes=notes, fades=fades)
+        score = replace(score, notes=tuple(windows.with_room(score.notes)))
+        vocoder, notes = self.checkpoint.vocoder, self.vocoder_notes(score)
+        band = self.band(score, options.seed) if options.full_band else None
+        if options.full_band and band is None:
+            hint = "leave out --full-band, or choose another model"
+            raise OptionError(f"the model {self.name} has no sound above 8 kHz", hint)
+        sound = SongSound(vocoder, gain, ending, live=live, notes=notes, fades=fades, band=band)
         return Song(self._cursor(windows), sampling, sound, windows.dropped)
+
+    @property
+    def has_band(self) -> bool:
+        """Whether the model has a network for the band above 8 kHz."""
+        return self.checkpoint.band is not None
+
+    def band(self, score: Score, seed: int = 0) -> BandStream | None:
+        """The band above 8 kHz of a score, made from its mel; None if the model has no network."""
+        if self.checkpoint.band is None:
+            return None
+        return BandStream(self.checkpoint.band, self._known_notes(score), seed)
 
     def advance(self, songs: Sequence[Song], on_progress: OnProgress | None = None) -> list[Audio]:
         """Render the next window of each song together; returns the new final part of each song.
@@ -210,7 +230,7 @@ class Renderer:
             try:
                 if isinstance(mel, Exception):
                     raise mel
-                parts.append(Audio(song.take_ready(mel.to(self.device))[None], SAMPLE_RATE))
+                parts.append(Audio(song.take_ready(mel.to(self.device))[None], song.sample_rate))
             except Exception as error:
                 parts.append(_as_memory_error(error))
         return parts
@@ -272,6 +292,10 @@ class Renderer:
         """
         if not self.checkpoint.reads_notes:
             return None
+        return self._known_notes(score)
+
+    def _known_notes(self, score: Score) -> Tensor:
+        """A score's notes (N, 5) in the model's vocabulary, as `harmonic_map` describes them."""
         classes = self.vocabulary.program_class
         return map_notes(replace(note, program=classes(note.program)) for note in score.notes)
 

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from spectro_render.audio.limiter import Limiter
-from spectro_render.constants import HOP_LENGTH, MEL_FLOOR, SAMPLE_RATE
+from spectro_render.constants import FULL_RATE, HOP_LENGTH, MEL_FLOOR, SAMPLE_RATE
 from spectro_render.network.frames import NoteMemory
 from spectro_render.options import Sampling
 from spectro_render.tokens.read import window_notes
 from spectro_render.tokens.vocabulary import TokenWindow, Vocabulary, WindowNote
 from spectro_render.tokens.write import rest_window
+from spectro_render.vocoder.band_sound import BandStream, FullBandVocoder
 from spectro_render.vocoder.melgan import Vocoder
 from spectro_render.vocoder.streaming import StreamingVocoder
 
@@ -26,7 +27,7 @@ Samples: TypeAlias = npt.NDArray[np.float32]
 RUNG_OUT = -60.0  # dB under the loudest moment
 FALLEN, FALL_FRAMES = -20.0, 25  # dB, on the mean of half a second: then a sound is ringing out
 _DECIBEL = math.log(10) / 20  # in natural logarithms of amplitude
-FADE_OUT = 800  # samples at the end, 50 ms, so that no sound ends in a step
+FADE_OUT = 800  # samples at 16 kHz at the end, 50 ms, so that no sound ends in a step
 
 
 class WindowCursor:
@@ -78,7 +79,7 @@ class WindowCursor:
 
 @dataclass(frozen=True)
 class Ending:
-    """Where a song ends, in samples."""
+    """Where a song ends, in samples at 16 kHz."""
 
     least: int
     most: int  # the song goes on until it has rung out, but not further than here
@@ -97,14 +98,23 @@ class SongSound:
         live: bool,
         notes: Tensor | None = None,
         fades: Sequence[tuple[float, float]] = (),
+        band: BandStream | None = None,
     ) -> None:
-        """`gain` is in dB; `live` and `notes` as in StreamingVocoder, `fades` as in Score."""
+        """`gain` is in dB; `live` and `notes` as in StreamingVocoder, `fades` as in Score.
+
+        With a `band` the sound has it above the vocoder's, and comes at 48 kHz.
+        """
         self._fades = np.array(fades, np.float64).reshape(-1, 2)
         self._faded = 0  # samples
+        self._vocoder: StreamingVocoder | FullBandVocoder
         self._vocoder = StreamingVocoder(vocoder, live=live, notes=notes)
-        self._limiter = Limiter(gain)
-        self._ending, self._end = ending, ending.least  # samples
-        self._given = 0  # samples
+        self.sample_rate = SAMPLE_RATE  # Hz, of the samples that are returned
+        if band is not None:
+            self._vocoder = FullBandVocoder(self._vocoder, band)
+            self.sample_rate = FULL_RATE
+        self._limiter = Limiter(gain, sample_rate=self.sample_rate)
+        self._ending, self._end = ending, ending.least  # samples at 16 kHz
+        self._given = 0  # samples that are returned
         self._frames = 0  # of the mels so far
         self._peak = self._loudest = -math.inf  # of their log-mels, and of means of FALL_FRAMES
         self._recent: Samples = np.zeros(FALL_FRAMES - 1, np.float32) + math.log(MEL_FLOOR)
@@ -153,17 +163,19 @@ class SongSound:
         """The next samples (S,), as loud as the song is there."""
         sound: Samples = samples.cpu().numpy()
         if len(self._fades):
-            seconds = (self._faded + np.arange(len(sound))) / SAMPLE_RATE
+            seconds = (self._faded + np.arange(len(sound))) / self.sample_rate
             sound = sound * np.interp(seconds, *self._fades.T).astype(np.float32)
         self._faded += len(sound)
         return sound
 
     def _cut(self, samples: Samples) -> Samples:
-        part = samples[: max(0, self._end - self._given)]
-        begin = self._end - FADE_OUT
+        end = self._end * self.sample_rate // SAMPLE_RATE
+        fade_out = FADE_OUT * self.sample_rate // SAMPLE_RATE
+        part = samples[: max(0, end - self._given)]
+        begin = end - fade_out
         if not self._ending.is_cut and self._given + len(part) > begin and not self.rings_on:
             places = np.arange(self._given, self._given + len(part)) - begin
-            share = np.clip((places + 1) / FADE_OUT, 0, 1)
+            share = np.clip((places + 1) / fade_out, 0, 1)
             part = part * (0.5 + 0.5 * np.cos(np.pi * share)).astype(np.float32)
         self._given += len(part)
         return part
@@ -184,6 +196,11 @@ class Song:
     ) -> None:
         self.cursor, self.sampling, self.sound = cursor, sampling, sound
         self.dropped = dropped
+
+    @property
+    def sample_rate(self) -> int:
+        """The sample rate of the sound in Hz."""
+        return self.sound.sample_rate
 
     @property
     def is_over(self) -> bool:

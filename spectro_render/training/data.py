@@ -168,7 +168,7 @@ def _start_worker(spec: CacheSpec) -> None:
 def _write_shard(index: int) -> Path:
     """Render and write a shard, in a worker process, and return its path."""
     first = index * PIECES_PER_SHARD
-    pieces = [_piece(_spec, number) for number in range(first, first + PIECES_PER_SHARD)]
+    pieces = [make_piece(_spec, number) for number in range(first, first + PIECES_PER_SHARD)]
     parts = [piece_tensors(score, _spec.vocabulary, _synthesizer) for score in pieces]
     tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
     tensors["piece"] = torch.arange(PIECES_PER_SHARD).repeat_interleave(PIECE_WINDOWS).int()
@@ -178,7 +178,7 @@ def _write_shard(index: int) -> Path:
     return path
 
 
-def _piece(spec: CacheSpec, number: int) -> Score:
+def make_piece(spec: CacheSpec, number: int) -> Score:
     """Piece `number` of a cache: real music as written, real music varied, or made-up music.
 
     In some of the pieces to learn from, notes begin at the window borders.

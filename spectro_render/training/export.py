@@ -10,6 +10,7 @@ from spectro_render.errors import SpectroRenderError
 from spectro_render.network.build import make_model
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.model import MelModel
+from spectro_render.training.band import load_trained_band
 from spectro_render.training.vocoder import load_trained_vocoder
 
 TRANSFORMER = Path("diffusion", "checkpoint.pt")  # in the work folder
@@ -24,7 +25,7 @@ def trained_transformer(work: Path) -> tuple[MelModel, int]:
 
 
 def export(work: Path, output: Path) -> None:
-    """Write the averaged weights as a model directory, with the vocoder if one was trained.
+    """Write the averaged weights as a model directory, with vocoder and band if these were trained.
 
     `work` is the work folder of the training. Raises SpectroRenderError if it has no Transformer.
     """
@@ -38,6 +39,7 @@ def export(work: Path, output: Path) -> None:
         output,
         model,
         load_trained_vocoder(vocoder) if vocoder.exists() else None,
+        load_trained_band(work / "band"),
         defaults=Defaults(sampler="dpm++", steps=10, guidance=1.0),
     )
     print(json.dumps({"model": str(output), "steps": steps}))

@@ -1,8 +1,8 @@
-"""The stages of training: making the data, and training curves, Transformer and vocoder on it.
+"""The stages of training: making the data, and training the parts of a model on it.
 
 All stages share a work folder. In it, `train` and `valid` hold the shards of music, `notes` those
-of single notes, and `curves`, `diffusion` and `vocoder` the runs of the draft's curves of notes, of
-the Transformer and of the vocoder.
+of single notes, and `curves`, `diffusion`, `vocoder` and `band` the runs of the draft's curves of
+notes, of the Transformer, of the vocoder and of the band above 8 kHz.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints.find import find_model
@@ -18,6 +19,7 @@ from spectro_render.checkpoints.manifest import MELGAN, vocoder_kinds
 from spectro_render.errors import SpectroRenderError
 from spectro_render.network.config import ModelConfig
 from spectro_render.tokens.vocabulary import Vocabulary
+from spectro_render.training.band import BandOptions, train_band
 from spectro_render.training.curves import CurveOptions, CurveTrainer
 from spectro_render.training.data import (
     PIECE_WINDOWS,
@@ -35,8 +37,8 @@ from spectro_render.training.synth import find_soundfont
 from spectro_render.training.vocoder import VocoderOptions, train_vocoder
 
 CURVES = Path("curves", "checkpoint.pt")  # in the work folder
-HELD_BACK = PIECES_PER_SHARD * PIECE_WINDOWS  # windows of the shard that vocoders are checked on
-DRAWN_WINDOWS = 768  # of which the Transformer draws mels for the vocoder
+HELD_BACK = PIECES_PER_SHARD * PIECE_WINDOWS  # windows of the shard for checks
+DRAWN_WINDOWS = 768  # of which the Transformer draws mels for the vocoder and the band
 HELD_OUT_SHARE = 0.02  # share of the hours that are rendered from held-out files
 
 
@@ -55,12 +57,17 @@ def make_data(
     `workers` is the number of processes, and `say` is called with a message for each shard. Raises
     the errors of `build_cache`.
     """
-    vocabulary = Vocabulary(config.velocity_bins, config.programs)
-    spec = CacheSpec(midi, work / "train", vocabulary, hours, seed)
+    spec = _music(midi, work, config, hours, seed)
     held_out = replace(spec, folder=work / "valid", hours=hours * HELD_OUT_SHARE, held_out=True)
     for cache in (held_out, spec):
         for path in build_cache(cache, workers):
             say(f"wrote {path}")
+
+
+def _music(midi: Path, work: Path, config: ModelConfig, hours: float, seed: int) -> CacheSpec:
+    """The music that models are trained on, from a folder of MIDI files."""
+    vocabulary = Vocabulary(config.velocity_bins, config.programs)
+    return CacheSpec(midi, work / "train", vocabulary, hours, seed)
 
 
 def train_curves(
@@ -161,14 +168,10 @@ def train_model_vocoder(
     kind. Raises OptionError for a vocoder of another shape, SpectroRenderError for too little data,
     WeightsError for a model that cannot be loaded.
     """
-    start, drawn = None, None
+    start = None
     if start_from is not None:
         folder = find_model(start_from)
         start = read_melgan(folder / MELGAN) if "melgan" in vocoder_kinds(folder) else None
-    if (work / TRANSFORMER).exists():
-        model, _ = trained_transformer(work)
-        windows = Windows(work / "train", config.conditioning, config.memory_steps)
-        drawn = draw_mels(model.to(device), windows, HELD_BACK, DRAWN_WINDOWS)
     train_vocoder(
         work / "train",
         work / "vocoder",
@@ -176,5 +179,50 @@ def train_model_vocoder(
         device,
         start_from=start,
         velocity_bins=config.velocity_bins,
-        drawn=drawn,
+        drawn=_drawn_mels(work, config, device),
     )
+
+
+def train_model_band(
+    midi: Path,
+    work: Path,
+    config: ModelConfig,
+    options: BandOptions,
+    device: torch.device,
+    hours: float,
+    start_from: str | None = None,
+    *,
+    workers: int = 1,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Train the network for the band above 8 kHz, or continue the run in the work folder.
+
+    `midi`, `hours` and the seed of the options are those of `make_data`. A part of the mels that
+    the network learns from are drawn by the Transformer in the work folder or, if it has none, by
+    that of the model `start_from`, if one is named. Raises the errors of `train_band`, and
+    WeightsError for a model that cannot be loaded.
+    """
+    train_band(
+        _music(midi, work, config, hours, options.seed),
+        work / "band",
+        options,
+        device,
+        workers=workers,
+        drawn=_drawn_mels(work, config, device, start_from),
+        say=say,
+    )
+
+
+def _drawn_mels(
+    work: Path, config: ModelConfig, device: torch.device, start_from: str | None = None
+) -> Tensor | None:
+    """Mels of windows after the first shard, drawn by the Transformer; None if there is none."""
+    if (work / TRANSFORMER).exists():
+        model, _ = trained_transformer(work)
+    elif start_from is not None:
+        model = load_checkpoint(start_from).model
+        config = model.config
+    else:
+        return None
+    windows = Windows(work / "train", config.conditioning, config.memory_steps)
+    return draw_mels(model.to(device), windows, HELD_BACK, DRAWN_WINDOWS)

@@ -115,6 +115,10 @@ class Synthesizer:
 
     def render(self, midi: bytes, seconds: float) -> np.ndarray:
         """The first `seconds` seconds of a MIDI file: mono float32 at 16 kHz, (S,)."""
+        return to_model_rate(self.render_full(midi, seconds))
+
+    def render_full(self, midi: bytes, seconds: float) -> np.ndarray:
+        """The first `seconds` seconds of a MIDI file: mono float32 at 48 kHz, (3 S,)."""
         self._lib.fluid_synth_system_reset(self._synth)
         player = ctypes.c_void_p(self._lib.new_fluid_player(self._synth))
         self._lib.fluid_player_add_mem(player, midi, ctypes.c_size_t(len(midi)))
@@ -126,8 +130,8 @@ class Synthesizer:
         self._lib.fluid_player_stop(player)
         self._lib.delete_fluid_player(player)
         self._drain()
-        mono = stereo.mean(0)[: round(seconds * SYNTH_RATE)]
-        return np.asarray(soxr.resample(mono, SYNTH_RATE, SAMPLE_RATE, quality="HQ"), np.float32)
+        mono: np.ndarray = stereo.mean(0)[: round(seconds * SYNTH_RATE)]
+        return mono
 
     def _drain(self) -> None:
         """Render until nothing sounds: a reset leaves voices and reverb to the next rendering."""
@@ -145,3 +149,12 @@ class Synthesizer:
     def render_score(self, score: Score) -> np.ndarray:
         """A score and TAIL_SECONDS after its last note: mono float32 at 16 kHz, (S,)."""
         return self.render(score_to_midi(score), score.duration + TAIL_SECONDS)
+
+    def render_score_full(self, score: Score) -> np.ndarray:
+        """A score and TAIL_SECONDS after its last note: mono float32 at 48 kHz, (3 S,)."""
+        return self.render_full(score_to_midi(score), score.duration + TAIL_SECONDS)
+
+
+def to_model_rate(samples: np.ndarray) -> np.ndarray:
+    """Resample what FluidSynth makes, (3 S,) at 48 kHz, to 16 kHz: (S,)."""
+    return np.asarray(soxr.resample(samples, SYNTH_RATE, SAMPLE_RATE, quality="HQ"), np.float32)

@@ -50,6 +50,25 @@ def write_toy_model(path: Path) -> None:
     save_model(path, SpectrogramModel(toy_config()), vocoder, defaults=Defaults("dpm++", 2))
 
 
+def write_toy_band(path: Path) -> None:
+    """Give a model directory a tiny network for the band above 8 kHz; its sound is noise."""
+    import json
+
+    import torch
+
+    from spectro_render.checkpoints.files import write_part
+    from spectro_render.checkpoints.manifest import BAND, INDEX, write_checksums
+    from spectro_render.vocoder.band import BandConfig, HighBand
+
+    torch.manual_seed(0)
+    band = HighBand(BandConfig(width=16))
+    band.output.bias.data.fill_(1.0)
+    write_part(path / BAND, band.config.to_dict(), band.state_dict(), "float16")
+    index = json.loads((path / INDEX).read_text())
+    (path / INDEX).write_text(json.dumps({**index, BAND: ["spectro_render", "HighBand"]}))
+    write_checksums(path)
+
+
 def window_alone(
     renderer: "Renderer",
     window: "TokenWindow",
