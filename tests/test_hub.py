@@ -23,11 +23,12 @@ from spectro_render.errors import DownloadError, WeightsCorrupt, WeightsError, W
 from spectro_render.render.renderer import Renderer
 from spectro_render.report import Reporter, as_size
 from tests.support.golden import PIPELINE
-from tests.support.hub_server import GATED, PRIVATE, REPO, Hub, serve
+from tests.support.hub_server import GATED, PRIVATE, REPO, Hub, point_client_at, serve
 from tests.support.processes import (
     DEVNULL,
     LIMIT,
     PIPE,
+    REPOSITORY,
     CompletedProcess,
     run_on_terminal,
     run_program,
@@ -52,15 +53,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A Hub with the tiny published pipeline, which the client takes for the only one."""
-    constants = pytest.importorskip("huggingface_hub.constants")  # of the environment at import
     with serve(PIPELINE) as hub:
-        template = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        copy = "huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE"  # of older releases
-        monkeypatch.setattr(copy, template, raising=False)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", BLOCK)
+        point_client_at(hub, monkeypatch)
+        monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", BLOCK)
         yield hub
 
 
@@ -344,6 +339,15 @@ def test_nobody_answers(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "refused" in line
 
 
+def test_behind_a_proxy(command: Command, hub: Hub) -> None:
+    """The proxy is the server of the tests; nothing else knows the name of the Hub."""
+    environment = {"HTTP_PROXY": hub.address, "NO_PROXY": "", "HF_ENDPOINT": "http://hub.invalid"}
+    done = command("models", "pull", REPO, **environment)
+    assert done.returncode == 0, done.stderr
+    assert verify(Path(done.stdout.rstrip("\n")))
+    assert sorted(hub.asked_for()) == FILES
+
+
 @pytest.mark.parametrize("address", ["http://[bad", "http://127.0.0.1:port"])
 @pytest.mark.parametrize("variable", ["HF_ENDPOINT", "HTTP_PROXY"])
 def test_an_address_that_is_none(command: Command, variable: str, address: str) -> None:
@@ -360,6 +364,38 @@ def test_no_client(monkeypatch: pytest.MonkeyPatch) -> None:
         f"{REPO} is not here, and fetching it needs huggingface_hub;"
         " pip install 'spectro-render[hub]'"
     )
+
+
+def test_no_onnxruntime_is_known_beforehand(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    need = f"the vocoder of {REPO} needs onnxruntime, which is not installed"
+    mend = "pip install 'spectro-render[hub]'"
+    for words in (["--model", REPO], ["--model", REPO, "--vocoder", "onnx"], ["--vocoder", REPO]):
+        midi = str(REPOSITORY / "docs" / "demo.mid")
+        assert cli.run([midi, "-o", str(cache.parents[1] / "song.wav"), *words]) == 1
+        line = capfd.readouterr().err
+        assert line.endswith(f"{need}; {mend}, or choose --vocoder griffin-lim\n")
+        assert line.count("\n") == 1 and hub.asked_for() == [] and files(cache) == []
+    assert cli.run(["models", "pull", REPO]) == 0
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0] == f"spectro-render: {need}; {mend}"
+    assert lines[1].startswith(f"spectro-render: fetching {REPO}: ")
+
+
+def test_a_vocoder_that_is_not_used_needs_no_package(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert load_checkpoint(REPO, vocoder="griffin-lim").name == REPO
+
+
+def test_small_files_come_zipped_and_without_a_length(hub: Hub) -> None:
+    pull(REPO)
+    small = [request for request in hub.requests if "/resolve-cache/" in request.path]
+    fetched = [request.path for request in small if request.method == "GET" and request.zipped]
+    assert len(fetched) == len([name for name in FILES if name.endswith(".json")])
 
 
 def test_too_little_room_is_known_beforehand(hub: Hub, cache: Path) -> None:

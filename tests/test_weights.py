@@ -370,7 +370,7 @@ def test_missing_file(published: Path, name: str) -> None:
 def test_what_is_only_called_a_pickle(published: Path) -> None:
     path = published / "decoder" / TENSORS
     path.rename(path.with_suffix(".bin"))
-    assert ".bin is damaged or holds more than tensors" in refusal(published, WeightsCorrupt)
+    assert ".bin is damaged or holds code" in refusal(published, WeightsCorrupt)
 
 
 @pytest.mark.parametrize(
@@ -456,7 +456,7 @@ def test_onnx_vocoder() -> None:
 
 def test_onnx_needs_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(WeightsError, match=r"install spectro-render\[onnx\]"):
+    with pytest.raises(WeightsError, match=r"pip install 'spectro-render\[onnx\]'"):
         load_vocoder(PIPELINE, "onnx")
 
 

@@ -131,7 +131,7 @@ def open_tensors(path: Path) -> StoredTensors:
     """Open a safetensors file, or a pickle of tensors, without reading the tensors yet.
 
     Raises WeightsError for a file that is missing or may not be read, WeightsCorrupt for a damaged
-    one or a pickle that holds more than tensors.
+    one or a pickle that holds more than float32 tensors.
     """
     require(path)
     try:
@@ -169,7 +169,7 @@ def _open_pickle(path: Path) -> StoredTensors:
     try:
         content = torch.load(path, map_location="cpu", mmap=is_archive, weights_only=True)
     except pickle.UnpicklingError as error:
-        message = f"{path} is damaged or holds more than tensors, such as code, which was not run"
+        message = f"{path} is damaged or holds code, which was not run"
         raise WeightsCorrupt(message, AS_SAFETENSORS) from error
     except Exception as error:  # in a damaged file, anything can fail anywhere
         raise WeightsCorrupt(f"{path} is not a whole pickle of tensors", GET_AGAIN) from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spectro_render.checkpoints.files import read_json
-from spectro_render.checkpoints.hub import KNOWN_MODELS, cached, pull
+from spectro_render.checkpoints.hub import KNOWN_MODELS, VocoderUse, cached, pull
 from spectro_render.checkpoints.hub_cache import (
     HubName,
     cache_folder,
@@ -102,7 +102,9 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     return path
 
 
-def get_model(name: str | os.PathLike[str], reporter: Reporter) -> Path:
+def get_model(
+    name: str | os.PathLike[str], reporter: Reporter, vocoder_use: VocoderUse = "now"
+) -> Path:
     """Find the directory of a model by name or path; fetch it from the Hub if it is missing.
 
     Raises WeightsNotFound, and the errors of `hub.pull`.
@@ -111,7 +113,7 @@ def get_model(name: str | os.PathLike[str], reporter: Reporter) -> Path:
     if path is not None:
         return path
     if parse_hub_name(name):
-        return pull(str(name), reporter)
+        return pull(str(name), reporter, vocoder_use=vocoder_use)
     raise _not_found(name)
 
 
@@ -121,7 +123,7 @@ def refresh_model(name: str, reporter: Reporter) -> Path:
     Raises WeightsNotFound, and the errors of `hub.pull`.
     """
     is_local = name in available_models() or os.path.isdir(name) or not parse_hub_name(name)
-    return find_model(name) if is_local else pull(name, reporter)
+    return find_model(name) if is_local else pull(name, reporter, vocoder_use="later")
 
 
 def resolve_model(
@@ -137,7 +139,7 @@ def resolve_model(
     DownloadError, WeightsCorrupt, and WeightsError for another model that holds no vocoder.
     """
     reporter = reporter or Reporter()
-    path = get_model(name, reporter)
+    path = get_model(name, reporter, "now" if vocoder in (None, "onnx") else "never")
     place, kind = path, vocoder_kinds(path)[0]
     if vocoder in VOCODERS:
         kind = str(vocoder)
@@ -200,7 +202,7 @@ def models_at_hand() -> list[str]:
 
 def model_name(path: Path) -> str:
     """The name of the model in a directory: its name on the Hub, or else the directory's name."""
-    return name_of_snapshot(path) or path.resolve().name
+    return str(name_of_snapshot(path) or path.resolve().name)
 
 
 def _find(name: str | os.PathLike[str], is_ready: Callable[[Path], bool] = is_whole) -> Path | None:

@@ -19,10 +19,27 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from spectro_render.checkpoints.hub_cache import HubName, cache_folder, parse_hub_name
-from spectro_render.checkpoints.manifest import INDEX, check, choose_files, is_blob, is_whole
+from spectro_render.checkpoints.files import TENSORS
+from spectro_render.checkpoints.hub_cache import (
+    MAIN,
+    HubName,
+    cache_folder,
+    name_of_snapshot,
+    parse_hub_name,
+    snapshots,
+)
+from spectro_render.checkpoints.manifest import (
+    INDEX,
+    MELGAN,
+    ONNX,
+    check,
+    choose_files,
+    is_blob,
+    is_whole,
+)
+from spectro_render.checkpoints.published import PINS, PUBLISHED, pin_of
 from spectro_render.errors import (
     DownloadError,
     SpectroRenderError,
@@ -33,14 +50,15 @@ from spectro_render.errors import (
 )
 from spectro_render.report import Reporter, as_size
 
-# Models that can be fetched by their names alone, and about how large they are. Neither a commit
-# nor checksums of them were ever published outside the Hub, so both are taken from there.
-KNOWN_MODELS = {"google/music-spectrogram-diffusion": 1_707_000_000}  # bytes
+KNOWN_MODELS = {PUBLISHED: 1_707_000_000}  # about how large each is, in bytes
+INSTALL = "pip install 'spectro-render[hub]'"  # brings all that models of the Hub need
 
 NO_HUB = "the server there is not a Hugging Face Hub"
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 OnBytes = Callable[[int], None]
+# What becomes of a fetched vocoder: it is run now, perhaps later, or not at all.
+VocoderUse = Literal["now", "later", "never"]
 
 
 @dataclass(frozen=True)
@@ -105,14 +123,19 @@ def pull(
     reporter: Reporter | None = None,
     *,
     choose: Callable[[Collection[str]], Sequence[str]] = choose_files,
+    vocoder_use: VocoderUse = "now",
 ) -> Path:
     """Fetch a model from the Hub; returns its directory in the cache.
 
     `name` is OWNER/REPO or OWNER/REPO@REVISION. `choose` picks the files to fetch from the names of
     all. What is in the cache already is not fetched again; with HF_HUB_OFFLINE set, the model must
     be complete there. The reporter, by default one on standard error, prints how much is fetched
-    and shows a bar. Raises WeightsNotFound for what the Hub does not have, DownloadError where the
-    download fails, WeightsCorrupt for content that differs from the Hub's checksum.
+    and shows a bar.
+
+    Before anything is fetched, a package that the model's vocoder needs is looked for: without it
+    DownloadError is raised or, if the vocoder is run "later", a line is printed. Raises
+    WeightsNotFound for what the Hub does not have, DownloadError where the download fails,
+    WeightsCorrupt for content that differs from the Hub's checksum, or from the pinned one.
     """
     wanted = parse_hub_name(name)
     if wanted is None:
@@ -130,10 +153,11 @@ def pull(
             path = cached(str(wanted))
             if path is None:
                 message = f"{cache_folder()} does not hold all of {wanted}, and HF_HUB_OFFLINE"
-                hint = "unset it, or name a directory"
+                hint = f"unset it, or name a directory{_others_at_hand(wanted)}"
                 raise WeightsNotFound(f"{message} is set", hint) from error
             return path
         if not listing.is_complete:
+            _check_packages(listing, vocoder_use, reporter)
             missing = listing.size - listing.fetched
             if missing:
                 _check_disk(listing, missing)
@@ -153,7 +177,7 @@ def _require_client(name: HubName) -> None:
             from huggingface_hub import HfApi  # noqa: F401
     except ImportError as error:
         message = f"{name} is not here, and fetching it needs {error.name or 'huggingface_hub'}"
-        raise DownloadError(message, "pip install 'spectro-render[hub]'") from error
+        raise DownloadError(message, f"{INSTALL}{_others_at_hand(name)}") from error
     except ValueError as error:  # it reads its variables when it is imported
         message = f"{name} is not here, and the Hub's client does not start: {error}"
         raise DownloadError(message, "check the variables whose names begin with HF_") from error
@@ -210,7 +234,49 @@ def _list(name: HubName, choose: Callable[[Collection[str]], Sequence[str]]) -> 
         if size is None or not is_blob(blob):
             raise ValueError(NO_HUB)
         files.append(RemoteFile(file, size, blob))
-    return Listing(name, str(info.sha), files)
+    listing = Listing(name, str(info.sha), files)
+    _check_pinned(listing)
+    return listing
+
+
+def _check_pinned(listing: Listing) -> None:
+    """Raise WeightsCorrupt if the Hub lists other content than is known of a pinned commit."""
+    name = listing.name
+    pin = pin_of(name.repo, listing.commit)
+    if pin is None:
+        return
+    for file in listing.files:
+        pinned = pin.files.get(file.name)
+        is_same = pinned is not None and pinned.size in (None, file.size)
+        if pinned and pinned.sha256:
+            is_same = is_same and pinned.sha256 == file.blob.name
+        if not is_same:
+            message = f"{name}: at commit {listing.commit[:7]} the Hub lists another {file.name}"
+            hint = f"for another commit, name it: {name.repo}@{MAIN} or {name.repo}@COMMIT"
+            raise WeightsCorrupt(f"{message} than was published", hint)
+
+
+def _check_packages(listing: Listing, vocoder_use: VocoderUse, reporter: Reporter) -> None:
+    """Raise DownloadError, or print a line, if the model's vocoder needs a missing package."""
+    names = {file.name for file in listing.files}
+    if vocoder_use == "never" or ONNX.as_posix() not in names or f"{MELGAN}/{TENSORS}" in names:
+        return
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError:
+        message = f"the vocoder of {listing.name} needs onnxruntime, which is not installed"
+        if vocoder_use == "now":
+            raise DownloadError(message, f"{INSTALL}, or choose --vocoder griffin-lim") from None
+        reporter.say(f"{message}; {INSTALL}")
+
+
+def _others_at_hand(name: HubName) -> str:
+    """The end of a hint: another commit of a repository that the cache holds, if there is one."""
+    for path in snapshots(name.repo):
+        other = name_of_snapshot(path)
+        if other is not None and other != name and is_whole(path):
+            return f"; another commit is in the cache: {other}"
+    return ""
 
 
 def _check_disk(listing: Listing, needed: int) -> None:
@@ -312,7 +378,9 @@ def _in_one_line(name: HubName) -> Iterator[None]:
         raise WeightsNotFound(message, hint) from error
     except errors.RevisionNotFoundError as error:
         message = f"{name.repo} on the Hub has no branch, tag or commit {name.revision!r}"
-        raise WeightsNotFound(message, f"see {page}") from error
+        is_pinned = name == HubName(name.repo) and name.repo in PINS
+        hint = f"for another commit, name it: {name.repo}@{MAIN}" if is_pinned else f"see {page}"
+        raise WeightsNotFound(message, hint) from error
     except Exception as error:
         raise _failure(name, error) from error
 

@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from spectro_render.checkpoints.published import PINS
+
 _WORD = r"[A-Za-z0-9](?:(?!--|\.\.)[\w.-]){0,95}"  # `--` and `..` are never in a repository's name
 _NAME = re.compile(rf"({_WORD}/{_WORD})(?:@({_WORD}(?:/{_WORD})*))?", re.ASCII)
-DEFAULT_REVISION = "main"
+MAIN = "main"
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,16 @@ class HubName:
     """A repository of the Hub and a revision of it: a branch, a tag or a commit."""
 
     repo: str  # OWNER/REPO
-    revision: str = DEFAULT_REVISION
+    revision: str = ""  # "": the pinned commit of a published model, else the main branch
+
+    def __post_init__(self) -> None:
+        if not self.revision:
+            pin = PINS.get(self.repo)
+            object.__setattr__(self, "revision", pin.commit if pin else MAIN)
 
     def __str__(self) -> str:
-        return self.repo if self.revision == DEFAULT_REVISION else f"{self.repo}@{self.revision}"
+        is_default = self == HubName(self.repo)
+        return self.repo if is_default else f"{self.repo}@{self.revision}"
 
     @property
     def folder(self) -> Path:
@@ -55,7 +63,7 @@ class HubName:
 def parse_hub_name(name: str | os.PathLike[str]) -> HubName | None:
     """Split `owner/repo` or `owner/repo@revision`; None for what cannot be such a name."""
     found = _NAME.fullmatch(str(name))
-    return HubName(found[1], found[2] or DEFAULT_REVISION) if found else None
+    return HubName(found[1], found[2] or "") if found else None
 
 
 def cache_folder() -> Path:
@@ -67,20 +75,27 @@ def cache_folder() -> Path:
     return Path(os.path.expandvars(os.path.expanduser(folder)))
 
 
-def snapshots() -> Iterator[Path]:
-    """The directories of all revisions of all repositories in the cache, of models of any kind."""
-    yield from sorted(cache_folder().glob("models--*--*/snapshots/*"))
+def snapshots(repo: str = "*/*") -> Iterator[Path]:
+    """The directories of all revisions of repositories in the cache, of models of any kind."""
+    yield from sorted(cache_folder().glob(f"models--{repo.replace('/', '--')}/snapshots/*"))
 
 
-def name_of_snapshot(path: Path) -> str | None:
-    """The name `owner/repo@revision` of a directory in the cache; None for any other directory."""
-    repository, commit = path.parent.parent, path.name
-    _, *words = repository.name.split("--")
+def commit_of_snapshot(path: Path) -> HubName | None:
+    """The repository and the commit of a directory in the cache; None for any other directory."""
+    path = Path(os.path.abspath(path))
+    _, *words = path.parent.parent.name.split("--")
     if path.parent.name != "snapshots" or len(words) != 2:
         return None
-    refs = repository / "refs"
+    return HubName("/".join(words), path.name)
+
+
+def name_of_snapshot(path: Path) -> HubName | None:
+    """The shortest name of a directory in the cache; None for any other directory."""
+    exact = commit_of_snapshot(path)
+    if exact is None or exact == HubName(exact.repo):  # the pinned commit
+        return exact
+    refs, commit = path.parent.parent / "refs", path.name.encode()
     names = sorted(file.relative_to(refs).as_posix() for file in refs.rglob("*") if file.is_file())
-    revisions = [name for name in names if (refs / name).read_bytes().strip() == commit.encode()]
+    revisions = [name for name in names if (refs / name).read_bytes().strip() == commit]
     # The main branch if it is at this commit, else another branch or tag, else the commit itself.
-    revision = DEFAULT_REVISION if DEFAULT_REVISION in revisions else (*revisions, commit)[0]
-    return str(HubName("/".join(words), revision))
+    return HubName(exact.repo, MAIN if MAIN in revisions else (*revisions, exact.revision)[0])

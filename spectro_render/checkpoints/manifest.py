@@ -15,8 +15,10 @@ The published weights and ours have one layout, that of diffusers:
                            the band above the mel's, for `--full-band`
     SHA256SUMS             checksums of all other files, in our models; checked before loading
 
-Directories without SHA256SUMS that lie in the Hub's cache are verified by the cache: their files
-are links to blobs, which are named after the checksums that the Hub gave.
+Directories without SHA256SUMS that lie in the Hub's cache are verified by what is pinned of their
+commit (`published.py`), and by the cache: their files are links to blobs, which are named after the
+checksums that the Hub gave. Where a file system has no links they are copies, and only pinned
+commits can be verified.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ from spectro_render.checkpoints.files import (
     tensors_file,
     unreadable,
 )
+from spectro_render.checkpoints.hub_cache import MAIN, commit_of_snapshot
 from spectro_render.checkpoints.names import FOLDERS, SCHEDULER
+from spectro_render.checkpoints.published import pin_of
 from spectro_render.errors import WeightsCorrupt, WeightsError
 
 INDEX = "model_index.json"
@@ -163,11 +167,15 @@ def write_checksums(directory: Path) -> None:
 def verify(directory: Path) -> bool:
     """Compare all files of a model with their checksums: False if there are no checksums.
 
-    Raises WeightsError for a file that is missing, WeightsCorrupt for one that differs from its
-    checksum or that loading reads although SHA256SUMS does not list it.
+    No network is used. Raises WeightsError for a file that is missing, WeightsCorrupt for one that
+    differs from its checksum or that loading reads although SHA256SUMS does not list it.
     """
     files = model_files(directory, read_json(directory / INDEX))
-    return verify_listed(directory, files) or _verify_blobs(directory, files)
+    if verify_listed(directory, files):
+        return True
+    pinned = _verify_pinned(directory, files)
+    others = [file for file in files if file not in pinned]
+    return _verify_blobs(directory, others) or bool(pinned)
 
 
 def verify_listed(directory: Path, files: Sequence[Path]) -> bool:
@@ -210,7 +218,7 @@ def fingerprint(directory: Path, files: Iterable[Path]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def check(path: Path, checksum: str, name: Path | str | None = None) -> None:
+def check(path: Path, checksum: str, name: Path | str | None = None, hint: str = GET_AGAIN) -> None:
     """Raise WeightsCorrupt unless a file has this SHA-256 or, by its length, git's SHA-1.
 
     The message calls the file `name`, by default its path.
@@ -218,7 +226,28 @@ def check(path: Path, checksum: str, name: Path | str | None = None) -> None:
     found = sha256(path) if len(checksum) == 64 else git_sha1(path)
     if found != checksum:
         kind = "SHA-256" if len(checksum) == 64 else "SHA-1"
-        raise WeightsCorrupt(f"{name or path} has the {kind} {found}, not {checksum}", GET_AGAIN)
+        raise WeightsCorrupt(f"{name or path} has the {kind} {found}, not {checksum}", hint)
+
+
+def _verify_pinned(directory: Path, files: Iterable[Path]) -> set[Path]:
+    """Compare files of the Hub's cache with what is pinned; returns those whose hash is pinned."""
+    snapshot = commit_of_snapshot(directory)
+    pin = snapshot and pin_of(snapshot.repo, snapshot.revision)
+    if not snapshot or not pin:
+        return set()
+    hashed = set()
+    hint = f"{GET_AGAIN}; for another commit, name it: {snapshot.repo}@{MAIN}"
+    for file in files:
+        path, pinned = directory / file, pin.files.get(file.as_posix())
+        if pinned is None:
+            raise WeightsCorrupt(f"{path} is no part of commit {pin.commit[:7]}", hint)
+        size = path.stat().st_size
+        if pinned.size not in (None, size):
+            raise WeightsCorrupt(f"{path} has {size} bytes, not {pinned.size}", hint)
+        if pinned.sha256:
+            check(path, pinned.sha256, hint=hint)
+            hashed.add(file)
+    return hashed
 
 
 def _verify_blobs(directory: Path, files: Iterable[Path]) -> bool:

@@ -1,7 +1,8 @@
 """Checks the pickles in a .bin file before torch reads it: which names of Python they may use.
 
 A pickle builds objects by calling what it names. torch's own reader already allows only a list of
-safe names, with `weights_only`; the list here is shorter, and holds even if torch's has a fault.
+safe names, with `weights_only`. The list here has only the three names that the published weights
+use, tables of tensors in float32, and holds even if torch's has a fault.
 """
 
 from __future__ import annotations
@@ -20,12 +21,10 @@ MAX_PICKLE = 1 << 24  # bytes of the pickle in an archive: names and shapes, not
 LEGACY_PICKLES = 5  # at the start of older files: a mark, two about the format, tensors, keys
 AS_SAFETENSORS = "get the model as safetensors"  # what to do about refused files
 
-_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
 ALLOWED = {
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_parameter",
-    *(f"torch {kind}Storage" for kind in _STORAGES),
+    "torch FloatStorage",
 }
 
 
@@ -40,14 +39,15 @@ def check_pickle(path: Path) -> bool:
         try:
             for name in _names_in_archive(file) if is_archive else _names_in_legacy(file):
                 if name not in ALLOWED:
-                    message = f"{path} holds more than tensors: {name[:80]!r}, which was not run"
+                    found = f"{name[:80]!r}, which was not run"
+                    message = f"{path} holds more than float32 tensors: {found}"
                     raise WeightsCorrupt(message, AS_SAFETENSORS)
         except Exception as error:  # in a damaged file, anything can fail anywhere
             is_unreadable = isinstance(error, OSError) and error.errno != errno.EINVAL  # of a seek
             if is_unreadable or isinstance(error, WeightsCorrupt):
                 raise
-            message = f"{path} is damaged or holds more than tensors, such as code"
-            raise WeightsCorrupt(f"{message}, which was not run", AS_SAFETENSORS) from error
+            message = f"{path} is damaged or holds code, which was not run"
+            raise WeightsCorrupt(message, AS_SAFETENSORS) from error
     return is_archive
 
 

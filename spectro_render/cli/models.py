@@ -152,6 +152,7 @@ def convert_model(
     from spectro_render.checkpoints.convert import convert
     from spectro_render.checkpoints.find import get_model
 
-    path = Path(source) if os.path.isfile(source) else get_model(source, Reporter(quiet=quiet))
+    is_file = os.path.isfile(source)
+    path = Path(source) if is_file else get_model(source, Reporter(quiet=quiet), "never")
     convert(path, destination, dtype=dtype, quiet=quiet)
     return 0

@@ -35,7 +35,7 @@ class OnnxVocoder:
         try:
             import onnxruntime
         except ImportError:
-            hint = "install spectro-render[onnx], or choose the vocoder griffin-lim"
+            hint = "pip install 'spectro-render[onnx]', or choose the vocoder griffin-lim"
             raise WeightsError(f"{path} needs onnxruntime, which is not installed", hint) from None
         self._path = path
         options = onnxruntime.SessionOptions()
