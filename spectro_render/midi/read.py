@@ -59,11 +59,17 @@ def read_midi(
 ) -> Score:
     """Read a MIDI file from a path, from its bytes or from an open binary file.
 
-    Raises MidiError where there is nothing to render: unreadable, no MIDI, no notes. With
-    `allow_rests`, a whole file without notes is a score of rests.
+    Raises MidiError where there is nothing to render: unreadable, no MIDI, no notes. If `source` is
+    a path, the message begins with it. With `allow_rests`, a whole file without notes is a score of
+    rests.
     """
-    smf = parse_smf(read_bytes(source))
-    return _score(smf, Clock(tempo_map(smf), smf.division), allow_rests)
+    try:
+        smf = parse_smf(read_bytes(source))
+        return _score(smf, Clock(tempo_map(smf), smf.division), allow_rests)
+    except MidiError as error:
+        if isinstance(source, (str, os.PathLike)):
+            raise MidiError(f"{os.fspath(source)}: {error.message}", error.hint) from error
+        raise
 
 
 def as_score(source: Source, *, allow_rests: bool = False) -> Score:
@@ -133,7 +139,9 @@ def _read_file(source: str | os.PathLike[str] | BinaryIO) -> bytes:
         return _read_limited(source)
     except (OSError, ValueError) as error:  # ValueError: a closed file, a null byte in the path
         reason = getattr(error, "strerror", None) or str(error)
-        raise MidiError(f"cannot be opened ({reason})", "check the path") from error
+        may_not = isinstance(error, PermissionError)
+        hint = "check who may read it" if may_not else "check the path"
+        raise MidiError(f"cannot be opened ({reason})", hint) from error
 
 
 def _read_limited(file: BinaryIO) -> bytes:
