@@ -472,11 +472,11 @@ def test_sources(tmp_path: Path) -> None:
 
 
 def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
-    assert error(tmp_path / "none.mid") == (
-        "cannot be opened (No such file or directory); check the path"
-    )
-    assert error(tmp_path) == "cannot be opened (Is a directory); check the path"
-    assert error("a\0b") == "cannot be opened (embedded null byte); check the path"
+    reasons: dict[str | Path, str]
+    reasons = {tmp_path / "none.mid": "No such file or directory", tmp_path: "Is a directory"}
+    reasons["a\0b"] = "embedded null byte"
+    for path, reason in reasons.items():
+        assert error(path) == f"{path}: cannot be opened ({reason}); check the path"
     assert error(io.StringIO("MThd")) == ("the file is open as text; open it in binary mode ('rb')")
     closed = io.BytesIO()
     closed.close()

@@ -18,12 +18,14 @@ from spectro_render.atomic import sweep
 from spectro_render.audio.destination import Destination, open_destination
 from spectro_render.batch.history import History, checksum
 from spectro_render.batch.jobs import STREAM, Job
+from spectro_render.batch.outputs import Outputs
 from spectro_render.batch.tasks import Begun, Engine, Event, Finished, Settings, Task, discard
 from spectro_render.errors import (
     NO_MEMORY,
     DeviceError,
     EngineError,
     OutputBusy,
+    OutputError,
     SpectroRenderError,
     WeightsError,
     reason_of,
@@ -50,23 +52,31 @@ class Batch:
         *,
         stream: BinaryIO | None = None,
         force: bool = False,
+        skip_existing: bool = False,
         keeps_going: bool = False,
         folder: Path | None = None,
+        has_records: bool = True,
     ) -> None:
         """Prepare a run; nothing is read or written yet.
 
         fingerprint: returns a hash of the model's files, and may be slow.
         stream: where the sound of a job without a file goes.
         force: whether outputs that exist already are rendered again.
-        keeps_going: whether other songs are rendered after a bug in this program.
-        folder: the folder of all outputs, if there is one; it keeps a record of the results.
+        skip_existing: whether outputs that exist already are kept, however they were made.
+        keeps_going: whether there may be several songs. Then others are rendered after a bug in
+            this program, and an existing output of which nothing is known is skipped.
+        folder: the folder of all outputs, if there is one.
+        has_records: whether that folder keeps a record of the results.
         """
         self.settings, self.engine, self.reporter = settings, engine, reporter
         self.stream, self.force, self.keeps_going = stream, force, keeps_going
+        self._skip_existing = skip_existing
         self._folder = folder
-        self._history: History | None = None
-        if folder is not None:
+        self._history: History | Outputs | None
+        if folder is not None and has_records:
             self._history = History(folder, settings.origin, fingerprint)
+        else:
+            self._history = Outputs(settings.origin, fingerprint)
         self._active: dict[Task, Begun | None] = {}
         self._folders: dict[Task, list[Path]] = {}  # made for the song, innermost first
         self._bars = SongBars()
@@ -119,13 +129,17 @@ class Batch:
             waiting.popleft()
 
     def begin(self, job: Job) -> None:
-        """Give the engine a job, unless its output exists already."""
+        """Give the engine a job, unless its output exists already and is kept.
+
+        Raises OutputError for a single output of which nothing is known, as it may be the user's.
+        """
         was_complete = job.is_complete
-        is_kept = was_complete and not (job.is_explicit or self.force)
-        data = self._outdated(job) if is_kept else job.read()
-        if data is None:
-            self._skip(job, f"{job.target} exists already; --force renders it again")
+        why, data = self._why_kept(job) if was_complete else ("", None)
+        if why:
+            self._skip(job, why)
             return
+        if data is None:
+            data = job.read()
         folders = job.missing_folders
         try:
             output = self._take_output(job, was_complete)
@@ -143,19 +157,36 @@ class Batch:
             raise
         self._active[task], self._folders[task] = None, folders
 
-    def _outdated(self, job: Job) -> bytes | None:
-        """The input of an output that is outdated; None if the output is to be kept."""
-        if self._history is None or job.target is None:
-            return None
+    def _why_kept(self, job: Job) -> tuple[str, bytes | None]:
+        """Why an output that exists already is kept, in words; "" if it is to be rendered.
+
+        Returns the input as well if that had to be read. Raises MidiError if there is no such
+        input, or if it cannot be read.
+        """
+        job.check_input()
+        if self._skip_existing:
+            return f"{job.target} exists already", None
+        if job.is_explicit or self.force:
+            return "", None
+        assert job.target is not None
+        exists, hint = f"{job.target} exists already", "--force renders it again"
         try:
-            if not self._history.knows(job.target):
-                return None
+            if self._history is None:
+                return f"{exists}; {hint}", None
+            if self._history.knows(job.target):
+                data = job.read()
+                settings = self.settings.origin_of(job)
+                is_outdated = self._history.is_outdated(job.target, checksum(data), settings)
+                return "" if is_outdated else f"{job.target} is up to date; {hint}", data
         except OSError as error:
+            assert isinstance(self._history, History)
             self._give_up_history("read", error)
-            return None
-        data = job.read()
-        settings = self.settings.origin_of(job)
-        return data if self._history.is_outdated(job.target, checksum(data), settings) else None
+            return f"{exists}; {hint}", None
+        exists += ", and it is not known how it was made"
+        if self.keeps_going:
+            return f"{exists}; {hint}", None
+        choices = "--force replaces it, --skip-existing keeps it, -o names another file"
+        raise OutputError(exists, choices)
 
     def _take_output(self, job: Job, was_complete: bool) -> Destination:
         """Open a job's output. Raises OutputBusy if another run has written it in the meantime."""
@@ -240,7 +271,7 @@ class Batch:
     def _skip(self, job: Job, why: str) -> None:
         self._bars.hide(job)
         self.reporter.say(f"{job.name}: {why}")
-        self.record(job, {"status": "skipped", **_names(job)})
+        self.record(job, {"status": "skipped", **_names(job), "reason": why})
 
     def _fail(self, job: Job, error: Exception) -> None:
         self._bars.hide(job)
@@ -250,7 +281,8 @@ class Batch:
     def _record_failure(self, job: Job, error: Exception) -> None:
         if len(self._failures) < MOST_SHOWN:
             self._failures.append((job.name, _reason(error)))
-        self.record(job, {"status": "failed", **_names(job), "error": _reason(error)})
+        what = {"error": _reason(error), "kind": type(error).__name__}
+        self.record(job, {"status": "failed", **_names(job), **what})
 
     def record(self, job: Job, fields: dict[str, Any], sha256: str | None = None) -> None:
         """Count a result, print it as JSON if that is wanted, and record it for later runs.
@@ -261,7 +293,9 @@ class Batch:
         self.reporter.record(fields)
         if fields["status"] == "skipped" or job.target is None:
             return
-        if self._history is None or not os.path.isdir(self._history.folder):
+        if self._history is None or (
+            isinstance(self._history, History) and not os.path.isdir(self._history.folder)
+        ):
             return
         try:
             self._history.add(job.target, sha256, fields, self.settings.origin_of(job))
@@ -270,7 +304,7 @@ class Batch:
 
     def _give_up_history(self, what: str, error: OSError) -> None:
         """Report that the records cannot be read or written, which fails the run, and go on."""
-        assert self._history is not None
+        assert isinstance(self._history, History)
         complain(f"{self._history.path}: cannot {what}: {reason_of(error)}")
         history, self._history = self._history, None
         with suppress(OSError):
@@ -292,7 +326,7 @@ class Batch:
                 f": {self._seconds:.1f} s of sound in {wall_seconds:.1f} s"
                 f" ({factor:.1f} times real time)"
             )
-        if self._counts["failed"] and self._history is not None:
+        if self._counts["failed"] and isinstance(self._history, History):
             text += f"; the reasons are in {self._history.path}"
         return text
 

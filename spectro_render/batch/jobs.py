@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from spectro_render.atomic import walk
@@ -20,6 +21,9 @@ from spectro_render.midi.read import MIDI_SUFFIXES, read_bytes
 from spectro_render.options import RenderOptions
 
 MAX_LIST = 1 << 28  # bytes of a list of files
+_MOST_COMPARED = 10_000  # names that a name is compared with, which takes a second
+_SCORES = (".musicxml", ".mxl", ".mscz", ".mscx")  # of notation programs
+_OTHER_SOUND = ("aac", "aif", "aiff", "m4a", "mp4", "opus", "wma")
 STREAM = "-"  # stands for standard input and for standard output
 
 
@@ -49,10 +53,19 @@ class Job:
         target = self.target
         return target is not None and os.path.isfile(target) and os.path.getsize(target) > 0
 
-    def read(self) -> bytes:
-        """Read the bytes of the MIDI file. Raises MidiError if that fails or there is none."""
+    def check_input(self) -> None:
+        """Raise MidiError if there is no input. It is not opened, which takes time."""
         if self.problem:
             raise MidiError(self.problem)
+        if self.source is not None and not os.path.exists(self.source):
+            raise _missing(self.source)
+
+    def read(self) -> bytes:
+        """Read the bytes of the MIDI file. Raises MidiError if that fails or there is none."""
+        self.check_input()
+        if self.source is not None and self.source.suffix.lower() in _SCORES:
+            hint = "export MIDI from your notation program, with MuseScore: mscore -o song.mid"
+            raise MidiError("is a score, not MIDI", f"{hint} {self.source.name}")
         return read_bytes(self.source or sys.stdin.buffer)
 
     @property
@@ -77,6 +90,27 @@ class Job:
                     f"{self.target.parent}: {why}", "choose another folder"
                 ) from error
         return self.target
+
+
+def _missing(source: Path) -> MidiError:
+    """The error for an input that does not exist, with the names that may have been meant."""
+    if os.path.lexists(source):
+        return MidiError("is a link to a file that does not exist", "check the link")
+    try:
+        os.stat(source)
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that is too long, a folder that may not be searched
+        return MidiError(f"cannot be opened ({error.strerror})", "check the path")
+    try:
+        names = sorted(
+            name for name in os.listdir(source.parent) if name.lower().endswith(MIDI_SUFFIXES)
+        )[:_MOST_COMPARED]
+    except OSError:
+        return MidiError("no such file: its folder cannot be read", "check the path")
+    near = get_close_matches(source.name, names, n=2, cutoff=0.75)
+    meant = " or ".join(str(source.with_name(name)) for name in near)
+    return MidiError("no such file", f"did you mean {meant}?" if near else "check the path")
 
 
 def read_lists(inputs: Sequence[str], files_from: str | None) -> tuple[list[str], list[str]]:
@@ -192,6 +226,7 @@ def plan_jobs(
     them, and outputs that would still be equal or would replace an input.
     """
     _check_inputs((*inputs, *listed))
+    _refuse_sound(inputs)
     batch = is_batch(inputs, listed)
     if batch:
         _check_batch_output(output)
@@ -227,6 +262,23 @@ def _check_inputs(inputs: Sequence[str]) -> None:
         raise OptionError("an input has an empty name", "name a file, a folder or -")
     if inputs.count(STREAM) > 1:
         raise OptionError("standard input can be read only once", "give one '-'")
+
+
+def _refuse_sound(inputs: Sequence[str]) -> None:
+    """Raise OptionError for an input that by its name and content is sound, not MIDI."""
+    for name in inputs:
+        if Path(name).suffix.lower().removeprefix(".") not in (*FORMATS, *_OTHER_SOUND):
+            continue
+        if os.path.isdir(name) or _is_pattern(name):
+            continue
+        try:
+            with open(name, "rb") as file:
+                mark = file.read(12)
+            is_midi = mark.startswith((b"MThd", b"RIFF", b"\x1f\x8b")) and mark[8:] != b"WAVE"
+        except OSError:
+            is_midi = False
+        if not is_midi:
+            raise OptionError(f"{name} is sound, not MIDI", f"to name the output: -o {name}")
 
 
 def _check_batch_output(output: str | None) -> None:

@@ -24,6 +24,7 @@ import typer
 from spectro_render.batch.cores import let_idle_threads_sleep
 from spectro_render.cli.completion import COMPLETE, SUB_COMMANDS, first_word, read_line_of_bash
 from spectro_render.cli.render import rendering
+from spectro_render.cli.words import usage_message
 from spectro_render.errors import NO_MEMORY, OptionError, SpectroRenderError, reason_of
 from spectro_render.report import PROGRAM, abandon, complain
 
@@ -137,9 +138,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         return _flushed(_invoke(list(arguments)))
     except (typer.TyperException, OptionError) as error:
-        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        message = usage_message(error) if isinstance(error, typer.TyperException) else str(error)
         sub_command = [word for word in arguments[:1] if word in SUB_COMMANDS]
-        complain(f"{message.rstrip('.')}; see {' '.join([PROGRAM, *sub_command])} --help")
+        end = "" if message.endswith("?") else ";"
+        complain(f"{message.rstrip('.')}{end} see {' '.join([PROGRAM, *sub_command])} --help")
         return 2
     except SpectroRenderError as error:
         if not _signals:  # it would be the signal's exception in another form

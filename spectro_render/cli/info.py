@@ -37,13 +37,13 @@ def info(
     json: Annotated[bool, typer.Option("--json", help="Print a JSON object per file.")] = False,
 ) -> int:
     """Show what is in MIDI files, and what of it the model cannot render."""
-    from spectro_render.midi.read import read_midi
+    from spectro_render.midi.read import read_bytes, read_midi
 
     vocabulary = _vocabulary_of(model)
     failures = 0
     for name in inputs:
         try:
-            score = read_midi(sys.stdin.buffer if name == "-" else name)
+            score = read_midi(read_bytes(sys.stdin.buffer if name == "-" else name))
         except SpectroRenderError as error:
             complain(f"{name}: {error}")
             failures += 1

@@ -25,6 +25,7 @@ from spectro_render.cli.completion import (
     offer_vocoders,
     with_files,
 )
+from spectro_render.cli.words import check_first_word
 from spectro_render.constants import FULL_RATE, SAMPLE_RATE
 from spectro_render.errors import EngineError, OptionError
 from spectro_render.options import FULL_BAND_RATE, MAX_GUIDANCE, MAX_HOURS, MAX_STEPS
@@ -363,6 +364,14 @@ def render(
     force: Annotated[
         bool, typer.Option("--force", help="Render outputs again even if they exist.")
     ] = False,
+    skip_existing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-existing",
+            "--no-clobber",
+            help="Keep outputs that exist, however they were made.",
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     json: Annotated[
         bool,
@@ -387,9 +396,10 @@ def render(
     INPUT is one or more .mid, .midi, .kar or .rmi files; folders, searched with all folders in
     them; patterns; lists of files; or - for standard input.
 
-    Outputs that exist already are skipped, unless the folder OUT has a record that they were made
-    from another file, with other settings or with another model. --force renders them again. A
-    single output that -o names in full is always replaced.
+    An output that exists already is skipped if it is up to date, and rendered again if it was made
+    from another file, with other settings or with another model. One of which that is not known is
+    not replaced: it is skipped among several songs, and an error for a single one. A single output
+    that -o names in full is always replaced.
 
     Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.
     """
@@ -419,6 +429,9 @@ def render(
         raise OptionError("--fast and --best exclude each other", "leave one out")
     if raw and format:
         raise OptionError("--raw and --format exclude each other", "leave one out")
+    if force and skip_existing:
+        raise OptionError("--force and --skip-existing exclude each other", "leave one out")
+    check_first_word(inputs or [])
     names, listed = read_lists(inputs or [], files_from)
     several = is_batch(names, listed)
     encoding = Encoding(
@@ -489,8 +502,10 @@ def render(
             lambda: fingerprint_of(find_model()),
             stream=stream,
             force=force,
+            skip_existing=skip_existing,
             keeps_going=several,
             folder=common_folder(names, output, listed),
+            has_records=output is not None,
         )
         return 1 if batch.run(longest_first(jobs) if cluster else jobs) else 0
 

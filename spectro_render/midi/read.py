@@ -67,14 +67,20 @@ def read_midi(
 
     The music is changed as `options` say (their programs, drums, transpose, tempo, velocity).
     Raises MidiError where there is nothing to render (unreadable, no MIDI, no notes) and for a part
-    that `options` name and the file does not have, OptionError for impossible changes. With
-    `allow_rests`, a whole file without notes is a score of rests.
+    that `options` name and the file does not have, OptionError for impossible changes. If `source`
+    is a path, the message of a MidiError begins with it. With `allow_rests`, a whole file without
+    notes is a score of rests.
     """
     options = options or RenderOptions()
     changes_of(options)  # before any work
-    smf = parse_smf(read_bytes(source))
-    tempos = tempo_map(smf)
-    return _score(smf, Clock(tempos, smf.division), options, allow_rests, tempos)
+    try:
+        smf = parse_smf(read_bytes(source))
+        tempos = tempo_map(smf)
+        return _score(smf, Clock(tempos, smf.division), options, allow_rests, tempos)
+    except MidiError as error:
+        if isinstance(source, (str, os.PathLike)):
+            raise MidiError(f"{os.fspath(source)}: {error.message}", error.hint) from error
+        raise
 
 
 def as_score(
@@ -171,7 +177,9 @@ def _read_file(source: str | os.PathLike[str] | BinaryIO) -> bytes:
         return _read_limited(source)
     except (OSError, ValueError) as error:  # ValueError: a closed file, a null byte in the path
         reason = getattr(error, "strerror", None) or str(error)
-        raise MidiError(f"cannot be opened ({reason})", "check the path") from error
+        may_not = isinstance(error, PermissionError)
+        hint = "check who may read it" if may_not else "check the path"
+        raise MidiError(f"cannot be opened ({reason})", hint) from error
 
 
 def _read_limited(file: BinaryIO) -> bytes:
