@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 from spectro_render.audio.destination import Destination
 from spectro_render.batch.jobs import Job
 from spectro_render.errors import OutputError
-from spectro_render.options import Encoding, ModelChoice, Progress, RenderOptions
+from spectro_render.options import Encoding, ModelChoice, Progress, RenderOptions, Sampling
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ class Finished:
     model: str
     device: str
     sample_rate: int  # Hz
+    sampling: Sampling | None = None  # None: of an autoregressive model
     host: str = ""  # name of the machine; "": this one
 
 

@@ -300,6 +300,22 @@ def render(
     force: Annotated[
         bool, typer.Option("--force", help="Render outputs again even if they exist.")
     ] = False,
+    plot: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PNG",
+            help="Draw notes, spectrogram and waveform into a PNG file; for several songs, into a"
+            " folder of them.",
+        ),
+    ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HTML",
+            help="Write a page with a player, the notes, the spectrogram and all settings; for"
+            " several songs, a folder of pages.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     json: Annotated[
         bool,
@@ -380,6 +396,12 @@ def render(
     if engine == "ray" and workers > 1:
         raise OptionError("--workers is for this machine", "use --ray-workers for a Ray cluster")
     cluster = Cluster(ray_address, ray_workers, ray_cores) if engine == "ray" else None
+    folder = common_folder(names, output, listed)
+    pages = None
+    if plot is not None or report is not None:
+        from spectro_render.page.pages import Pages, Wanted
+
+        pages = Pages(Wanted(plot, report), settings, jobs, several=several, folder=folder)
     with _audio_on_stdout() if any(job.is_streamed for job in jobs) else nullcontext() as stream:
         reporter = Reporter(quiet=quiet, json_stream=sys.stdout if json else None)
         find_model = cache(partial(resolve_model, model, vocoder, reporter))
@@ -402,7 +424,8 @@ def render(
             stream=stream,
             force=force,
             keeps_going=several,
-            folder=common_folder(names, output, listed),
+            folder=folder,
+            draw=pages.draw if pages else None,
         )
         return 1 if batch.run(longest_first(jobs) if cluster else jobs) else 0
 
