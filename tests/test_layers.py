@@ -40,6 +40,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     # many songs
     "batch": {"__init__", "audio", "checkpoints", "midi", "render", "report"},
+    # what is shown of a rendered song
+    "page": {"__init__", "audio", "batch", "mel", "midi", "report"},
     # only the commands `train` and `evaluate` import them
     "training": {
         *("checkpoints", "diffusion", "mel", "midi", "network", "tokens", "vocoder"),
@@ -49,12 +51,12 @@ ALLOWED: dict[str, set[str]] = {
     },
     "cli": {
         *("__init__", "audio", "batch", "checkpoints", "diffusion", "evaluation", "midi"),
-        *("network", "render", "report", "tokens", "training"),
+        *("network", "page", "render", "report", "tokens", "training"),
     },
     "__main__": {"cli"},
 }
 
-MAX_TOP_FILES, MAX_TOP_FOLDERS = 9, 12
+MAX_TOP_FILES, MAX_TOP_FOLDERS = 9, 14
 MAX_CHAIN = 15  # files, each importing the next
 
 

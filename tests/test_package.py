@@ -72,7 +72,12 @@ def test_the_wheel_holds_the_package_the_weights_and_nothing_else(archives: Path
         f"spectro_render/_weights/default/{name}" for name in files_below(ROOT / "weights/default")
     }
     licences = {
-        f"{INFO}/licenses/{name}" for name in ("LICENSE", "spectro_render/evaluation/NOTICE")
+        f"{INFO}/licenses/{name}"
+        for name in (
+            "LICENSE",
+            "spectro_render/evaluation/NOTICE",
+            "spectro_render/page/assets/wavesurfer.LICENSE",
+        )
     }
     about = {f"{INFO}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt")}
     assert names == package | weights | licences | about

@@ -56,6 +56,7 @@ class Batch:
         keeps_going: bool = False,
         folder: Path | None = None,
         has_records: bool = True,
+        draw: Callable[[Task, Begun, Finished], dict[str, str]] | None = None,
     ) -> None:
         """Prepare a run; nothing is read or written yet.
 
@@ -67,11 +68,12 @@ class Batch:
             this program, and an existing output of which nothing is known is skipped.
         folder: the folder of all outputs, if there is one.
         has_records: whether that folder keeps a record of the results.
+        draw: draws a song that is complete, and returns the paths of the drawings by their kind.
         """
         self.settings, self.engine, self.reporter = settings, engine, reporter
         self.stream, self.force, self.keeps_going = stream, force, keeps_going
         self._skip_existing = skip_existing
-        self._folder = folder
+        self._folder, self._draw = folder, draw
         self._history: History | Outputs | None
         if folder is not None and has_records:
             self._history = History(folder, settings.origin, fingerprint)
@@ -83,6 +85,7 @@ class Batch:
         self._counts: Counter[str] = Counter()  # number of jobs by status
         self._failures: list[tuple[str, str]] = []  # name and reason of the first ones
         self._seconds = 0.0  # of sound so far
+        self._drawing_failures = 0
         self._shown: Exception | None = None  # the bug that was last printed
 
     def run(self, jobs: Sequence[Job]) -> int:
@@ -115,7 +118,7 @@ class Batch:
                     self._give_up_history("write", error)
             if self._folder is not None:
                 sweep(self._folder)
-        return self._counts["failed"] + self.reporter.is_cut_off
+        return self._counts["failed"] + self._drawing_failures + self.reporter.is_cut_off
 
     def _fill(self, waiting: deque[Job]) -> None:
         """Begin waiting jobs until the engine has no more room."""
@@ -266,6 +269,12 @@ class Batch:
             "format": self.settings.encoding.format,
             "sample_rate": made.sample_rate,
         }
+        if self._draw is not None:
+            try:
+                fields |= self._draw(task, begun, made)
+            except SpectroRenderError as error:  # the song itself is complete
+                complain(f"{task.job.name}: {error}")
+                self._drawing_failures += 1
         self.record(task.job, fields, checksum(task.data))
 
     def _skip(self, job: Job, why: str) -> None:

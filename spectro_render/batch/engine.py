@@ -150,6 +150,7 @@ class LocalEngine:
             model=self.renderer.name,
             device=str(self.renderer.device),
             sample_rate=self.settings.encoding.sample_rate or active.song.sample_rate,
+            sampling=active.song.sampling if self.renderer.has_sampler else None,
         )
 
 

@@ -11,7 +11,7 @@ from spectro_render.audio.destination import Destination
 from spectro_render.batch.jobs import Job
 from spectro_render.errors import OutputError
 from spectro_render.midi.changes import changes_of
-from spectro_render.options import Encoding, ModelChoice, Progress, RenderOptions
+from spectro_render.options import Encoding, ModelChoice, Progress, RenderOptions, Sampling
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class Finished:
     model: str
     device: str
     sample_rate: int  # Hz
+    sampling: Sampling | None = None  # None: of an autoregressive model
     host: str = ""  # name of the machine; "": this one
 
 

@@ -372,6 +372,22 @@ def render(
             help="Keep outputs that exist, however they were made.",
         ),
     ] = False,
+    plot: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PNG",
+            help="Draw notes, spectrogram and waveform into a PNG file; for several songs, into a"
+            " folder of them.",
+        ),
+    ] = None,
+    report: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HTML",
+            help="Write a page with a player, the notes, the spectrogram and all settings; for"
+            " several songs, a folder of pages.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     json: Annotated[
         bool,
@@ -479,6 +495,12 @@ def render(
     if engine == "ray" and workers > 1:
         raise OptionError("--workers is for this machine", "use --ray-workers for a Ray cluster")
     cluster = Cluster(ray_address, ray_workers, ray_cores) if engine == "ray" else None
+    folder = common_folder(names, output, listed)
+    pages = None
+    if plot is not None or report is not None:
+        from spectro_render.page.pages import Pages, Wanted
+
+        pages = Pages(Wanted(plot, report), settings, jobs, several=several, folder=folder)
     with _audio_on_stdout() if any(job.is_streamed for job in jobs) else nullcontext() as stream:
         reporter = Reporter(quiet=quiet, json_stream=sys.stdout if json else None)
         for line in file.unused(job.name for job in jobs) if file else ():
@@ -504,8 +526,9 @@ def render(
             force=force,
             skip_existing=skip_existing,
             keeps_going=several,
-            folder=common_folder(names, output, listed),
+            folder=folder,
             has_records=output is not None,
+            draw=pages.draw if pages else None,
         )
         return 1 if batch.run(longest_first(jobs) if cluster else jobs) else 0
 

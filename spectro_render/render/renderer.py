@@ -299,6 +299,11 @@ class Renderer:
         classes = self.vocabulary.program_class
         return map_notes(replace(note, program=classes(note.program)) for note in score.notes)
 
+    @property
+    def has_sampler(self) -> bool:
+        """Whether the model takes a sampler, steps and guidance; an autoregressive one does not."""
+        return self._model.has_sampler
+
     def sampling(self, options: RenderOptions | None = None) -> Sampling:
         """The sampler, steps, guidance and seed; options that are None get the model's defaults.
 
@@ -306,7 +311,7 @@ class Renderer:
         """
         options = options or RenderOptions()
         own = self.checkpoint.defaults
-        unknown = () if self._model.has_sampler else ("quality", "sampler", "steps", "guidance")
+        unknown = () if self.has_sampler else ("quality", "sampler", "steps", "guidance")
         for name in unknown:
             if getattr(options, name) is not None:
                 message = f"the model {self.name} is autoregressive and has no option {name}"

@@ -1,0 +1,1 @@
+"""Shows what was rendered: a picture, and a page with a player."""
