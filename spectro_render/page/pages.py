@@ -152,9 +152,9 @@ def describe(
     if sampling is not None:
         shown["steps"] = f"{sampling.steps} ({sampling.sampler})"
         shown["guidance"] = f"{sampling.guidance:g}" if sampling.guidance != 1 else "none"
-    programs = options.programs or {}
-    if programs:
-        shown["instruments"] = ", ".join(f"{part}: {name}" for part, name in programs.items())
+    if options.programs:
+        named = (f"{part}: {name}" for part, name in options.programs.items())
+        shown["instruments"] = ", ".join(named)
     if not options.drums:
         shown["drums"] = "off"
     if options.transpose:
