@@ -54,6 +54,7 @@ from spectro_render.training.data import (
     recalled,
 )
 from spectro_render.training.diffusion import (
+    DraftCache,
     Trainer,
     TrainingOptions,
     draw_mels,
@@ -461,7 +462,7 @@ class TestObjective:
         assert not torch.equal(batch.own_prediction[1:4], batch.context[1:4])
         assert float(batch.own_prediction.abs().max()) <= 1
         contexts: list[torch.Tensor] = []
-        model.encode = lambda notes, context, mask: contexts.append(context)
+        model.encode = lambda notes, context, mask, drafted: contexts.append(context)
         for _ in range(40):
             objective.encode(model, batch)
         own = [(context == batch.own_prediction).all(-1).all(-1) for context in contexts]
@@ -499,6 +500,41 @@ class TestWindows:
         tables = [note_table([[note]])[0].short() for note in notes]
         known = recalled(tables, [True, False, False, True], 0)
         assert [rows[:, 4].tolist() for rows in known] == [[2, 512 + 3], [3], [4], [0]]
+
+
+class TestDrafts:
+    config = toy_config(
+        **CURVES, recordings=5, recorded_frames=15, width=16, head_width=8, level_width=32
+    )
+
+    def test_drafts_are_drawn_once_for_each_window(self, cache: Path) -> None:
+        torch.manual_seed(0)
+        model, windows = SpectrogramModel(self.config), Windows(cache)
+        notes = model.notes.notes
+        drafts, counts = DraftCache(notes), []
+        draw = notes.draw_draft
+        notes.draw_draft = lambda table: (counts.append(len(table)), draw(table))[1]
+        for numbers, new in (([0, 1, 2], 3), ([2, 3, 0], 1)):
+            batch = drafts.add_to(windows.batch(numbers))
+            assert counts.pop() == new
+            with torch.no_grad():
+                expected = draw(batch.notes)
+            for kept, drawn in zip(batch.drafted, expected, strict=True):
+                assert torch.allclose(kept, drawn, atol=2e-3)
+        drafts.add_to(windows.batch([1, 3]))
+        assert not counts
+
+    def test_training_without_padding_gives_the_same_numbers(self, cache: Path) -> None:
+        torch.manual_seed(0)
+        model = SpectrogramModel(self.config)
+        rows = Windows(cache).batch([0, 1, 2]).notes
+        padded = torch.cat([rows, torch.full((3, 4, 6), -1)], 1)
+        padded[1] = -1  # a window without notes
+        with torch.no_grad():
+            expected = model.notes(padded)
+        for found, wanted in zip(model.notes(padded), expected, strict=True):
+            assert found.requires_grad
+            assert torch.allclose(found, wanted, atol=1e-5)
 
 
 class TestLoop:

@@ -195,7 +195,30 @@ class NoteFrames(nn.Module):
         self.draft = nn.Linear(N_MELS, width)
         nn.init.normal_(self.features.weight, std=0.1 * hidden**-0.5)
 
-    def forward(self, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, table: Tensor, drafted: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Notes (B, N, 6) -> features, draft and share; `drafted` is what `draw_draft` returned."""
+        if not torch.is_grad_enabled() or table.device.type != "cpu":
+            return self._lay_out(table, drafted)
+        # A batch to train on mixes short and long lists of notes: two thirds of it are padding.
+        rows = [window[window[:, 0] != PAD_NOTE][None] for window in table]
+        each: Sequence[tuple[Tensor, Tensor] | None] = [None] * len(rows)
+        if drafted is not None:
+            each = [(draft[None], share[None]) for draft, share in zip(*drafted, strict=True)]
+        parts = zip(*map(self._lay_out, rows, each), strict=True)
+        frames, draft, share = map(torch.cat, parts)
+        return frames, draft, share
+
+    def draw_draft(self, table: Tensor) -> tuple[Tensor, Tensor]:
+        """The draft (B, 1 + T, M) and the share (B, 1, M) of notes (B, N, 6), from the curves."""
+        assert self.curves is not None
+        with torch.autocast(table.device.type, enabled=False):  # powers span e^-30 to e^12
+            return _draft_and_share(*self.curves(table, _are_settled(table)))
+
+    def _lay_out(
+        self, table: Tensor, drafted: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         batch, notes, _ = table.shape
         pitch, program, velocity, tied = table[..., :4].clamp(min=0).unbind(-1)
         pitch = pitch + 128 * (program == DRUM_KIT)
@@ -204,21 +227,31 @@ class NoteFrames(nn.Module):
 
         shapes = envelopes(table)  # (B, 1 + T, N, K)
         spread = shapes.flatten(2)
-        is_settled = (table[..., 3] == 1) | (table[..., 4] <= -SETTLED_STEPS)
         features = self.features(note).view(batch, notes * ENVELOPES, self.width)
-        with torch.autocast(table.device.type, enabled=False):  # powers span e^-30 to e^12
-            if self.curves is not None:
-                total, settled = self.curves(table, is_settled)
-            else:
-                assert self.log_power is not None
+        if drafted is not None:
+            draft, share = drafted
+        elif self.curves is not None:
+            draft, share = self.draw_draft(table)
+        else:
+            assert self.log_power is not None
+            with torch.autocast(table.device.type, enabled=False):  # powers span e^-30 to e^12
                 log_power = self.log_power(note.float()).clamp(-30, 12)
                 power = log_power.exp().view(batch, notes * ENVELOPES, N_MELS)
-                total = spread @ power
-                settled = (shapes[:, :1] * is_settled[:, None, :, None]).flatten(2) @ power
-            draft = power_to_model(total)
-            share = (settled + MEL_FLOOR**2) / (total[:, :1] + MEL_FLOOR**2)
+                settled = shapes[:, :1] * _are_settled(table)[:, None, :, None]
+                draft, share = _draft_and_share(spread @ power, settled.flatten(2) @ power)
         frames = spread[:, 1:].to(features.dtype) @ features + self.draft(draft[:, 1:])
         return frames, draft, share
+
+
+def _are_settled(table: Tensor) -> Tensor:
+    """Which notes (B, N, 6) have shown before the window how loud they are, (B, N)."""
+    return (table[..., 3] == 1) | (table[..., 4] <= -SETTLED_STEPS)
+
+
+def _draft_and_share(total: Tensor, settled: Tensor) -> tuple[Tensor, Tensor]:
+    """Draft and share from the mel powers of all notes (B, 1 + T, M), and of settled ones."""
+    share = (settled + MEL_FLOOR**2) / (total[:, :1] + MEL_FLOOR**2)
+    return power_to_model(total), share
 
 
 class Tail(nn.Module):

@@ -196,12 +196,14 @@ class FrameEncoder(nn.Module):
         self.notes = NoteFrames(config)
         self.encoder = Encoder(config, config.note_layers, WINDOW_FRAMES)
 
-    def forward(self, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, table: Tensor, drafted: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Notes (B, N, 6) -> encoded frames (B, T, D), draft (B, 1 + T, M), share (B, 1, M).
 
-        Draft and share are what `NoteFrames` returns.
+        Draft and share are what `NoteFrames` returns, for which `drafted` is meant.
         """
-        features, draft, share = self.notes(table)
+        features, draft, share = self.notes(table, drafted)
         return self.encoder(features), draft, share
 
 
@@ -273,20 +275,30 @@ class MelModel(nn.Module, ABC):
                 layer.to(dtype)
 
     def encode(
-        self, notes: Tensor, context: Tensor | None, has_context: Tensor | None = None
+        self,
+        notes: Tensor,
+        context: Tensor | None,
+        has_context: Tensor | None = None,
+        drafted: tuple[Tensor, Tensor] | None = None,
     ) -> Memory:
         """Make the memory of B windows; for the arguments see `encode_notes` and `remember`."""
-        return self.remember(self.encode_notes(notes), context, has_context)
+        return self.remember(self.encode_notes(notes, drafted=drafted), context, has_context)
 
-    def encode_notes(self, notes: Tensor, lengths: Sequence[int] | None = None) -> EncodedNotes:
+    def encode_notes(
+        self,
+        notes: Tensor,
+        lengths: Sequence[int] | None = None,
+        drafted: tuple[Tensor, Tensor] | None = None,
+    ) -> EncodedNotes:
         """Encode the notes of B windows, which is possible before earlier windows are drawn.
 
         `notes` are token ids (B, L) padded with 0, or note rows (B, N, 6) for frame-aligned models.
         `lengths` are the numbers of ids of each window without padding. If None, they are counted,
-        which waits for the device where the ids lie.
+        which waits for the device where the ids lie. `drafted` is the draft of a frame-aligned
+        model, where `NoteFrames.draw_draft` has made it before.
         """
         if not isinstance(self.notes, TokenEncoder):
-            return EncodedNotes(None, (), *self.notes(notes))
+            return EncodedNotes(None, (), *self.notes(notes, drafted))
         if lengths is None:
             lengths = (notes > 0).sum(1).tolist()
         ids = notes[:, : max(1, *lengths)]

@@ -59,7 +59,7 @@ class CurveTrainer(TrainingRun[NoteCurves]):
         rare = [self.model.key.weight, self.model.latent.weight]
         others = [p for p in self.model.parameters() if all(p is not q for q in rare)]
         self.optimizers = [
-            torch.optim.Adam(group, lr=options.learning_rate, betas=(0.9, 0.98))
+            torch.optim.Adam(group, lr=options.learning_rate, betas=(0.9, 0.98), fused=True)
             for group in (others, rare)
         ]
 
@@ -72,24 +72,7 @@ class CurveTrainer(TrainingRun[NoteCurves]):
 
         Mels are (F, 128), rows of notes (N, 7).
         """
-        # The same after an interruption, unlike what `self.generator` would draw.
-        source = torch.Generator().manual_seed(self.options.seed)
-        is_held_out = torch.rand(len(notes), generator=source) < HELD_OUT_SHARE
-        is_held_out[0] = True
-        is_drum = notes[:, 0] == DRUM_KIT
-        held_out = notes[is_held_out]
-        drums, others = notes[~is_held_out & is_drum], notes[~is_held_out & ~is_drum]
-
-        def update() -> dict[str, float]:
-            size = self.options.batch_size
-            count = round(DRUM_SHARE * size)
-            rows = torch.cat([self._choose(others, size - count), self._choose(drums, count)])
-            for optimizer, factor in zip(self.optimizers, (1, 2), strict=True):
-                optimizer.param_groups[0]["lr"] = factor * self._rate()
-            loss = self._loss(mels, rows, self._frames(rows))
-            self.descend(loss, self.model, *self.optimizers)
-            self.end_step()
-            return {"loss": float(loss.detach())}
+        held_out, others = self._divided(notes)
 
         def check() -> None:
             shares = torch.linspace(0, 1, CHECK_FRAMES)
@@ -99,7 +82,27 @@ class CurveTrainer(TrainingRun[NoteCurves]):
                 self.log(held_out_loss=float(self._loss(mels, held_out, frames)))
             self.model = kept
 
-        self.run(update, check)
+        self.run(lambda: self._update(mels, others), check)
+
+    def _divided(self, notes: Tensor) -> tuple[Tensor, Tensor]:
+        """The notes to check on, and the others; the same ones after an interruption."""
+        source = torch.Generator().manual_seed(self.options.seed)
+        is_held_out = torch.rand(len(notes), generator=source) < HELD_OUT_SHARE
+        is_held_out[0] = True
+        return notes[is_held_out], notes[~is_held_out]
+
+    def _update(self, mels: Tensor, notes: Tensor) -> dict[str, float]:
+        """Take one training step, and return its loss."""
+        size, is_drum = self.options.batch_size, notes[:, 0] == DRUM_KIT
+        count = round(DRUM_SHARE * size)
+        drums, others = notes[is_drum], notes[~is_drum]
+        rows = torch.cat([self._choose(others, size - count), self._choose(drums, count)])
+        for optimizer, factor in zip(self.optimizers, (1, 2), strict=True):
+            optimizer.param_groups[0]["lr"] = factor * self._rate()
+        loss = self._loss(mels, rows, self._frames(rows))
+        self.descend(loss, self.model, *self.optimizers)
+        self.end_step()
+        return {"loss": float(loss.detach())}
 
     def _rate(self) -> float:
         options = self.options

@@ -13,7 +13,7 @@ import hashlib
 import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -259,10 +259,20 @@ class TrainingBatch:
     target: Tensor  # (B, T, M) in [-1, 1]: the true mel
     own_prediction: Tensor  # (B, T, M) in [-1, 1]: the model's latest mel of the window before
     has_own_prediction: Tensor  # (B,) bool: False where the model has not predicted it yet
+    # The draft of the notes and what comes with it, if known: see `NoteFrames.draw_draft`.
+    drafted: tuple[Tensor, Tensor] | None = None
 
     def to(self, device: torch.device) -> "TrainingBatch":
         """The batch on another device."""
-        return TrainingBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
+        tensors = {
+            field.name: value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        if self.drafted is None:
+            return replace(self, **tensors)
+        draft, share = self.drafted
+        return replace(self, **tensors, drafted=(draft.to(device), share.to(device)))
 
 
 def recalled(tables: Sequence[Tensor], first: Sequence[bool], steps: int) -> Sequence[Tensor]:

@@ -1,7 +1,7 @@
 """Trains the Transformer: optimisers, learning rates, steps and checks."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from spectro_render.mel import from_model
 from spectro_render.network.build import make_model
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.curves import NoteCurves
-from spectro_render.network.frames import NATS
+from spectro_render.network.frames import NATS, NoteFrames
 from spectro_render.network.model import Decoder, MelModel
 from spectro_render.options import Sampling
 from spectro_render.training.data import TrainingBatch, Windows
@@ -55,7 +55,9 @@ def optimizers(model: MelModel, options: TrainingOptions) -> list[torch.optim.Op
             (hidden if is_hidden else others).append(parameter)
     return [
         Muon(hidden, lr=options.learning_rate),
-        torch.optim.AdamW(others, lr=options.adam_rate, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.AdamW(
+            others, lr=options.adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+        ),
     ]
 
 
@@ -75,6 +77,27 @@ def rate_factor(step: int, options: TrainingOptions) -> float:
     return min(1.0, (step + 1) / options.warmup, (options.steps - step) / falling)
 
 
+class DraftCache:
+    """Drafts of windows, kept because curves that are not trained always draw the same ones."""
+
+    def __init__(self, notes: NoteFrames) -> None:
+        self._notes = notes
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}  # (1 + T, M) and (1, M) float16 each
+
+    @torch.no_grad()
+    def add_to(self, batch: TrainingBatch) -> TrainingBatch:
+        """The batch with its drafts."""
+        numbers = batch.numbers.tolist()
+        missing = [row for row, number in enumerate(numbers) if number not in self._kept]
+        if missing:
+            drawn = (x.half().unbind() for x in self._notes.draw_draft(batch.notes[missing]))
+            self._kept.update(
+                zip((numbers[row] for row in missing), zip(*drawn, strict=True), strict=True)
+            )
+        drafts, shares = zip(*(self._kept[number] for number in numbers), strict=True)
+        return replace(batch, drafted=(torch.stack(drafts).float(), torch.stack(shares).float()))
+
+
 class Trainer(TrainingRun[MelModel]):
     """A training run of the Transformer; pictures `mel-*.png` in its folder show its progress."""
 
@@ -89,9 +112,11 @@ class Trainer(TrainingRun[MelModel]):
         say: Callable[[str], None] = print,
     ) -> None:
         super().__init__(lambda: make_model(config), options, folder, device, say)
+        self._drafts: DraftCache | None = None
         for module in self.model.modules():
-            if isinstance(module, NoteCurves):
-                module.requires_grad_(False)  # trained on single notes, by `curves.py`
+            if isinstance(module, NoteFrames) and module.curves is not None:
+                module.curves.requires_grad_(False)  # trained on single notes, by `curves.py`
+                self._drafts = DraftCache(module)
         self.objective = make_objective(self.model, self.generator, options.loss)
         self.optimizers = optimizers(self.model, options)
 
@@ -157,8 +182,11 @@ class Trainer(TrainingRun[MelModel]):
             for group in optimizer.param_groups:
                 group["lr"] = peak * rate_factor(self.step, self.options)
         self.model.train()
+        batch = batch.to(self.device)
+        if self._drafts is not None:
+            batch = self._drafts.add_to(batch)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            loss = self.objective(batch.to(self.device))
+            loss = self.objective(batch)
         self.descend(loss, self.model, *self.optimizers)
         self.end_step()
         return float(loss.detach())

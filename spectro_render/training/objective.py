@@ -81,7 +81,7 @@ class Objective(ABC):
         is_own = batch.has_own_prediction & (own < OWN_PREDICTION_SHARE)
         context = torch.where(is_own[:, None, None], batch.own_prediction, context)
         has_context = batch.has_context & (dropout >= CONTEXT_DROPOUT)
-        return model.encode(batch.notes, context.clamp(-1, 1), has_context)
+        return model.encode(batch.notes, context.clamp(-1, 1), has_context, batch.drafted)
 
     def _noise(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.generator).to(like)
