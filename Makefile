@@ -17,7 +17,7 @@ OTHER_VERSIONS := $(addprefix -W ignore::,DeprecationWarning FutureWarning Resou
 FROM_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)/cpu)
 BENCHMARKS = $(notdir $(basename $(wildcard tests/benchmarks/bench_*.py)))
 
-.PHONY: help setup demo check test test-all test-oldest test-newest build sbom bench picture freeze clean
+.PHONY: help setup demo check test test-all test-oldest test-newest build sbom bench picture samples freeze clean
 .DEFAULT_GOAL := help
 
 help:  ## List all targets
@@ -80,6 +80,9 @@ bench: $(STAMP)  ## Measure speed and memory
 
 picture: $(STAMP)  ## Render the example song and draw docs/images/demo.png
 	$(BIN)/python docs/draw_demo.py
+
+samples: $(STAMP)  ## Render eight clips beside the soundfont's sound in docs/samples.html
+	$(BIN)/python docs/make_samples.py
 
 freeze: $(STAMP)  ## Store what the bundled model makes of twelve songs in tests/data/frozen.npz
 	$(BIN)/python -m tests.support.frozen

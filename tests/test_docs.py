@@ -23,6 +23,7 @@ from typer.core import TyperCommand
 from spectro_render.batch.mapping import read_mapping
 from spectro_render.checkpoints import find
 from spectro_render.cli import run
+from spectro_render.midi.score import Score
 from tests.support.songs import DEMO, MakeSong
 
 ROOT = Path(__file__).parents[1]
@@ -322,3 +323,29 @@ def test_the_stored_picture_shows_the_default_model(
         for path in (tmp_path / "now.png", PICTURE)
     )
     assert np.abs(now - stored).mean() < 1  # of 255; another seed gives 1.3, one step gives 2.3
+
+
+# --- the samples ----------------------------------------------------------------------------------
+
+
+class Recorded:
+    """A reference that needs no synthesiser."""
+
+    def sound(self, name: Path, score: Score, seconds: float) -> np.ndarray:
+        noise = np.random.default_rng(0).normal(0, 0.01, round(seconds * 16_000))
+        return noise.astype(np.float32)
+
+
+def test_samples_are_made(tiny_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mir_eval")
+    make = runpy.run_path(str(ROOT / "docs" / "make_samples.py"))["make_samples"]
+    make(tmp_path / "samples.html", str(tiny_model), Recorded(), clips=1)
+    page = (tmp_path / "samples.html").read_text(encoding="utf-8")
+    assert (page.count("<audio"), page.count("<img"), page.count("mel_l1")) == (2, 2, 2)
+
+
+def test_the_stored_samples_are_one_small_page() -> None:
+    page = (ROOT / "docs" / "samples.html").read_text(encoding="utf-8")
+    assert (page.count("<audio"), page.count("<img")) == (16, 16)
+    assert len(page) < 2_000_000
+    assert set(re.findall(r'src="(\w+:\w+/\w+);', page)) == {"data:audio/mpeg", "data:image/png"}
