@@ -17,7 +17,7 @@ OTHER_VERSIONS := $(addprefix -W ignore::,DeprecationWarning FutureWarning Resou
 FROM_TORCH := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)/cpu)
 BENCHMARKS = $(notdir $(basename $(wildcard tests/benchmarks/bench_*.py)))
 
-.PHONY: help setup demo check test test-all test-oldest test-newest build sbom bench picture samples freeze clean
+.PHONY: help setup demo check test test-all test-online test-oldest test-newest build sbom bench picture samples freeze clean
 .DEFAULT_GOAL := help
 
 help:  ## List all targets
@@ -45,6 +45,9 @@ test: $(STAMP)  ## Run the tests
 
 test-all: $(STAMP)  ## Run all tests, also the slow ones
 	$(BIN)/pytest -q -m ''
+
+test-online: $(STAMP)  ## Fetch, verify and check the published model, if SPECTRO_RENDER_ONLINE is 1
+	$(BIN)/pytest -q -m '' tests/test_online.py
 
 test-oldest: .venv-oldest/.installed  ## Run the tests on the oldest Python and the oldest packages allowed
 	.venv-oldest/bin/python -m pytest -q $(OTHER_VERSIONS) $(TESTS)

@@ -229,6 +229,7 @@ HOME_PAGES = {  # of the options of each command
     ("info",): "command-line",
     ("models", "list"): "models",
     ("models", "pull"): "models",
+    ("models", "check"): "models",
     ("models", "convert"): "models",
     ("train",): "training",
     ("evaluate",): "evaluation",

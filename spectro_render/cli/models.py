@@ -1,16 +1,17 @@
-"""The command `spectro-render models`: lists, fetches, finds, checks and converts models."""
+"""The command `spectro-render models`: lists, fetches, verifies, checks and converts models."""
 
 from __future__ import annotations
 
 import json as json_format
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from spectro_render.cli.completion import offer_hub_models, offer_models
-from spectro_render.errors import SpectroRenderError, WeightsNotFound
+from spectro_render.errors import MidiError, SpectroRenderError, WeightsNotFound
 from spectro_render.report import Reporter, as_size, complain, one_line
 
 StoredFormat = Literal["float32", "float16", "bfloat16"]
@@ -20,7 +21,7 @@ models = typer.Typer(invoke_without_command=True)
 
 @models.callback()
 def models_callback(context: typer.Context) -> int | None:
-    """List, fetch, find, check and convert models.
+    """List, fetch, find, verify, check and convert models.
 
     The name of a model is default (the bundled model), a directory, or OWNER/REPO or
     OWNER/REPO@REVISION of the Hugging Face Hub, such as google/music-spectrogram-diffusion.
@@ -123,6 +124,59 @@ def verify_models(
         except SpectroRenderError as error:
             complain(f"{name}: {error}")
             failures += 1
+    return 1 if failures else 0
+
+
+@models.command("check")
+def check_model(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=offer_models,
+            help="Name or directory of a model with the published weights.",
+        ),
+    ],
+    midi: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="The file elise_format0.mid of piano-midi.de, for which they hold."
+        ),
+    ],
+    long: Annotated[
+        bool, typer.Option("--long", help="Render 4 windows in 100 steps, too.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print results and errors only.")
+    ] = False,
+) -> int:
+    """Compare the sound of the published weights with numbers known from diffusers.
+
+    The first 2 windows are rendered in 2 steps on the CPU, as in diffusers' tests of the weights:
+    in float32, without guidance, with the seed 0. The sum of the samples' magnitudes and the number
+    to expect are printed, with 'pass' or 'fail'. The exit code is 1 if they differ.
+    """
+    from spectro_render.checkpoints.find import get_model
+    from spectro_render.compat import acceptance
+    from spectro_render.compat.pipeline import MidiProcessor, SpectrogramDiffusionPipeline
+
+    try:
+        windows = MidiProcessor()(midi)
+    except MidiError as error:
+        raise MidiError(f"{midi}: {error.message}", error.hint) from error
+    pipe = SpectrogramDiffusionPipeline.from_pretrained(get_model(name, Reporter(quiet=quiet)))
+    pipe.set_progress_bar_config(disable=quiet or not sys.stderr.isatty(), leave=False)
+    failures = 0
+    for run in (acceptance.QUICK, acceptance.LONG)[: 2 if long else 1]:
+        total = run.measure(pipe, windows)
+        has_passed = run.allows(total)
+        failures += not has_passed
+        expected = f"expected {run.total} within {run.tolerance}"
+        work = f"{run.windows} windows in {run.steps} steps"
+        state = "pass" if has_passed else "fail"
+        print(f"{one_line(name)}: {work}: sum {total:.4f}, {expected}: {state}", flush=True)
+    if failures:
+        complain(f"the numbers hold for the published weights and {acceptance.MIDI_PAGE}")
     return 1 if failures else 0
 
 

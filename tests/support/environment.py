@@ -11,6 +11,7 @@ OWN = {
     *("PYTHONDEVMODE", "PYTHONINSPECT", "PYTHONPROFILEIMPORTTIME", "PYTHONSTARTUP"),
     *("SOURCE_DATE_EPOCH", "POSIXLY_CORRECT", "BASH_ENV", "ENV", "CDPATH"),
 }
+ONLINE = "SPECTRO_RENDER_ONLINE"  # 1: the test that fetches the published model is run
 OWN_FAMILIES = (
     *("SPECTRO_RENDER_", "_SPECTRO_RENDER_", "HF_", "HUGGINGFACE_", "XDG_", "RAY_"),
     *("OMP_", "GOMP_", "KMP_", "MKL_"),
@@ -23,7 +24,8 @@ def clean_environment(home: str) -> None:
     `home` is an empty folder without models, to which libraries may write.
     """
     for name in [name for name in os.environ if name in OWN or name.startswith(OWN_FAMILIES)]:
-        del os.environ[name]
+        if name != ONLINE:
+            del os.environ[name]
     os.environ["PYTHONUSERBASE"] = site.getuserbase()  # packages in the user's real home folder
     os.environ["HOME"] = home
     os.environ["OMP_NUM_THREADS"] = "1"  # fastest for tiny models, especially on a busy machine
