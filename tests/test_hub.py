@@ -358,7 +358,7 @@ def test_no_client(monkeypatch: pytest.MonkeyPatch) -> None:
     line = refusal(DownloadError)
     assert line == (
         f"{REPO} is not here, and fetching it needs huggingface_hub;"
-        " pip install 'spectro-render[hub]'"
+        " pip install 'huggingface-hub>=0.34'"
     )
 
 

@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
         *("audio", "mel", "midi", "render", "report", "tokens", "training", "vocoder"),
     },
     "cli": {
-        *("__init__", "audio", "batch", "checkpoints", "diffusion", "evaluation", "midi"),
+        *("__init__", "audio", "batch", "checkpoints", "evaluation", "midi"),
         *("network", "render", "report", "tokens", "training"),
     },
     "__main__": {"cli"},

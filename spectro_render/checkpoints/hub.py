@@ -29,6 +29,7 @@ from spectro_render.errors import (
     WeightsCorrupt,
     WeightsError,
     WeightsNotFound,
+    install_hint,
     reason_of,
 )
 from spectro_render.report import Reporter, as_size
@@ -153,7 +154,7 @@ def _require_client(name: HubName) -> None:
             from huggingface_hub import HfApi  # noqa: F401
     except ImportError as error:
         message = f"{name} is not here, and fetching it needs {error.name or 'huggingface_hub'}"
-        raise DownloadError(message, "pip install 'spectro-render[hub]'") from error
+        raise DownloadError(message, install_hint("hub")) from error
     except ValueError as error:  # it reads its variables when it is imported
         message = f"{name} is not here, and the Hub's client does not start: {error}"
         raise DownloadError(message, "check the variables whose names begin with HF_") from error

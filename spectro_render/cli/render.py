@@ -24,6 +24,8 @@ from spectro_render.cli.completion import (
     offer_vocoders,
     with_files,
 )
+from spectro_render.cli.help import GroupedCommand
+from spectro_render.cli.values import hertz, seconds
 from spectro_render.cli.words import check_first_word
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import EngineError, OptionError
@@ -42,11 +44,6 @@ BitDepth = Literal["16", "24", "float"]
 NumberFormat = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["local", "ray"]
 rendering = typer.Typer(rich_markup_mode=None)
-_EPILOG = (
-    "Sub-commands: 'info' shows what is in a MIDI file, 'models' lists and fetches models, 'train'"
-    " trains a model, and 'evaluate' measures one. Each has its own --help. A file with such a name"
-    " is given as ./info."
-)
 
 
 def _finite(value: float | None) -> float | None:
@@ -91,7 +88,7 @@ def _print_version(context: typer.Context, wanted: bool) -> None:
         raise typer.Exit()
 
 
-@rendering.command(epilog=_EPILOG)
+@rendering.command(cls=GroupedCommand)
 def render(
     inputs: Annotated[
         list[str] | None,
@@ -179,16 +176,17 @@ def render(
     start: Annotated[
         float,
         typer.Option(
-            metavar="SECONDS",
-            min=0,
+            metavar="TIME",
+            parser=seconds,
             callback=_finite,
-            help="Position in the song at which to begin.",
+            help="Position in the song at which to begin: seconds, or 1:30.",
         ),
     ] = 0.0,
     duration: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS",
+            metavar="TIME",
+            parser=seconds,
             callback=_positive,
             help="Length of the part to render.  [default: to the end]",
         ),
@@ -196,8 +194,8 @@ def render(
     tail: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS",
-            min=0,
+            metavar="TIME",
+            parser=seconds,
             callback=_finite,
             help="Time that the sound continues after the last note.  [default: 2.5, or as long as"
             " it rings, at most 10]",
@@ -246,7 +244,11 @@ def render(
     ] = None,
     sample_rate: Annotated[
         int | None,
-        typer.Option(metavar="HZ", help="Sample rate of the output.  [default: the model's 16000]"),
+        typer.Option(
+            metavar="HZ",
+            parser=hertz,
+            help="Sample rate of the output, such as 44100 or 44.1k.  [default: the model's 16000]",
+        ),
     ] = None,
     bit_depth: Annotated[
         BitDepth | None,
