@@ -157,8 +157,8 @@ def make_samples(
 <title>Samples of spectro-render</title><style>{STYLE}</style></head>
 <body><h1>Samples of spectro-render</h1>
 <p>Eight clips of {SECONDS:g} s from the example song (In the Hall of the Mountain King, Edvard\
- Grieg, arranged for this project), as the model <b>{escape(renderer.name)}</b> renders them, and as\
- FluidSynth plays them with the soundfont that the bundled model learned from. The spectrograms\
+ Grieg, arranged for this project), as the model <b>{escape(renderer.name)}</b> renders them, and\
+ as FluidSynth plays them with the soundfont that the bundled model learned from. The spectrograms\
  reach from 0 to 8 kHz. Made by <code>make samples</code>.</p>
 {"".join(parts)}
 <h2>The numbers</h2>

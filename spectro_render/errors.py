@@ -88,6 +88,19 @@ class OutputBusy(OutputError):
     """Another program is writing the same output."""
 
 
+def install_hint(extra: str) -> str:
+    """The command that installs what an extra of this package needs, by the names in the index."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    try:
+        lines = requires("spectro-render") or []
+    except PackageNotFoundError:  # a checkout that is not installed
+        lines = []
+    end = ["extra", "==", f"'{extra}'"]
+    names = [line.split(";")[0].strip() for line in lines if line.split()[-3:] == end]
+    return "pip install " + (" ".join(f"'{name}'" for name in names) or f"'.[{extra}]'")
+
+
 def reason_of(error: OSError) -> str:
     """The operating system's text for an error, in lower case: 'no such file or directory'."""
     return os.strerror(error.errno).lower() if error.errno else str(error)

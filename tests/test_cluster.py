@@ -421,7 +421,7 @@ def test_no_ray(
     monkeypatch.setattr(importlib.util, "find_spec", hidden)
     assert run(["in", "-o", "out", "--engine", "ray"]) == 1
     assert capsys.readouterr().err == (
-        "spectro-render: Ray is not installed; pip install 'spectro-render[ray]'\n"
+        "spectro-render: Ray is not installed; pip install 'ray>=2.40'\n"
     )
 
 

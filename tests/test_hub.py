@@ -19,7 +19,13 @@ from spectro_render.checkpoints.hub import KNOWN_MODELS, cached, pull
 from spectro_render.checkpoints.hub_cache import HubName, cache_folder, parse_hub_name, snapshots
 from spectro_render.checkpoints.manifest import INDEX, choose_files, has_vocoder, verify
 from spectro_render.cli import app as cli
-from spectro_render.errors import DownloadError, WeightsCorrupt, WeightsError, WeightsNotFound
+from spectro_render.errors import (
+    DownloadError,
+    WeightsCorrupt,
+    WeightsError,
+    WeightsNotFound,
+    install_hint,
+)
 from spectro_render.render.renderer import Renderer
 from spectro_render.report import Reporter, as_size
 from tests.support.golden import PIPELINE
@@ -361,8 +367,7 @@ def test_no_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     line = refusal(DownloadError)
     assert line == (
-        f"{REPO} is not here, and fetching it needs huggingface_hub;"
-        " pip install 'spectro-render[hub]'"
+        f"{REPO} is not here, and fetching it needs huggingface_hub; {install_hint('hub')}"
     )
 
 
@@ -371,7 +376,7 @@ def test_no_onnxruntime_is_known_beforehand(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     need = f"the vocoder of {REPO} needs onnxruntime, which is not installed"
-    mend = "pip install 'spectro-render[hub]'"
+    mend = install_hint("hub")
     for words in (["--model", REPO], ["--model", REPO, "--vocoder", "onnx"], ["--vocoder", REPO]):
         midi = str(REPOSITORY / "docs" / "demo.mid")
         assert cli.run([midi, "-o", str(cache.parents[1] / "song.wav"), *words]) == 1

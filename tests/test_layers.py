@@ -50,8 +50,8 @@ ALLOWED: dict[str, set[str]] = {
         *("audio", "mel", "midi", "render", "report", "tokens", "training", "vocoder"),
     },
     "cli": {
-        *("__init__", "audio", "batch", "checkpoints", "compat", "diffusion", "evaluation"),
-        *("midi", "network", "page", "render", "report", "tokens", "training"),
+        *("__init__", "audio", "batch", "checkpoints", "compat", "evaluation", "midi"),
+        *("network", "page", "render", "report", "tokens", "training"),
     },
     "__main__": {"cli"},
 }

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from spectro_render.checkpoints.t5x import read_t5x
-from spectro_render.errors import WeightsCorrupt, WeightsError, WeightsNotFound
+from spectro_render.errors import WeightsCorrupt, WeightsError, WeightsNotFound, install_hint
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.model import SpectrogramModel
 from tests.support.golden import arrays, checkpoint, tokens
@@ -391,4 +391,4 @@ def test_without_the_packages(written: Path, monkeypatch: pytest.MonkeyPatch, pa
     with pytest.raises(WeightsError) as caught:
         read_t5x(written)
     expected = f"a T5X checkpoint needs the package {package}, which is not installed"
-    assert str(caught.value) == f"{expected}; install spectro-render[t5x]"
+    assert str(caught.value) == f"{expected}; {install_hint('t5x')}"

@@ -37,7 +37,7 @@ from spectro_render.batch.worker_engine import (
 )
 from spectro_render.checkpoints.find import available_models, bytes_of, fingerprint_of
 from spectro_render.checkpoints.manifest import VOCODERS
-from spectro_render.errors import EngineError, OptionError, OutputError
+from spectro_render.errors import EngineError, OptionError, OutputError, install_hint
 from spectro_render.report import Reporter, count
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class RayEngine(WorkerEngine[WorkerReady, FinishedFile]):
         Raises EngineError if Ray is missing, OptionError if the device names a certain GPU.
         """
         if importlib.util.find_spec("ray") is None:
-            raise EngineError("Ray is not installed", "pip install 'spectro-render[ray]'")
+            raise EngineError("Ray is not installed", install_hint("ray"))
         if ":" in settings.model.device:
             raise OptionError("Ray chooses the GPU of each worker", "use --device cuda")
         super().__init__(settings, reporter)

@@ -46,12 +46,12 @@ from spectro_render.errors import (
     WeightsCorrupt,
     WeightsError,
     WeightsNotFound,
+    install_hint,
     reason_of,
 )
 from spectro_render.report import Reporter, as_size
 
 KNOWN_MODELS = {PUBLISHED: 1_707_000_000}  # about how large each is, in bytes
-INSTALL = "pip install 'spectro-render[hub]'"  # brings all that models of the Hub need
 
 NO_HUB = "the server there is not a Hugging Face Hub"
 DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -177,7 +177,7 @@ def _require_client(name: HubName) -> None:
             from huggingface_hub import HfApi  # noqa: F401
     except ImportError as error:
         message = f"{name} is not here, and fetching it needs {error.name or 'huggingface_hub'}"
-        raise DownloadError(message, f"{INSTALL}{_others_at_hand(name)}") from error
+        raise DownloadError(message, f"{install_hint('hub')}{_others_at_hand(name)}") from error
     except ValueError as error:  # it reads its variables when it is imported
         message = f"{name} is not here, and the Hub's client does not start: {error}"
         raise DownloadError(message, "check the variables whose names begin with HF_") from error
@@ -266,8 +266,9 @@ def _check_packages(listing: Listing, vocoder_use: VocoderUse, reporter: Reporte
     except ImportError:
         message = f"the vocoder of {listing.name} needs onnxruntime, which is not installed"
         if vocoder_use == "now":
-            raise DownloadError(message, f"{INSTALL}, or choose --vocoder griffin-lim") from None
-        reporter.say(f"{message}; {INSTALL}")
+            hint = f"{install_hint('hub')}, or choose --vocoder griffin-lim"
+            raise DownloadError(message, hint) from None
+        reporter.say(f"{message}; {install_hint('hub')}")
 
 
 def _others_at_hand(name: HubName) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from spectro_render.checkpoints.files import GET_AGAIN, unreadable
-from spectro_render.errors import WeightsCorrupt, WeightsError, WeightsNotFound
+from spectro_render.errors import WeightsCorrupt, WeightsError, WeightsNotFound, install_hint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +89,7 @@ def _require_packages() -> None:
         import tensorstore  # noqa: F401
     except ImportError as error:
         message = f"a T5X checkpoint needs the package {error.name}, which is not installed"
-        raise WeightsError(message, "install spectro-render[t5x]") from None
+        raise WeightsError(message, install_hint("t5x")) from None
 
 
 def _step(tree: str) -> int:

@@ -12,8 +12,8 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from io import TextIOWrapper
 from types import FrameType
@@ -23,9 +23,16 @@ import typer
 
 from spectro_render.batch.cores import let_idle_threads_sleep
 from spectro_render.cli.completion import COMPLETE, SUB_COMMANDS, first_word, read_line_of_bash
+from spectro_render.cli.help import SETTINGS
 from spectro_render.cli.render import rendering
 from spectro_render.cli.words import usage_message
-from spectro_render.errors import NO_MEMORY, OptionError, SpectroRenderError, reason_of
+from spectro_render.errors import (
+    NO_MEMORY,
+    OptionError,
+    SpectroRenderError,
+    install_hint,
+    reason_of,
+)
 from spectro_render.report import PROGRAM, abandon, complain
 
 # The module of each sub-command, which is imported only if the sub-command is run.
@@ -180,12 +187,28 @@ def _invoke(arguments: list[str]) -> int:
             read_line_of_bash()
             typer.main.get_command(_program_of(first_word())).main(prog_name=PROGRAM)  # exits
         return 1
-    command = typer.main.get_command(_program_of(arguments[0] if arguments else None))
+    word = arguments[0] if arguments else None
+    command = typer.main.get_command(_program_of(word))
     try:
-        with command.make_context(PROGRAM, arguments) as context:
+        with (
+            _missing_packages(word),
+            command.make_context(PROGRAM, arguments, **SETTINGS) as context,
+        ):
             return int(command.invoke(context) or 0)
     except typer.Exit as done:
         return int(done.exit_code)
+
+
+@contextmanager
+def _missing_packages(word: str | None) -> Iterator[None]:
+    """Raise SpectroRenderError if a package is missing that the sub-command `word` needs."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if word not in _MODULES:
+            raise
+        message = f"the command {word} needs the package {error.name}"
+        raise SpectroRenderError(message, install_hint(word)) from error
 
 
 def _program_of(word: str | None) -> typer.Typer:
@@ -195,13 +218,8 @@ def _program_of(word: str | None) -> typer.Typer:
     """
     if word not in _MODULES:
         return rendering
-    try:
+    with _missing_packages(word):
         module = import_module(_MODULES[word])
-    except ModuleNotFoundError as error:
-        hint = f"pip install 'spectro-render[{word}]'"
-        raise SpectroRenderError(
-            f"the command {word} needs the package {error.name}", hint
-        ) from error
     # Without a callback, Typer would drop the name of a program's only command.
     program = typer.Typer(rich_markup_mode=None, callback=lambda: None)
     if word == "models":

@@ -1,25 +1,22 @@
 """The command `spectro-render evaluate`: compares a model's sounds with reference sounds."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spectro_render.cli.completion import offer, offer_devices, offer_models, offer_vocoders
 from spectro_render.errors import OptionError, SpectroRenderError
-from spectro_render.evaluation.files import FileEvaluator
-from spectro_render.evaluation.frechet import CEPSTRUM, load_embedding
-from spectro_render.evaluation.references import RecordedReference, SynthesizedReference
-from spectro_render.evaluation.session import FILE_PARTS, PARTS, PROBE_PARTS, Session
-from spectro_render.evaluation.sources import Reference
-from spectro_render.evaluation.subject import RenderedSubject
-from spectro_render.evaluation.tables import print_tables
+from spectro_render.evaluation.parts import FILE_PARTS, PARTS, PROBE_PARTS
 from spectro_render.midi.read import MIDI_SUFFIXES
 from spectro_render.options import SAMPLERS, RenderOptions
-from spectro_render.render.renderer import Renderer
 from spectro_render.report import Reporter
-from spectro_render.training.data import midi_files
+
+if TYPE_CHECKING:
+    from spectro_render.evaluation.sources import Reference
 
 FLUIDSYNTH = "fluidsynth"
 
@@ -135,6 +132,13 @@ def evaluate(
 
     Exit codes: 0 all measured, 1 something failed, 2 wrong usage.
     """
+    from spectro_render.evaluation.files import FileEvaluator
+    from spectro_render.evaluation.frechet import CEPSTRUM, load_embedding
+    from spectro_render.evaluation.session import Session
+    from spectro_render.evaluation.subject import RenderedSubject
+    from spectro_render.evaluation.tables import print_tables
+    from spectro_render.render.renderer import Renderer
+
     chosen = _parts(parts, reference)
     file_parts = frozenset(chosen) & set(FILE_PARTS)
     paths = _files(midi, held_out, limit) if file_parts else []
@@ -181,6 +185,8 @@ def _files(folder: Path, held_out: bool, limit: int | None) -> list[Path]:
     if not folder.is_dir():
         raise OptionError(f"{folder} is not a folder", "name a folder of MIDI files")
     if held_out:
+        from spectro_render.training.data import midi_files
+
         files = midi_files(folder, held_out=True)
     else:
         files = sorted(
@@ -200,6 +206,8 @@ def _reference(name: str) -> Reference:
 
     Raises OptionError for a folder that does not exist, SpectroRenderError without FluidSynth.
     """
+    from spectro_render.evaluation.references import RecordedReference, SynthesizedReference
+
     if name == FLUIDSYNTH:
         return SynthesizedReference()
     if not Path(name).is_dir():

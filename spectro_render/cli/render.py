@@ -25,6 +25,8 @@ from spectro_render.cli.completion import (
     offer_vocoders,
     with_files,
 )
+from spectro_render.cli.help import GroupedCommand
+from spectro_render.cli.values import hertz, seconds
 from spectro_render.cli.words import check_first_word
 from spectro_render.constants import FULL_RATE, SAMPLE_RATE
 from spectro_render.errors import EngineError, OptionError
@@ -44,11 +46,6 @@ NumberFormat = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["local", "ray"]
 Switch = Literal["on", "off"]
 rendering = typer.Typer(rich_markup_mode=None)
-_EPILOG = (
-    "Sub-commands: 'info' shows what is in a MIDI file, 'models' lists and fetches models, 'train'"
-    " trains a model, and 'evaluate' measures one. Each has its own --help. A file with such a name"
-    " is given as ./info."
-)
 
 
 def _finite(value: float | None) -> float | None:
@@ -93,7 +90,7 @@ def _print_version(context: typer.Context, wanted: bool) -> None:
         raise typer.Exit()
 
 
-@rendering.command(epilog=_EPILOG)
+@rendering.command(cls=GroupedCommand)
 def render(
     inputs: Annotated[
         list[str] | None,
@@ -181,16 +178,17 @@ def render(
     start: Annotated[
         float,
         typer.Option(
-            metavar="SECONDS",
-            min=0,
+            metavar="TIME",
+            parser=seconds,
             callback=_finite,
-            help="Position in the song at which to begin.",
+            help="Position in the song at which to begin: seconds, or 1:30.",
         ),
     ] = 0.0,
     duration: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS",
+            metavar="TIME",
+            parser=seconds,
             callback=_positive,
             help="Length of the part to render.  [default: to the end]",
         ),
@@ -198,8 +196,8 @@ def render(
     tail: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS",
-            min=0,
+            metavar="TIME",
+            parser=seconds,
             callback=_finite,
             help="Time that the sound continues after the last note.  [default: 2.5, or as long as"
             " it rings, at most 10]",
@@ -300,7 +298,9 @@ def render(
         int | None,
         typer.Option(
             metavar="HZ",
-            help="Sample rate of the output.  [default: 16000, and 48000 with --full-band]",
+            parser=hertz,
+            help="Sample rate of the output, such as 44100 or 44.1k.  [default: 16000, and 48000"
+            " with --full-band]",
         ),
     ] = None,
     full_band: Annotated[

@@ -1,31 +1,22 @@
 """The command `spectro-render train`: trains a model on a folder of MIDI files."""
 
-from collections.abc import Callable
+from __future__ import annotations
+
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from spectro_render.cli.completion import offer, offer_devices, offer_models
-from spectro_render.diffusion import Target
 from spectro_render.errors import OptionError
-from spectro_render.network.device import find_device
 from spectro_render.network.presets import PRESETS, choose_network
-from spectro_render.training.band import BandOptions
-from spectro_render.training.curves import CurveOptions
-from spectro_render.training.diffusion import TrainingOptions
-from spectro_render.training.export import export
-from spectro_render.training.stages import (
-    make_data,
-    train_curves,
-    train_diffusion,
-    train_model_band,
-    train_model_vocoder,
-)
-from spectro_render.training.vocoder import VocoderOptions
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Target = Literal["epsilon", "v", "x0"]
 Loss = Literal["l1", "mse"]
 Decoder = Literal["diffusion", "autoregressive"]
 OutputFunction = Literal["deterministic", "gaussian_mixture"]
@@ -180,6 +171,20 @@ def train(
     FluidSynth and a soundfont must be installed (Debian: fluidsynth,
     musescore-general-soundfont-small).
     """
+    from spectro_render.network.device import find_device
+    from spectro_render.training.band import BandOptions
+    from spectro_render.training.curves import CurveOptions
+    from spectro_render.training.diffusion import TrainingOptions
+    from spectro_render.training.export import export
+    from spectro_render.training.stages import (
+        make_data,
+        train_curves,
+        train_diffusion,
+        train_model_band,
+        train_model_vocoder,
+    )
+    from spectro_render.training.vocoder import VocoderOptions
+
     config = choose_network(
         preset,
         decoder,

@@ -16,10 +16,6 @@ from spectro_render.evaluation.probes import Play, compare_levels, follow_veloci
 from spectro_render.midi.score import Score
 from spectro_render.report import Reporter, complain
 
-FILE_PARTS = ("files", "vocoder", "band", "frechet")  # measured on the user's MIDI files
-PROBE_PARTS = ("instruments", "velocity", "levels")  # on phrases and notes made for them
-PARTS = (*FILE_PARTS, *PROBE_PARTS)
-
 
 @dataclass
 class Session:

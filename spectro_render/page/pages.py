@@ -11,7 +11,13 @@ from spectro_render import __version__
 from spectro_render.atomic import new_file
 from spectro_render.batch.jobs import Job
 from spectro_render.batch.tasks import Begun, Finished, Settings, Task
-from spectro_render.errors import OptionError, OutputError, SpectroRenderError, reason_of
+from spectro_render.errors import (
+    OptionError,
+    OutputError,
+    SpectroRenderError,
+    install_hint,
+    reason_of,
+)
 from spectro_render.midi.length import part_to_render
 from spectro_render.midi.read import as_score
 from spectro_render.options import RenderOptions, Sampling
@@ -64,8 +70,7 @@ class Pages:
                 raise OptionError(f"--{kind} needs a file of the sound", "name one with -o")
             self._place(kind, path, several, folder)
         if wanted.plot is not None and find_spec("matplotlib") is None:
-            hint = "pip install 'spectro-render[plot]'"
-            raise SpectroRenderError("--plot needs the package matplotlib", hint)
+            raise SpectroRenderError("--plot needs the package matplotlib", install_hint("plot"))
 
     def _place(self, kind: str, path: str, several: bool, folder: Path | None) -> None:
         suffix = _SUFFIXES[kind]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectro_render.constants import HOP_LENGTH, LOG_MEL_MIN, N_MELS
-from spectro_render.errors import WeightsCorrupt, WeightsError
+from spectro_render.errors import WeightsCorrupt, WeightsError, install_hint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,7 @@ class OnnxVocoder:
         try:
             import onnxruntime
         except ImportError:
-            hint = "pip install 'spectro-render[onnx]', or choose the vocoder griffin-lim"
+            hint = f"{install_hint('onnx')}, or choose the vocoder griffin-lim"
             raise WeightsError(f"{path} needs onnxruntime, which is not installed", hint) from None
         self._path = path
         options = onnxruntime.SessionOptions()

@@ -1,0 +1,75 @@
+"""The help of the main command: options in groups, examples, and the sub-commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from typer.core import TyperCommand
+
+if TYPE_CHECKING:
+    from typer._click import Context
+    from typer._click.formatting import HelpFormatter
+
+SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}  # of all commands
+
+_OTHER = "Other options"
+_GROUPS = {
+    "Input and output": (
+        *("output", "files_from", "format", "sample_rate", "bit_depth", "raw"),
+        *("force", "skip_existing", "plot", "report"),
+    ),
+    "Sound": (
+        *("fast", "best", "steps", "sampler", "guidance", "seed", "start", "duration", "tail"),
+        *("to_end_of_track", "max_hours", "gain", "full_band"),
+    ),
+    "Music": ("program", "drums", "transpose", "tempo", "velocity", "bars", "mapping"),
+    "Model and device": ("model", "vocoder", "device", "dtype"),
+    "Many files": ("batch_size", "workers"),
+    "Ray cluster": ("engine", "ray_address", "ray_workers", "ray_cores"),
+}
+_GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
+_EXAMPLES = (
+    ("spectro-render song.mid", "Write song.wav beside it."),
+    ("spectro-render song.mid -o take2.flac --best", "Slower and better."),
+    ("spectro-render albums -o rendered", "All songs of a folder; repeat it to continue."),
+    ("spectro-render song.mid -o - | aplay", "Play it while it is rendered."),
+)
+_COMMANDS = {
+    "info": "Show what is in MIDI files.",
+    "models": "List, fetch, check and convert models.",
+    "train": "Train a model.",
+    "evaluate": "Measure how good a model sounds.",
+}
+_NOTE = "Each command has its own --help. A file with such a name is given as ./info."
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose help has its options in groups, then examples and the sub-commands."""
+
+    def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write the arguments, and the options group by group."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        groups |= {name: [] for name in ("Arguments", *_GROUPS)}
+        for parameter in self.get_params(ctx):
+            entry = parameter.get_help_record(ctx)
+            if entry is None:
+                continue
+            group = _GROUP_OF.get(str(parameter.name), _OTHER)
+            group = getattr(parameter, "rich_help_panel", None) or group
+            is_argument = parameter.param_type_name == "argument"
+            groups.setdefault("Arguments" if is_argument else group, []).append(entry)
+        groups[_OTHER] = groups.pop(_OTHER, [])  # at the end
+        for name, entries in groups.items():
+            if entries:
+                with formatter.section(name):
+                    formatter.write_dl(entries)
+
+    def format_epilog(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write the examples and the sub-commands."""
+        with formatter.section("Examples"):
+            formatter.write_dl(_EXAMPLES, col_max=46)
+        with formatter.section("Commands"):
+            formatter.write_dl([*_COMMANDS.items()])
+        formatter.write_paragraph()
+        with formatter.indentation():
+            formatter.write_text(_NOTE)
