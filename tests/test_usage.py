@@ -125,7 +125,7 @@ def test_the_help_has_groups_examples_and_commands(
     assert cli.run([option]) == 0
     out = capfd.readouterr().out
     headings = [line[:-1] for line in out.splitlines() if line.endswith(":") and line[0] != " "]
-    groups = ["Input and output", "Sound", "Model and device", "Many files", "Ray cluster"]
+    groups = ["Input and output", "Sound", "Music", "Model and device", "Many files", "Ray cluster"]
     assert headings == ["Arguments", *groups, "Other options", "Examples", "Commands"]
     examples = out.partition("\nExamples:\n")[2].partition("\n\n")[0]
     assert examples.count("spectro-render ") == 4
@@ -138,7 +138,7 @@ def test_every_option_of_a_group_exists() -> None:
 
 
 def test_hints_name_packages_that_an_index_has() -> None:
-    assert install_hint("hub") == "pip install 'huggingface-hub>=0.34'"
+    assert install_hint("hub") == "pip install 'huggingface-hub>=0.34' 'onnxruntime>=1.17'"
     assert "'mir-eval>=0.7' 'onnxruntime>=1.17'" in install_hint("evaluate")
     assert install_hint("nonesuch") == "pip install '.[nonesuch]'"
 

@@ -456,7 +456,7 @@ def test_onnx_vocoder() -> None:
 
 def test_onnx_needs_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(WeightsError, match=r"pip install 'spectro-render\[onnx\]'"):
+    with pytest.raises(WeightsError, match=r"pip install 'onnxruntime>="):
         load_vocoder(PIPELINE, "onnx")
 
 
