@@ -121,6 +121,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 TESTS = Path(__file__).parent
+FUZZING = ("test_fuzz.py", "test_growth.py")  # read files that the fuzzers damage
 STARTERS = {"subprocess", "multiprocessing", "pty"}
 
 
@@ -146,7 +147,7 @@ def test_what_tests_share_is_in_support(path: Path) -> None:
     assert not {name for name in inside if name.split(".")[1].startswith(("test_", "conftest"))}
     others = {name.split(".")[1] for name in inside} - {"support"}
     folder = path.relative_to(TESTS).parts[0]
-    assert others <= ({"fuzz"} if path.name == "test_fuzz.py" else {folder} - {path.name})
+    assert others <= ({"fuzz"} if path.name in FUZZING else {folder} - {path.name})
 
 
 @pytest.mark.parametrize("path", sorted(TESTS.glob("test_*.py")), ids=lambda path: path.name)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from spectro_render.cli.completion import offer_hub_models, offer_models
-from spectro_render.errors import MidiError, SpectroRenderError, WeightsNotFound
+from spectro_render.errors import SpectroRenderError, WeightsNotFound
 from spectro_render.report import Reporter, as_size, complain, one_line
 
 StoredFormat = Literal["float32", "float16", "bfloat16"]
@@ -160,10 +160,7 @@ def check_model(
     from spectro_render.compat import acceptance
     from spectro_render.compat.pipeline import MidiProcessor, SpectrogramDiffusionPipeline
 
-    try:
-        windows = MidiProcessor()(midi)
-    except MidiError as error:
-        raise MidiError(f"{midi}: {error.message}", error.hint) from error
+    windows = MidiProcessor()(midi)
     pipe = SpectrogramDiffusionPipeline.from_pretrained(get_model(name, Reporter(quiet=quiet)))
     pipe.set_progress_bar_config(disable=quiet or not sys.stderr.isatty(), leave=False)
     failures = 0
