@@ -308,6 +308,20 @@ def render(
     raw: Annotated[
         bool, typer.Option("--raw", help="Write bare little-endian samples, without a file header.")
     ] = False,
+    normalize: Annotated[
+        str,
+        typer.Option(
+            metavar="LEVEL",
+            help="Bring sound to a level when it is complete: none, peak, lufs (loudness by EBU"
+            " R 128) or album (the loudness of all songs together), with a target as in peak:-1"
+            " (dBTP) or lufs:-16.  [default: none]",
+            show_default=False,
+        ),
+    ] = "none",
+    no_dither: Annotated[
+        bool,
+        typer.Option("--no-dither", help="Round samples of 16 bits without dither (noise)."),
+    ] = False,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -383,6 +397,7 @@ def render(
     Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.
     """
     from spectro_render.audio.encoders import check_format
+    from spectro_render.audio.normalize import MOST_OF_ALBUM, parse_level
     from spectro_render.batch.batch import Batch
     from spectro_render.batch.engine import LocalEngine
     from spectro_render.batch.jobs import (
@@ -411,7 +426,11 @@ def render(
     names, listed = read_lists(inputs or [], files_from)
     several = is_batch(names, listed)
     encoding = Encoding(
-        choose_format(output, "raw" if raw else format, batch=several), bit_depth, sample_rate
+        choose_format(output, "raw" if raw else format, batch=several),
+        bit_depth,
+        sample_rate,
+        parse_level(normalize),
+        not no_dither,
     )
     check_format(encoding.format, bit_depth, SAMPLE_RATE if sample_rate is None else sample_rate)
     jobs = plan_jobs(names, output, encoding.format, listed)
@@ -449,11 +468,19 @@ def render(
         raise OptionError("--ray-... options are only for a Ray cluster", "add --engine ray")
     if engine == "ray" and workers > 1:
         raise OptionError("--workers is for this machine", "use --ray-workers for a Ray cluster")
+    is_album = encoding.level is not None and encoding.level.kind == "album"
+    if is_album and (engine == "ray" or workers > 1):
+        raise OptionError("--normalize album is for one process", "leave out --workers or --engine")
+    if is_album and len(jobs) > MOST_OF_ALBUM:
+        message = f"--normalize album is for at most {MOST_OF_ALBUM} songs"
+        raise OptionError(message, "use --normalize lufs")
     cluster = Cluster(ray_address, ray_workers, ray_cores) if engine == "ray" else None
     with _audio_on_stdout() if any(job.is_streamed for job in jobs) else nullcontext() as stream:
         reporter = Reporter(quiet=quiet, json_stream=sys.stdout if json else None)
         for line in file.unused(job.name for job in jobs) if file else ():
             reporter.say(line)
+        if encoding.level and stream:
+            reporter.say("the sound is written when the song is complete: its level is measured")
         find_model = cache(partial(resolve_model, model, vocoder, reporter))
         where: Engine
         if cluster is None and (len(jobs) == 1 or workers == 1):
@@ -472,7 +499,7 @@ def render(
             reporter,
             lambda: fingerprint_of(find_model()),
             stream=stream,
-            force=force,
+            force=force or is_album,  # its songs have one gain
             keeps_going=several,
             folder=common_folder(names, output, listed),
         )
