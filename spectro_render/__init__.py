@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from spectro_render.audio.audio import Audio as Audio
     from spectro_render.audio.audio import AudioWriter as AudioWriter
     from spectro_render.audio.limiter import Limiter as Limiter
+    from spectro_render.audio.normalize import normalize as normalize
     from spectro_render.compat.components import SpectrogramContEncoder as SpectrogramContEncoder
     from spectro_render.compat.components import SpectrogramNotesEncoder as SpectrogramNotesEncoder
     from spectro_render.compat.components import T5FilmDecoder as T5FilmDecoder
@@ -54,6 +55,7 @@ _HOMES = {  # public name -> the module that is imported when the name is first 
     "Vocabulary": "tokens",
     "detokenize": "tokens",
     "log_mel": "mel",
+    "normalize": "audio.normalize",
     "read_midi": "midi",
     "tokenize": "tokens",
 }

@@ -60,12 +60,22 @@ OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
+class Level:
+    """The level that sound is brought to when it is complete."""
+
+    kind: str  # "peak", "lufs" or "album"
+    target: float  # dBTP for peak, LUFS for the others
+
+
+@dataclass(frozen=True)
 class Encoding:
     """How sound is encoded in a file or stream."""
 
     format: str
     bit_depth: str | None = None  # None: the format's own
     sample_rate: int | None = None  # Hz; None: the model's
+    level: Level | None = None  # None: that of the model, with its limiter
+    dither: bool = True  # of samples of 16 bits
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def write_pattern(path: str, **options: str) -> np.ndarray:
     sound = np.random.default_rng(0).integers(-(2**15), 2**15, 20_011).astype(np.int16)
     with open(path, "wb") as file, start_program(["cat"], stdin=PIPE, stdout=file) as cat:
         assert cat.stdin is not None
-        with AudioWriter(cat.stdin, **options) as writer:
+        with AudioWriter(cat.stdin, dither=False, **options) as writer:
             writer.write(sound.astype(np.float32) / 2**15)
         cat.communicate(timeout=LIMIT)
     return sound

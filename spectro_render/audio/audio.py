@@ -29,6 +29,14 @@ if TYPE_CHECKING:
     Samples = npt.NDArray[np.float32]  # (channels, S), or (S,) for one channel
 
 
+def check_finite(samples: Samples) -> None:
+    """Raise OutputError if samples are NaN or infinite."""
+    import numpy as np
+
+    if not np.isfinite(samples).all():
+        raise OutputError("the sound holds values that are not numbers", "check the weights")
+
+
 @dataclass(frozen=True, eq=False)
 class Audio:
     """Sound in memory."""
@@ -48,11 +56,13 @@ class Audio:
         format: str | None = None,
         sample_rate: int | None = None,
         bit_depth: str | None = None,
+        dither: bool = True,
     ) -> None:
         """Write the sound to a file in the format of its suffix, or in `format`.
 
         `sample_rate` in Hz is that of the file; None keeps the sound's own. `bit_depth` is one of
-        `encoders.BIT_DEPTHS[format]`. Raises OptionError for an unknown format or one that cannot
+        `encoders.BIT_DEPTHS[format]`; 16 bits are dithered unless `dither` is False. Raises
+        OptionError for an unknown format or one that cannot
         hold the rate or bit depth, OutputError where the file cannot be written.
         """
         with AudioWriter(
@@ -61,6 +71,7 @@ class Audio:
             out_rate=sample_rate,
             format=format or format_of(path),
             bit_depth=bit_depth,
+            dither=dither,
             channels=1 if self.samples.ndim == 1 else self.samples.shape[0],
         ) as writer:
             writer.write(self.samples)
@@ -74,7 +85,8 @@ class AudioWriter:
     regular file (a pipe, `/dev/null`) is written to directly. Every block is flushed.
 
     `sample_rate` is that of the sound in Hz, `out_rate` that of the file; None means the same rate.
-    Raises OptionError for what the format cannot hold, OutputError where the sound cannot be
+    Samples of 16 bits are dithered unless `dither` is False. Raises OptionError for what the format
+    cannot hold, OutputError where the sound cannot be
     written, and BrokenPipeError where the reader of a pipe is gone.
     """
 
@@ -87,6 +99,7 @@ class AudioWriter:
         format: str = "wav",
         bit_depth: str | None = None,
         channels: int = 1,
+        dither: bool = True,
     ) -> None:
         rate = sample_rate if out_rate is None else out_rate
         check_format(format, bit_depth, rate)
@@ -101,7 +114,9 @@ class AudioWriter:
             )
         self._destination = open_destination(target)
         with self._destination.reporting():
-            self._encoder = make_encoder(self._destination, format, depth, rate, channels)
+            self._encoder = make_encoder(
+                self._destination, format, depth, rate, channels, dither=dither
+            )
 
     def __enter__(self) -> AudioWriter:
         return self
@@ -141,8 +156,7 @@ class AudioWriter:
         """Resample and encode frames (S, channels); `last` flushes the resampler."""
         import numpy as np
 
-        if not np.isfinite(frames).all():
-            raise OutputError("the sound holds values that are not numbers", "check the weights")
+        check_finite(frames)
         if self._resampler is not None:
             frames = self._resampler.resample_chunk(np.ascontiguousarray(frames), last=last)
             frames = frames.reshape(-1, self._channels)

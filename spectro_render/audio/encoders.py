@@ -33,6 +33,7 @@ MIN_RATE, MAX_RATE = 8000, 192_000  # Hz
 MAX_FRAMES = 1 << 16  # that an encoder gets at once: libvorbis puts all of them on the stack
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz: MPEG-1, 2, 2.5
 
+_DITHER_SEED = 16
 _SUBTYPES = {"ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}  # libsndfile's names
 # The size of the samples, in bytes, in a WAV header that cannot be completed at the end. SoX takes
 # exactly this number to mean that samples go on until the stream ends, and FFmpeg and libsndfile
@@ -89,27 +90,60 @@ class Encoder(Protocol):
 
 
 def make_encoder(
-    destination: Destination, format: str, depth: str, rate: int, channels: int
+    destination: Destination,
+    format: str,
+    depth: str,
+    rate: int,
+    channels: int,
+    *,
+    dither: bool = True,
 ) -> Encoder:
     """Make the encoder of a format; `depth` is ignored by formats without a bit depth.
 
-    The sample rate `rate` is in Hz. Raises RuntimeError where libsndfile cannot begin a file.
+    `dither` is for a depth of 16 bits. The sample rate `rate` is in Hz. Raises RuntimeError where
+    libsndfile cannot begin a file.
     """
+    noise = Dither() if dither and depth == "16" else None
     if format == "raw":
-        return _PcmEncoder(destination, depth)
+        return _PcmEncoder(destination, depth, noise)
     if format == "wav":
-        return _WavEncoder(destination, depth, rate, channels)
-    return _SoundFileEncoder(destination, format, depth, rate, channels)
+        return _WavEncoder(destination, depth, rate, channels, noise)
+    return _SoundFileEncoder(destination, format, depth, rate, channels, noise)
+
+
+class Dither:
+    """Noise that makes the error of rounding to 16 bits independent of the sound.
+
+    The sum of two even distributions of one step each (triangular, TPDF; Lipshitz, Wannamaker and
+    Vanderkooy, "Quantization and Dither", 1992). It is the same in every file. Digital silence
+    stays as it is.
+    """
+
+    def __init__(self) -> None:
+        import numpy as np
+
+        self._source = np.random.PCG64(_DITHER_SEED)
+
+    def add_to(self, frames: Frames) -> Frames:
+        """Add noise to the next frames (S, channels), which are still in [-1, 1]."""
+        import numpy as np
+
+        raw = self._source.random_raw((*frames.shape, 2))  # the same however sound is divided
+        steps = ((raw[..., 0] >> 11).astype(np.float64) - (raw[..., 1] >> 11)) * 2.0**-53
+        noisy = frames + np.where(frames == 0, 0.0, steps * 2.0**-15)
+        return np.clip(noisy, -1.0, 1.0)
 
 
 class _PcmEncoder:
     """Writes bare little-endian samples."""
 
-    def __init__(self, destination: Destination, depth: str) -> None:
+    def __init__(self, destination: Destination, depth: str, noise: Dither | None) -> None:
         self._destination = destination
         self._depth = depth
+        self._noise = noise
 
     def write(self, frames: Frames) -> None:
+        frames = self._noise.add_to(frames) if self._noise else frames
         self._destination.write(_pcm_bytes(frames, self._depth))
 
     def close(self) -> None:
@@ -119,8 +153,15 @@ class _PcmEncoder:
 class _WavEncoder(_PcmEncoder):
     """Writes a RIFF header and samples; if the output can seek, completes sizes at the end."""
 
-    def __init__(self, destination: Destination, depth: str, rate: int, channels: int) -> None:
-        super().__init__(destination, depth)
+    def __init__(
+        self,
+        destination: Destination,
+        depth: str,
+        rate: int,
+        channels: int,
+        noise: Dither | None,
+    ) -> None:
+        super().__init__(destination, depth, noise)
         self._form = (depth, rate, channels)
         self._start = destination.tell()
         destination.write(_wav_header(*self._form, data_size=None))
@@ -145,13 +186,20 @@ class _SoundFileEncoder:
     """
 
     def __init__(
-        self, destination: Destination, format: str, depth: str, rate: int, channels: int
+        self,
+        destination: Destination,
+        format: str,
+        depth: str,
+        rate: int,
+        channels: int,
+        noise: Dither | None,
     ) -> None:
         import soundfile
 
         self._destination = destination
         self._start = destination.tell()
         self._bits = int(depth) if format == "flac" else None
+        self._noise = noise
         self._encoded = _Encoded()
 
         def begin() -> None:
@@ -167,6 +215,8 @@ class _SoundFileEncoder:
         self._call(begin)
 
     def write(self, frames: Frames) -> None:
+        frames = self._noise.add_to(frames) if self._noise else frames
+
         def write() -> None:
             if self._bits is None:
                 self._file.write(frames)

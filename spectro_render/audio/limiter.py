@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from spectro_render.constants import SAMPLE_RATE
@@ -34,6 +35,10 @@ class Limiter:
         self._factor = 10 ** (gain / 20)
         self._ceiling = ceiling
         self._pending: Samples | None = None  # the neighbours, then what is not returned yet
+
+    def lift(self) -> None:
+        """Limit nothing from now on, as the level is chosen later."""
+        self._ceiling = math.inf
 
     def push(self, samples: Samples) -> Samples:
         """Add samples (channels, S) or (S,); returns as much of the limited sound as is ready."""

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from spectro_render.atomic import sweep
 from spectro_render.audio.destination import Destination, open_destination
+from spectro_render.audio.normalize import in_words, level_facts
 from spectro_render.batch.history import History, checksum
 from spectro_render.batch.jobs import STREAM, Job
 from spectro_render.batch.outputs import Outputs
@@ -254,6 +255,8 @@ class Batch:
             f"{task.job.name} -> {names['output']}: {made.seconds:.2f} s of sound"
             f" in {made.wall_seconds:.2f} s ({factor:.2f} times real time){beside}"
         )
+        if made.level:
+            self.reporter.say(f"{names['output']}: {in_words(made.level)}")
         fields = {
             "status": "rendered",
             **names,
@@ -268,6 +271,7 @@ class Batch:
             **({"host": made.host} if made.host else {}),
             "format": self.settings.encoding.format,
             "sample_rate": made.sample_rate,
+            **({"level": level_facts(made.level)} if made.level else {}),
         }
         if self._draw is not None:
             try:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectro_render.audio.audio import AudioWriter
+from spectro_render.audio.normalize import NormalizingWriter, album_gain
 from spectro_render.batch.cores import let_idle_threads_sleep
+from spectro_render.batch.jobs import Job
 from spectro_render.batch.tasks import Begun, Event, Finished, Settings, Task
 from spectro_render.checkpoints.find import resolve_model
 from spectro_render.constants import WINDOW_SECONDS
@@ -45,6 +49,7 @@ class LocalEngine:
         self._find_model = find_model
         self._events: list[tuple[Task, Event]] = []
         self._slots: Slots | None = None  # None: nothing has begun yet
+        self._album: list[ActiveSong] = []  # complete, but written when all are
 
     @cached_property
     def renderer(self) -> Renderer:
@@ -94,13 +99,19 @@ class LocalEngine:
         if options.full_band is None and (encoding.sample_rate or 0) >= FULL_BAND_RATE:
             options = replace(options, full_band=self.renderer.has_band)
         song = self.renderer.begin(score, options, live=task.job.is_streamed)
-        writer = AudioWriter(
+        encoder = AudioWriter(
             task.output,
             sample_rate=song.sample_rate,
             out_rate=encoding.sample_rate,
             format=encoding.format,
             bit_depth=encoding.bit_depth,
+            dither=encoding.dither,
         )
+        writer: AudioWriter | NormalizingWriter = encoder
+        if encoding.level is not None:
+            song.sound.leave_peaks()
+            rate, folder = self.renderer.sample_rate, _folder_of(task.job)
+            writer = NormalizingWriter(encoder, encoding.level, sample_rate=rate, folder=folder)
         if self._slots is None:
             self._slots = Slots(self.renderer, self.size, lambda *news: self.on_progress(*news))
         self._slots.add(ActiveSong(task, song, writer, begun))
@@ -116,12 +127,14 @@ class LocalEngine:
         """Return the events of tasks just begun, or render the next window of some songs."""
         if not self._events and self._slots is not None and any(self._slots):
             self._render(self._slots)
+        elif not self._events and self._album:  # no song is left that could still begin
+            self._finish_album()
         events, self._events = self._events, []
         return events
 
     def stop(self) -> None:
         """Give up all tasks that are not over."""
-        for active in self._slots.clear() if self._slots is not None else ():
+        for active in (*(self._slots.clear() if self._slots is not None else ()), *self._album):
             active.discard()
 
     def _render(self, slots: Slots) -> None:
@@ -140,6 +153,30 @@ class LocalEngine:
                 continue
             if active.song.is_over:
                 slots.remove(active)
+                if self._waits_for_album:
+                    self._album.append(active)
+                else:
+                    self._events.append((active.task, self._finished(active)))
+
+    @property
+    def _waits_for_album(self) -> bool:
+        level = self.settings.encoding.level
+        return level is not None and level.kind == "album"
+
+    def _finish_album(self) -> None:
+        """Write the songs of an album. If one of them cannot be written, the others are."""
+        level = self.settings.encoding.level
+        assert level is not None
+        album, self._album = self._album, []
+        writers = [each.writer for each in album if isinstance(each.writer, NormalizingWriter)]
+        gain, remark = album_gain(level, writers)
+        for active, writer in zip(album, writers, strict=True):
+            try:
+                writer.finish_album(gain, remark)
+            except Exception as error:
+                active.discard()
+                self._events.append((active.task, error))
+            else:
                 self._events.append((active.task, self._finished(active)))
 
     def _finished(self, active: ActiveSong) -> Finished:
@@ -151,7 +188,14 @@ class LocalEngine:
             device=str(self.renderer.device),
             sample_rate=self.settings.encoding.sample_rate or active.song.sample_rate,
             sampling=active.song.sampling if self.renderer.has_sampler else None,
+            level=getattr(active.writer, "result", None),
         )
+
+
+def _folder_of(job: Job) -> Path | None:
+    """The folder of a job's output, for files that are as large; None if there is none here."""
+    folder = job.target.parent if job.target is not None else None
+    return folder if folder is not None and os.access(folder, os.W_OK) else None
 
 
 def make_engine(settings: Settings, cores: int) -> LocalEngine:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from spectro_render.audio.audio import Audio, AudioWriter
+from spectro_render.audio.normalize import NormalizingWriter
 from spectro_render.batch.cores import Cores
 from spectro_render.batch.tasks import Task, discard
+from spectro_render.errors import OutputError
 from spectro_render.options import Progress
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ class ActiveSong:
 
     task: Task
     song: Song
-    writer: AudioWriter
+    writer: AudioWriter | NormalizingWriter
     begun: float  # time.monotonic()
     seconds: float = 0.0  # sound so far
 
@@ -59,6 +62,8 @@ class ActiveSong:
 
     def discard(self) -> None:
         """Remove the incomplete output."""
+        with suppress(OSError, OutputError):
+            self.writer.discard()
         discard(self.task.output)
 
     def progress(self, share: float = 0.0) -> Progress:

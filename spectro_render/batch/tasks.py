@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeAlias
 
 from spectro_render.audio.destination import Destination
+from spectro_render.audio.normalize import Result
 from spectro_render.batch.jobs import Job
 from spectro_render.errors import OutputError
 from spectro_render.midi.changes import changes_of
@@ -96,6 +97,7 @@ class Finished:
     sample_rate: int  # Hz
     sampling: Sampling | None = None  # None: of an autoregressive model
     host: str = ""  # name of the machine; "": this one
+    level: Result | None = None  # what normalizing did
 
 
 Event: TypeAlias = "Begun | Finished | Exception"  # Finished and errors end a task

@@ -320,6 +320,20 @@ def render(
     raw: Annotated[
         bool, typer.Option("--raw", help="Write bare little-endian samples, without a file header.")
     ] = False,
+    normalize: Annotated[
+        str,
+        typer.Option(
+            metavar="LEVEL",
+            help="Bring sound to a level when it is complete: none, peak, lufs (loudness by EBU"
+            " R 128) or album (the loudness of all songs together), with a target as in peak:-1"
+            " (dBTP) or lufs:-16.  [default: none]",
+            show_default=False,
+        ),
+    ] = "none",
+    no_dither: Annotated[
+        bool,
+        typer.Option("--no-dither", help="Round samples of 16 bits without dither (noise)."),
+    ] = False,
     batch_size: Annotated[
         int | None,
         typer.Option(
@@ -420,6 +434,7 @@ def render(
     Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.
     """
     from spectro_render.audio.encoders import check_format
+    from spectro_render.audio.normalize import MOST_OF_ALBUM, parse_level
     from spectro_render.batch.batch import Batch
     from spectro_render.batch.engine import LocalEngine
     from spectro_render.batch.jobs import (
@@ -451,7 +466,11 @@ def render(
     names, listed = read_lists(inputs or [], files_from)
     several = is_batch(names, listed)
     encoding = Encoding(
-        choose_format(output, "raw" if raw else format, batch=several), bit_depth, sample_rate
+        choose_format(output, "raw" if raw else format, batch=several),
+        bit_depth,
+        sample_rate,
+        parse_level(normalize),
+        not no_dither,
     )
     if full_band and sample_rate is not None and sample_rate < FULL_BAND_RATE:
         hint = f"choose a --sample-rate of {FULL_BAND_RATE} or more, or leave out --full-band"
@@ -494,6 +513,12 @@ def render(
         raise OptionError("--ray-... options are only for a Ray cluster", "add --engine ray")
     if engine == "ray" and workers > 1:
         raise OptionError("--workers is for this machine", "use --ray-workers for a Ray cluster")
+    is_album = encoding.level is not None and encoding.level.kind == "album"
+    if is_album and (engine == "ray" or workers > 1):
+        raise OptionError("--normalize album is for one process", "leave out --workers or --engine")
+    if is_album and len(jobs) > MOST_OF_ALBUM:
+        message = f"--normalize album is for at most {MOST_OF_ALBUM} songs"
+        raise OptionError(message, "use --normalize lufs")
     cluster = Cluster(ray_address, ray_workers, ray_cores) if engine == "ray" else None
     folder = common_folder(names, output, listed)
     pages = None
@@ -505,6 +530,8 @@ def render(
         reporter = Reporter(quiet=quiet, json_stream=sys.stdout if json else None)
         for line in file.unused(job.name for job in jobs) if file else ():
             reporter.say(line)
+        if encoding.level and stream:
+            reporter.say("the sound is written when the song is complete: its level is measured")
         find_model = cache(partial(resolve_model, model, vocoder, reporter))
         where: Engine
         if cluster is None and (len(jobs) == 1 or workers == 1):
@@ -523,7 +550,7 @@ def render(
             reporter,
             lambda: fingerprint_of(find_model()),
             stream=stream,
-            force=force,
+            force=force or is_album,  # its songs have one gain
             skip_existing=skip_existing,
             keeps_going=several,
             folder=folder,

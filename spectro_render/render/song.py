@@ -120,6 +120,10 @@ class SongSound:
         self._recent: Samples = np.zeros(FALL_FRAMES - 1, np.float32) + math.log(MEL_FLOOR)
         self.rings_on = False  # whether it needs another window
 
+    def leave_peaks(self) -> None:
+        """Limit no peaks, as the level is chosen when the sound is complete."""
+        self._limiter.lift()
+
     def add(self, log_mel: Tensor) -> Samples:
         """Add frames (T, 128), on the vocoder's device, and return the samples (S,) now final."""
         if self._ending.most > self._ending.least:
