@@ -55,6 +55,7 @@ class Encoding:
     format: str
     bit_depth: str | None = None  # None: the format's own
     sample_rate: int | None = None  # Hz; None: the model's
+    quality: float | None = None  # of lossy formats, 0 to 10; None: the encoder's own
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,8 @@ class LocalEngine:
             out_rate=encoding.sample_rate,
             format=encoding.format,
             bit_depth=encoding.bit_depth,
+            quality=encoding.quality,
+            length=song.sound.length,
         )
         if self._slots is None:
             self._slots = Slots(self.renderer, self.size, lambda *news: self.on_progress(*news))

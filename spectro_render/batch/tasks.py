@@ -26,9 +26,12 @@ class Settings:
     def origin(self) -> dict[str, Any]:
         """The settings that change an output, apart from the model's files, as plain values."""
         network = {"dtype": self.model.dtype, "vocoder": self.model.vocoder}
+        encoding = asdict(self.encoding)
+        if self.encoding.quality is None:  # which older records do not name
+            del encoding["quality"]
         options = asdict(self.options)
         del options["max_hours"]  # it decides whether there is an output, but changes none
-        return {**network, **asdict(self.encoding), **options}
+        return {**network, **encoding, **options}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}  # of all com
 _OTHER = "Other options"
 _GROUPS = {
     "Input and output": (
-        *("output", "files_from", "format", "sample_rate", "bit_depth", "raw"),
+        *("output", "files_from", "format", "quality", "sample_rate", "bit_depth", "raw"),
         *("force", "skip_existing"),
     ),
     "Sound": (

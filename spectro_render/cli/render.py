@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 MAX_SEED = 2**63 - 1
 MAX_WORKERS = 256
 Sampler = Literal["ddpm", "ddpm-small", "ddim", "dpm++", "diffusers"]
-Format = Literal["wav", "flac", "ogg", "mp3"]
+Format = Literal["wav", "flac", "aiff", "ogg", "opus", "mp3"]
 BitDepth = Literal["16", "24", "float"]
 NumberFormat = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["local", "ray"]
@@ -253,7 +253,18 @@ def render(
     bit_depth: Annotated[
         BitDepth | None,
         typer.Option(
-            help="Bits per sample of wav, flac (not float) and raw output.  [default: 16]"
+            help="Bits per sample of wav, aiff, flac (not float) and raw output.  [default: 16]"
+        ),
+    ] = None,
+    quality: Annotated[
+        float | None,
+        typer.Option(
+            metavar="Q",
+            min=0,
+            max=10,
+            callback=_finite,
+            help="Quality of ogg, opus and mp3, from 0 (small files) to 10."
+            "  [default: the encoder's]",
         ),
     ] = None,
     raw: Annotated[
@@ -372,9 +383,13 @@ def render(
     names, listed = read_lists(inputs or [], files_from)
     several = is_batch(names, listed)
     encoding = Encoding(
-        choose_format(output, "raw" if raw else format, batch=several), bit_depth, sample_rate
+        choose_format(output, "raw" if raw else format, batch=several),
+        bit_depth,
+        sample_rate,
+        quality,
     )
-    check_format(encoding.format, bit_depth, SAMPLE_RATE if sample_rate is None else sample_rate)
+    out_rate = SAMPLE_RATE if sample_rate is None else sample_rate
+    check_format(encoding.format, bit_depth, out_rate, quality)
     jobs = plan_jobs(names, output, encoding.format, listed)
     options = RenderOptions(
         quality="fast" if fast else "best" if best else None,

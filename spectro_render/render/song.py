@@ -110,6 +110,11 @@ class SongSound:
         self._recent: Samples = np.zeros(FALL_FRAMES - 1, np.float32) + math.log(MEL_FLOOR)
         self.rings_on = False  # whether it needs another window
 
+    @property
+    def length(self) -> int | None:
+        """The number of samples, if it does not depend on how long the last notes ring."""
+        return self._ending.least if self._ending.least == self._ending.most else None
+
     def add(self, log_mel: Tensor) -> Samples:
         """Add frames (T, 128), on the vocoder's device, and return the samples (S,) now final."""
         if self._ending.most > self._ending.least:
