@@ -74,6 +74,7 @@ class Encoding:
     format: str
     bit_depth: str | None = None  # None: the format's own
     sample_rate: int | None = None  # Hz; None: the model's
+    quality: float | None = None  # of lossy formats, 0 to 10; None: the encoder's own
     level: Level | None = None  # None: that of the model, with its limiter
     dither: bool = True  # of samples of 16 bits
 

@@ -164,6 +164,8 @@ def test_the_same_command_gives_the_same_bytes(run: Run, song: MakeSong, here: P
         (["-o", "a.flac", "--bit-depth", "24"], ("FLAC", "PCM_24", 16_000)),
         (["-o", "a.ogg", "--sample-rate", "48000"], ("OGG", "VORBIS", 48_000)),
         (["-o", "a.mp3", "--sample-rate", "44100"], ("MP3", "MPEG_LAYER_III", 44_100)),
+        (["-o", "a.opus", "--quality", "7.5"], ("OGG", "OPUS", 16_000)),
+        (["-o", "a.aif", "--bit-depth", "24"], ("AIFF", "PCM_24", 16_000)),
         (["-o", "a", "--format", "flac"], ("FLAC", "PCM_16", 16_000)),
     ],
 )
@@ -290,7 +292,8 @@ def test_a_model_that_is_missing_ends_the_batch_with_one_line(
         (["song.mid", "--sampler", "magic"], "Invalid value for '--sampler'"),
         (["song.mid", "--device", "toaster"], "Invalid value for '--device'"),
         (["song.mid", "--vocoder", "kazoo"], "Invalid value for '--vocoder': 'kazoo' is none of"),
-        (["song.mid", "--format", "aiff"], "Invalid value for '--format'"),
+        (["song.mid", "--format", "au"], "Invalid value for '--format'"),
+        (["song.mid", "--quality", "5"], "wav has no quality, as it loses nothing; use it for ogg"),
         (["song.mid", "--raw", "--format", "wav"], "--raw and --format exclude each other"),
         (["song.mid", "--fast", "--best"], "--fast and --best exclude each other; leave one out"),
         (["song.mid", "-o", "a.xyz"], "a.xyz: unknown audio suffix .xyz; use one of .wav, .flac"),
@@ -793,7 +796,7 @@ app.main()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("format", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("format", ["wav", "flac", "ogg", "opus", "mp3"])
 def test_a_stream_that_is_ended_does_not_wait_for_its_reader(
     song: MakeSong, here: Path, tiny_model: Path, format: str, number: signal.Signals
 ) -> None:

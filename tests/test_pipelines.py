@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -103,6 +104,23 @@ def test_wav_of_unknown_length_is_nothing_odd_to_sox(shell: Shell, depth: str, s
     done = shell(f"{source} -D -t raw -e signed-integer -b 16 a.raw")
     assert (done.returncode, done.stderr) == (0, "")
     assert np.abs(raw_samples("a.raw").astype(int) - sound).max() <= 1
+
+
+@needs_ffmpeg
+@needs_sox
+@pytest.mark.parametrize("format", ["wav", "aiff"])
+def test_a_stream_whose_length_is_known_is_like_a_file(
+    shell: Shell, song: MakeSong, format: str
+) -> None:
+    """SoX finds the header in its first read, without a type, and FFmpeg warns of nothing."""
+    song("a.mid", seconds=1)
+    done = shell(
+        f"render a.mid -o - --format {format} --tail 2 -q | tee >(cat > copy) | sox - -n stat"
+    )
+    assert done.returncode == 0 and "WARN" not in done.stderr
+    assert re.search(r"Length \(seconds\): +3\.000000", done.stderr)
+    done = shell("cat copy | ffmpeg -v warning -guess_layout_max 0 -i - -f null -")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @needs_ffmpeg

@@ -38,7 +38,7 @@ from tests.support.songs import MakeSong
         ("song.mid --gain loud", "Invalid value for '--gain': 'loud' is not a number;"),
         (
             "song.mid --format wave",
-            "Invalid value for '--format': 'wave' is none of wav, flac, ogg, mp3; did you mean wav",
+            "Invalid value for '--format': 'wave' is none of wav, flac, aiff, ogg, opus, mp3; did",
         ),
         ("song.mid --sampler zzz", "Invalid value for '--sampler': 'zzz' is none of ddpm, ddpm-"),
         ("song.mid --force --skip-existing", "--force and --skip-existing exclude each other"),

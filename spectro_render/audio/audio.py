@@ -57,11 +57,13 @@ class Audio:
         sample_rate: int | None = None,
         bit_depth: str | None = None,
         dither: bool = True,
+        quality: float | None = None,
     ) -> None:
         """Write the sound to a file in the format of its suffix, or in `format`.
 
         `sample_rate` in Hz is that of the file; None keeps the sound's own. `bit_depth` is one of
-        `encoders.BIT_DEPTHS[format]`; 16 bits are dithered unless `dither` is False. Raises
+        `encoders.BIT_DEPTHS[format]`; 16 bits are dithered unless `dither` is False. `quality` is
+        from 0 to 10, for lossy formats. Raises
         OptionError for an unknown format or one that cannot
         hold the rate or bit depth, OutputError where the file cannot be written.
         """
@@ -72,6 +74,7 @@ class Audio:
             format=format or format_of(path),
             bit_depth=bit_depth,
             dither=dither,
+            quality=quality,
             channels=1 if self.samples.ndim == 1 else self.samples.shape[0],
         ) as writer:
             writer.write(self.samples)
@@ -85,8 +88,10 @@ class AudioWriter:
     regular file (a pipe, `/dev/null`) is written to directly. Every block is flushed.
 
     `sample_rate` is that of the sound in Hz, `out_rate` that of the file; None means the same rate.
-    Samples of 16 bits are dithered unless `dither` is False. Raises OptionError for what the format
-    cannot hold, OutputError where the sound cannot be
+    Samples of 16 bits are dithered unless `dither` is False. `length` is the number of samples of
+    each channel that will be written, at `sample_rate`. If it is known, the headers of WAV and AIFF
+    streams are right from the beginning. Raises OptionError for what the format cannot hold,
+    OutputError where the sound cannot be
     written, and BrokenPipeError where the reader of a pipe is gone.
     """
 
@@ -100,9 +105,11 @@ class AudioWriter:
         bit_depth: str | None = None,
         channels: int = 1,
         dither: bool = True,
+        quality: float | None = None,
+        length: int | None = None,
     ) -> None:
         rate = sample_rate if out_rate is None else out_rate
-        check_format(format, bit_depth, rate)
+        check_format(format, bit_depth, rate, quality)
         depth = bit_depth or next(iter(BIT_DEPTHS[format]), "")
         self._channels = channels
         self._resampler: Any = None
@@ -112,10 +119,15 @@ class AudioWriter:
             self._resampler = soxr.ResampleStream(
                 sample_rate, rate, channels, dtype="float32", quality="VHQ"
             )
+        if length is not None:  # as long as soxr makes it: rounded, halves up
+            length = (2 * length * rate + sample_rate) // (2 * sample_rate)
         self._destination = open_destination(target)
         with self._destination.reporting():
             self._encoder = make_encoder(
-                self._destination, format, depth, rate, channels, dither=dither
+                *(self._destination, format, depth, rate, channels),
+                dither=dither,
+                quality=quality,
+                length=length,
             )
 
     def __enter__(self) -> AudioWriter:

@@ -24,17 +24,26 @@ if TYPE_CHECKING:
 BIT_DEPTHS: dict[str, tuple[str, ...]] = {  # that each format can hold; the first is the default
     "wav": ("16", "24", "float"),
     "flac": ("16", "24"),
-    "ogg": (),  # Vorbis and MP3 have no bit depth
+    "aiff": ("16", "24", "float"),
+    "ogg": (),  # Vorbis, Opus and MP3 have no bit depth
+    "opus": (),
     "mp3": (),
     "raw": ("16", "24", "float"),  # bare little-endian samples
 }
 FORMATS = tuple(BIT_DEPTHS)
 MIN_RATE, MAX_RATE = 8000, 192_000  # Hz
 MAX_FRAMES = 1 << 16  # that an encoder gets at once: libvorbis puts all of them on the stack
+LOSSY = ("ogg", "opus", "mp3")  # that have a quality, 0 to MAX_QUALITY
+MAX_QUALITY = 10.0
+OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz (RFC 6716)
 MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz: MPEG-1, 2, 2.5
 
 _DITHER_SEED = 16
-_SUBTYPES = {"ogg": "VORBIS", "mp3": "MPEG_LAYER_III"}  # libsndfile's names
+_RATES = {"mp3": MP3_RATES, "opus": OPUS_RATES}
+SUFFIXES = {".aif": "aiff"} | {f".{name}": name for name in FORMATS}
+ELSEWHERE = (".m4a", ".aac", ".mp4", ".wma")  # what FFmpeg writes
+_SUBTYPES = {"ogg": "VORBIS", "opus": "OPUS", "mp3": "MPEG_LAYER_III"}  # libsndfile's names
+_CONTAINERS = {"opus": "OGG"}
 # The size of the samples, in bytes, in a WAV header that cannot be completed at the end. SoX takes
 # exactly this number to mean that samples go on until the stream ends, and FFmpeg and libsndfile
 # stop at its end as well. With 0xFFFFFFFF the first two warn that the file is broken. A program
@@ -46,19 +55,27 @@ _MAX_LENGTH = 0xFFFFFFFF  # the most that 32 bits express; longer sound goes on 
 def format_of(path: str | os.PathLike[str]) -> str:
     """The format that the suffix of `path` names. Raises OptionError if it names none."""
     suffix = Path(path).suffix.lower()
-    if suffix[1:] not in FORMATS:
-        what = (
-            f"unknown audio suffix {suffix}"
-            if suffix
-            else "without a suffix the audio format is unknown"
+    if suffix in SUFFIXES:
+        return SUFFIXES[suffix]
+    name = os.fspath(path)
+    if suffix in ELSEWHERE:
+        raise OptionError(
+            f"{name}: {suffix} files are not written here", f"use -o - | ffmpeg -i - {name}"
         )
-        known = ", ".join(f".{name}" for name in FORMATS)
-        raise OptionError(f"{os.fspath(path)}: {what}", f"use one of {known}")
-    return suffix[1:]
+    what = "without a suffix the audio format is unknown"
+    if suffix:
+        what = f"unknown audio suffix {suffix}"
+    known = ", ".join(f".{name}" for name in FORMATS)
+    raise OptionError(f"{name}: {what}", f"use one of {known}")
 
 
-def check_format(format: str, bit_depth: str | None, sample_rate: int) -> None:
-    """Raise OptionError unless `format` exists and can hold this bit depth and rate (Hz)."""
+def check_format(
+    format: str, bit_depth: str | None, sample_rate: int, quality: float | None = None
+) -> None:
+    """Raise OptionError unless `format` exists and can hold this bit depth and rate (Hz).
+
+    `quality` is from 0 (small files) to MAX_QUALITY, for formats that are LOSSY.
+    """
     if format not in FORMATS:
         raise OptionError(f"unknown format {format!r}", f"use one of {', '.join(FORMATS)}")
     depths = BIT_DEPTHS[format]
@@ -72,11 +89,17 @@ def check_format(format: str, bit_depth: str | None, sample_rate: int) -> None:
         raise OptionError(
             f"flac cannot hold a sample rate of {sample_rate} Hz", "use a multiple of 10"
         )
-    if format == "mp3" and sample_rate not in MP3_RATES:
+    if sample_rate not in _RATES.get(format, (sample_rate,)):
         raise OptionError(
-            f"mp3 cannot hold a sample rate of {sample_rate} Hz",
-            f"use one of {', '.join(map(str, MP3_RATES))}",
+            f"{format} cannot hold a sample rate of {sample_rate} Hz",
+            f"use one of {', '.join(map(str, _RATES[format]))}",
         )
+    if quality is not None and format not in LOSSY:
+        raise OptionError(
+            f"{format} has no quality, as it loses nothing", f"use it for {', '.join(LOSSY)}"
+        )
+    if quality is not None and not 0 <= quality <= MAX_QUALITY:
+        raise OptionError(f"a quality of {quality:g} is not supported", "use 0 to 10")
 
 
 class Encoder(Protocol):
@@ -97,18 +120,30 @@ def make_encoder(
     channels: int,
     *,
     dither: bool = True,
+    quality: float | None = None,
+    length: int | None = None,
 ) -> Encoder:
     """Make the encoder of a format; `depth` is ignored by formats without a bit depth.
 
-    `dither` is for a depth of 16 bits. The sample rate `rate` is in Hz. Raises RuntimeError where
-    libsndfile cannot begin a file.
+    The sample rate `rate` is in Hz, `dither` is for a depth of 16 bits, `quality` is as in
+    `check_format`, and `length` is the number of frames that will be written, if that is known.
+    Raises RuntimeError where libsndfile cannot begin a file.
     """
     noise = Dither() if dither and depth == "16" else None
     if format == "raw":
         return _PcmEncoder(destination, depth, noise)
-    if format == "wav":
-        return _WavEncoder(destination, depth, rate, channels, noise)
-    return _SoundFileEncoder(destination, format, depth, rate, channels, noise)
+    if format in ("wav", "aiff"):
+        make_header = {"wav": _wav_header, "aiff": _aiff_header}[format]
+        width = 4 if depth == "float" else int(depth) // 8  # bytes a sample
+        return _ChunkEncoder(
+            destination,
+            depth,
+            noise,
+            lambda size: make_header(depth, rate, channels, data_size=size),
+            None if length is None else length * channels * width,
+            is_big_endian=format == "aiff",
+        )
+    return _SoundFileEncoder(destination, format, depth, rate, channels, noise, quality)
 
 
 class Dither:
@@ -135,51 +170,79 @@ class Dither:
 
 
 class _PcmEncoder:
-    """Writes bare little-endian samples."""
-
-    def __init__(self, destination: Destination, depth: str, noise: Dither | None) -> None:
-        self._destination = destination
-        self._depth = depth
-        self._noise = noise
-
-    def write(self, frames: Frames) -> None:
-        frames = self._noise.add_to(frames) if self._noise else frames
-        self._destination.write(_pcm_bytes(frames, self._depth))
-
-    def close(self) -> None:
-        pass
-
-
-class _WavEncoder(_PcmEncoder):
-    """Writes a RIFF header and samples; if the output can seek, completes sizes at the end."""
+    """Writes bare samples, little-endian ones by default."""
 
     def __init__(
         self,
         destination: Destination,
         depth: str,
-        rate: int,
-        channels: int,
         noise: Dither | None,
+        *,
+        is_big_endian: bool = False,
     ) -> None:
-        super().__init__(destination, depth, noise)
-        self._form = (depth, rate, channels)
-        self._start = destination.tell()
-        destination.write(_wav_header(*self._form, data_size=None))
-        self._data_start = destination.tell()
+        self._destination = destination
+        self._depth = depth
+        self._noise = noise
+        self._is_big_endian = is_big_endian
+
+    def write(self, frames: Frames) -> None:
+        self._destination.write(self._bytes(frames))
 
     def close(self) -> None:
+        pass
+
+    def _bytes(self, frames: Frames) -> bytes:
+        frames = self._noise.add_to(frames) if self._noise else frames
+        return _pcm_bytes(frames, self._depth, is_big_endian=self._is_big_endian)
+
+
+class _ChunkEncoder(_PcmEncoder):
+    """Writes a header and samples, as in WAV and AIFF.
+
+    The header is written together with the first samples, as SoX needs more than a header from its
+    first read. If the output can seek, the sizes in it are completed at the end.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        depth: str,
+        noise: Dither | None,
+        make_header: Callable[[int | None], bytes],
+        size: int | None,
+        *,
+        is_big_endian: bool,
+    ) -> None:
+        """`make_header` takes the number of bytes of all samples, or None; `size` is what is known.
+
+        A stream has to get exactly `size` bytes.
+        """
+        super().__init__(destination, depth, noise, is_big_endian=is_big_endian)
+        self._make_header = make_header
+        self._start = destination.tell()
+        self._header = make_header(size)  # what is still to be written of it
+        self._data_start = self._start + len(self._header)
+
+    def write(self, frames: Frames) -> None:
+        if len(frames):
+            header, self._header = self._header, b""
+            self._destination.write(header + self._bytes(frames))
+
+    def close(self) -> None:
+        if self._header:
+            self._destination.write(self._header)
         size = self._destination.tell() - self._data_start
         if size % 2:
             self._destination.write(b"\0")  # chunks end at even addresses
         if self._destination.seekable():
             end = self._destination.tell()
             self._destination.seek(self._start)
-            self._destination.write(_wav_header(*self._form, data_size=size))
+            self._destination.write(self._make_header(size))
             self._destination.seek(end)
 
 
 class _SoundFileEncoder:
-    """Writes FLAC, Vorbis and MP3 with libsndfile.
+    """Writes FLAC, Vorbis, Opus and MP3 with libsndfile.
 
     libsndfile passes its bytes to Python functions, and an exception in one of them would be lost.
     So these only put the bytes into memory, and the calls are made where no signal is handled.
@@ -193,6 +256,7 @@ class _SoundFileEncoder:
         rate: int,
         channels: int,
         noise: Dither | None,
+        quality: float | None,
     ) -> None:
         import soundfile
 
@@ -201,6 +265,8 @@ class _SoundFileEncoder:
         self._bits = int(depth) if format == "flac" else None
         self._noise = noise
         self._encoded = _Encoded()
+        # libsndfile calls the least quality a compression of 1, which it refuses for MP3.
+        compression = None if quality is None else min(1 - quality / MAX_QUALITY, 0.99)
 
         def begin() -> None:
             self._file = soundfile.SoundFile(
@@ -209,7 +275,8 @@ class _SoundFileEncoder:
                 rate,
                 channels,
                 _SUBTYPES.get(format, f"PCM_{depth}"),
-                format=format.upper(),
+                format=_CONTAINERS.get(format, format.upper()),
+                compression_level=compression,
             )
 
         self._call(begin)
@@ -307,14 +374,15 @@ def _quantise(frames: Frames, bits: int) -> npt.NDArray[np.int32]:
     return np.clip(np.rint(frames.astype(np.float64) * scale), -scale, scale - 1).astype(np.int32)
 
 
-def _pcm_bytes(frames: Frames, depth: str) -> bytes:
-    """Convert frames to little-endian samples of depth "16", "24" or "float" (32 bits)."""
+def _pcm_bytes(frames: Frames, depth: str, *, is_big_endian: bool = False) -> bytes:
+    """Convert frames to samples of depth "16", "24" or "float" (32 bits)."""
+    order = ">" if is_big_endian else "<"
     if depth == "float":
-        return frames.astype("<f4").tobytes()
+        return frames.astype(f"{order}f4").tobytes()
     if depth == "16":
-        return _quantise(frames, 16).astype("<i2").tobytes()
-    four_bytes = _quantise(frames, 24).astype("<i4").reshape(-1, 1).view("u1")  # (S, 4)
-    return four_bytes[:, :3].tobytes()
+        return _quantise(frames, 16).astype(f"{order}i2").tobytes()
+    four_bytes = _quantise(frames, 24).astype(f"{order}i4").reshape(-1, 1).view("u1")  # (S, 4)
+    return (four_bytes[:, 1:] if is_big_endian else four_bytes[:, :3]).tobytes()
 
 
 def _wav_header(depth: str, rate: int, channels: int, *, data_size: int | None) -> bytes:
@@ -332,3 +400,22 @@ def _wav_header(depth: str, rate: int, channels: int, *, data_size: int | None) 
     size = _UNKNOWN_LENGTH if data_size is None else min(data_size, _MAX_LENGTH)
     riff_size = min(len(chunks) + 4 + size + size % 2, _MAX_LENGTH)
     return b"RIFF" + struct.pack("<I", riff_size) + chunks + struct.pack("<I", size)
+
+
+def _aiff_header(depth: str, rate: int, channels: int, *, data_size: int | None) -> bytes:
+    """Make the header of an AIFF file, or of an AIFF-C file for floats (Apple, 1989 and 1991).
+
+    `rate` is in Hz, `data_size` in bytes; it is None if it is not known yet.
+    """
+    width = 4 if depth == "float" else int(depth) // 8  # bytes a sample
+    size = _UNKNOWN_LENGTH if data_size is None else min(data_size, _MAX_LENGTH - 8)
+    bits = rate.bit_length()
+    extended = struct.pack(">HQ", 16383 + bits - 1, rate << (64 - bits))  # a float of 80 bits
+    common = struct.pack(">HIH", channels, size // (width * channels), 8 * width) + extended
+    kind = b"AIFF"
+    if depth == "float":
+        kind = b"AIFCFVER" + struct.pack(">II", 4, 0xA2805140)  # the only version
+        common += b"fl32\0\0"  # its compression, and an empty name of that
+    chunks = kind + b"COMM" + struct.pack(">I", len(common)) + common
+    chunks += b"SSND" + struct.pack(">III", size + 8, 0, 0)
+    return b"FORM" + struct.pack(">I", min(len(chunks) + size + size % 2, _MAX_LENGTH)) + chunks

@@ -106,11 +106,13 @@ class LocalEngine:
             format=encoding.format,
             bit_depth=encoding.bit_depth,
             dither=encoding.dither,
+            quality=encoding.quality,
+            length=song.sound.length,
         )
         writer: AudioWriter | NormalizingWriter = encoder
         if encoding.level is not None:
             song.sound.leave_peaks()
-            rate, folder = self.renderer.sample_rate, _folder_of(task.job)
+            rate, folder = song.sample_rate, _folder_of(task.job)
             writer = NormalizingWriter(encoder, encoding.level, sample_rate=rate, folder=folder)
         if self._slots is None:
             self._slots = Slots(self.renderer, self.size, lambda *news: self.on_progress(*news))

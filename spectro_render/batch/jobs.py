@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from spectro_render.atomic import walk
-from spectro_render.audio.encoders import FORMATS, format_of
+from spectro_render.audio.encoders import ELSEWHERE, SUFFIXES, format_of
 from spectro_render.errors import MidiError, OptionError, OutputError, reason_of
 from spectro_render.midi.read import MIDI_SUFFIXES, read_bytes
 from spectro_render.options import RenderOptions
@@ -23,7 +23,6 @@ from spectro_render.options import RenderOptions
 MAX_LIST = 1 << 28  # bytes of a list of files
 _MOST_COMPARED = 10_000  # names that a name is compared with, which takes a second
 _SCORES = (".musicxml", ".mxl", ".mscz", ".mscx")  # of notation programs
-_OTHER_SOUND = ("aac", "aif", "aiff", "m4a", "mp4", "opus", "wma")
 STREAM = "-"  # stands for standard input and for standard output
 
 
@@ -204,10 +203,9 @@ def choose_format(output: str | None, format: str | None, *, batch: bool) -> str
     """
     if output is None or output == STREAM or batch or _is_folder(output):
         return format or "wav"
-    suffix = Path(output).suffix.lower().removeprefix(".")
     if format is None:
         return format_of(output)
-    if suffix in FORMATS and suffix != format:
+    if SUFFIXES.get(Path(output).suffix.lower(), format) != format:
         raise OptionError(f"the suffix of {output} contradicts --format {format}", "leave one out")
     return format
 
@@ -267,7 +265,7 @@ def _check_inputs(inputs: Sequence[str]) -> None:
 def _refuse_sound(inputs: Sequence[str]) -> None:
     """Raise OptionError for an input that by its name and content is sound, not MIDI."""
     for name in inputs:
-        if Path(name).suffix.lower().removeprefix(".") not in (*FORMATS, *_OTHER_SOUND):
+        if Path(name).suffix.lower() not in (*SUFFIXES, *ELSEWHERE):
             continue
         if os.path.isdir(name) or _is_pattern(name):
             continue
@@ -288,7 +286,7 @@ def _check_batch_output(output: str | None) -> None:
         raise OptionError("standard output is for one song only", "name a folder with -o")
     if os.path.exists(output) and not os.path.isdir(output):
         raise OptionError(f"{output} is a file", "name a folder for several outputs")
-    if not _is_folder(output) and Path(output).suffix.lower().removeprefix(".") in FORMATS:
+    if not _is_folder(output) and Path(output).suffix.lower() in SUFFIXES:
         raise OptionError(f"{output} looks like a file", "name a folder for several outputs")
 
 

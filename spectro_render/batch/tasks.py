@@ -40,7 +40,10 @@ class Settings:
         del values["max_hours"], values["skip_missing"]
         changes = changes_of(options)  # with numbers for the names of instruments
         values["programs"] = list(map(list, changes.programs)) if changes else []
-        return {**network, **asdict(self.encoding), **values}
+        encoding = asdict(self.encoding)
+        if self.encoding.quality is None:  # which older records do not name
+            del encoding["quality"]
+        return {**network, **encoding, **values}
 
 
 @dataclass(frozen=True)

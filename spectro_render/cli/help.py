@@ -15,8 +15,8 @@ SETTINGS: dict[str, Any] = {"help_option_names": ["-h", "--help"]}  # of all com
 _OTHER = "Other options"
 _GROUPS = {
     "Input and output": (
-        *("output", "files_from", "format", "sample_rate", "bit_depth", "raw"),
-        *("force", "skip_existing", "plot", "report"),
+        *("output", "files_from", "format", "quality", "sample_rate", "bit_depth", "no_dither"),
+        *("raw", "normalize", "force", "skip_existing", "plot", "report"),
     ),
     "Sound": (
         *("fast", "best", "steps", "sampler", "guidance", "seed", "start", "duration", "tail"),

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 MAX_SEED = 2**63 - 1
 MAX_WORKERS = 256
 Sampler = Literal["ddpm", "ddpm-small", "ddim", "dpm++", "diffusers"]
-Format = Literal["wav", "flac", "ogg", "mp3"]
+Format = Literal["wav", "flac", "aiff", "ogg", "opus", "mp3"]
 BitDepth = Literal["16", "24", "float"]
 NumberFormat = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["local", "ray"]
@@ -314,7 +314,18 @@ def render(
     bit_depth: Annotated[
         BitDepth | None,
         typer.Option(
-            help="Bits per sample of wav, flac (not float) and raw output.  [default: 16]"
+            help="Bits per sample of wav, aiff, flac (not float) and raw output.  [default: 16]"
+        ),
+    ] = None,
+    quality: Annotated[
+        float | None,
+        typer.Option(
+            metavar="Q",
+            min=0,
+            max=10,
+            callback=_finite,
+            help="Quality of ogg, opus and mp3, from 0 (small files) to 10."
+            "  [default: the encoder's]",
         ),
     ] = None,
     raw: Annotated[
@@ -469,6 +480,7 @@ def render(
         choose_format(output, "raw" if raw else format, batch=several),
         bit_depth,
         sample_rate,
+        quality,
         parse_level(normalize),
         not no_dither,
     )
@@ -476,7 +488,8 @@ def render(
         hint = f"choose a --sample-rate of {FULL_BAND_RATE} or more, or leave out --full-band"
         raise OptionError(f"a sample rate of {sample_rate} has no room for the full band", hint)
     rate = FULL_RATE if full_band else SAMPLE_RATE  # unless another is chosen
-    check_format(encoding.format, bit_depth, rate if sample_rate is None else sample_rate)
+    out_rate = rate if sample_rate is None else sample_rate
+    check_format(encoding.format, bit_depth, out_rate, quality)
     jobs = plan_jobs(names, output, encoding.format, listed)
     given: dict[str, Any] = {
         "programs": changes.programs(program),

@@ -124,6 +124,12 @@ class SongSound:
         """Limit no peaks, as the level is chosen when the sound is complete."""
         self._limiter.lift()
 
+    @property
+    def length(self) -> int | None:
+        """The number of samples, if it does not depend on how long the last notes ring."""
+        is_known = self._ending.least == self._ending.most
+        return self._ending.least * self.sample_rate // SAMPLE_RATE if is_known else None
+
     def add(self, log_mel: Tensor) -> Samples:
         """Add frames (T, 128), on the vocoder's device, and return the samples (S,) now final."""
         if self._ending.most > self._ending.least:
