@@ -122,7 +122,8 @@ def test_the_sound_is_what_the_library_renders(run: Run, song: MakeSong, tiny_mo
     renderer = render.Renderer.load(tiny_model)
     audio = renderer.render("song.mid", sampler="ddim", gain=3.0, **options)
     assert code == 0
-    np.testing.assert_allclose(soundfile.read("song.wav")[0], audio.samples[0], atol=2**-15)
+    # Rounding and dither move a sample by up to two steps of 16 bits.
+    np.testing.assert_allclose(soundfile.read("song.wav")[0], audio.samples[0], atol=2**-14)
 
 
 def test_presets_of_steps(run: Run, song: MakeSong, here: Path) -> None:
