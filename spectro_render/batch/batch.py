@@ -239,6 +239,9 @@ class Batch:
             self.reporter.say(f"{job.name}: repaired: {'; '.join(begun.repairs)}")
         if begun.ignored:
             self.reporter.say(f"{job.name}: ignored: {', '.join(begun.ignored)}")
+        if begun.is_whole and job.is_streamed:
+            why = "the vocoder needs the whole song"
+            self.reporter.say(f"{job.name}: {why}, so all sound comes at the end")
         for seconds, notes in begun.left_out:
             self.reporter.say(
                 f"{job.name}: too dense at {seconds:.2f} s: {count(notes, 'note')} left out"

@@ -122,7 +122,8 @@ class LocalEngine:
             (start + index * WINDOW_SECONDS, count) for index, count in song.dropped.items()
         ]
         ignored = (*score.ignored, *self.renderer.unheard(score))
-        facts = Begun(len(score.notes), ignored, score.repairs, left_out)
+        is_whole = self.renderer.checkpoint.vocoder.receptive_field is None
+        facts = Begun(len(score.notes), ignored, score.repairs, left_out, is_whole)
         self._events.append((task, facts))
 
     def advance(self) -> list[tuple[Task, Event]]:

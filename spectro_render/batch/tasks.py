@@ -86,6 +86,7 @@ class Begun:
     ignored: Sequence[str]  # what is in the MIDI file but cannot be played
     repairs: Sequence[str]  # what was damaged in the MIDI file
     left_out: Sequence[tuple[float, int]]  # time in seconds, and number of notes left out there
+    is_whole: bool = False  # whether all sound comes at the end, as the vocoder needs it
 
 
 @dataclass(frozen=True)

@@ -65,13 +65,15 @@ class StoredTensors:
     read: Callable[[str], Tensor]
 
 
-def fill(module: nn.Module, path: Path, names: Mapping[str, str]) -> None:
+def fill(
+    module: nn.Module, path: Path, names: Mapping[str, str], *, are_finite: bool = False
+) -> None:
     """Replace the tensors of a module by those of a file, in float32.
 
     `names` maps the module's names of its tensors to the file's. Both sides must match exactly.
     Float32 in the file is not copied but mapped into memory; other formats are converted tensor by
     tensor. Raises WeightsCorrupt where the names or shapes do not match, and for numbers that are
-    not finite.
+    not finite, unless it is known that they `are_finite`.
     """
     stored = open_tensors(path)
     missing, unknown = set(names.values()) - stored.names, stored.names - set(names.values())
@@ -81,12 +83,18 @@ def fill(module: nn.Module, path: Path, names: Mapping[str, str]) -> None:
     state = {}
     for ours, expected in module.state_dict().items():
         place = f"{path}: {names[ours]}"
-        state[ours] = as_weights(stored.read(names[ours]), expected.shape, place)
+        tensor = stored.read(names[ours])
+        state[ours] = as_weights(tensor, expected.shape, place, are_finite=are_finite)
     module.load_state_dict(state, strict=True, assign=True)
 
 
-def as_weights(tensor: Tensor, shape: Sequence[int], place: str) -> Tensor:
-    """Convert a tensor to float32. Raises WeightsCorrupt for another shape or bad numbers."""
+def as_weights(
+    tensor: Tensor, shape: Sequence[int], place: str, *, are_finite: bool = False
+) -> Tensor:
+    """Convert a tensor to float32. Raises WeightsCorrupt for another shape or bad numbers.
+
+    Numbers of which it is known that they `are_finite` are not looked at.
+    """
     import torch
 
     if tuple(tensor.shape) != tuple(shape):
@@ -97,7 +105,7 @@ def as_weights(tensor: Tensor, shape: Sequence[int], place: str) -> Tensor:
     if not tensor.is_floating_point():
         raise WeightsCorrupt(f"{place} holds {tensor.dtype}, not floating-point numbers", GET_AGAIN)
     tensor = tensor.to(torch.float32).contiguous()
-    if not is_finite(tensor):
+    if not are_finite and not is_finite(tensor):
         raise WeightsCorrupt(f"{place} holds NaN or infinity", GET_AGAIN)
     return tensor
 

@@ -145,7 +145,7 @@ def resolve_model(
         kind = str(vocoder)
     elif vocoder is not None:
         place, kind = _find_vocoder(vocoder, reporter)
-    return ModelFiles(model_name(path), path, place, kind)
+    return ModelFiles(model_name(path), path, place, kind, reporter.say)
 
 
 def _find_vocoder(choice: str | os.PathLike[str], reporter: Reporter) -> tuple[Path, str]:

@@ -68,10 +68,22 @@ def parse_hub_name(name: str | os.PathLike[str]) -> HubName | None:
 
 def cache_folder() -> Path:
     """The folder of the cache, by the environment variables that all of the Hub's tools use."""
+    return _chosen_cache() or hub_folder() / "hub"
+
+
+def hub_folder() -> Path:
+    """The folder of the Hub's tools: the one around their cache, or a cache chosen by itself."""
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join("~", ".cache")
     home = os.environ.get("HF_HOME") or os.path.join(home, "huggingface")
-    older = os.environ.get("HUGGINGFACE_HUB_CACHE")
-    folder = os.environ.get("HF_HUB_CACHE") or older or os.path.join(home, "hub")
+    return _chosen_cache() or _expand(home)
+
+
+def _chosen_cache() -> Path | None:
+    chosen = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    return _expand(chosen) if chosen else None
+
+
+def _expand(folder: str) -> Path:
     return Path(os.path.expandvars(os.path.expanduser(folder)))
 
 

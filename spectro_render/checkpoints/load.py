@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from spectro_render.checkpoints.copies import drop_copy, find_copy, keep_copy
 from spectro_render.checkpoints.files import (
     CONFIG,
     GET_AGAIN,
@@ -26,6 +27,7 @@ from spectro_render.checkpoints.files import (
     write_json,
     write_part,
 )
+from spectro_render.checkpoints.kept import recall, remember
 from spectro_render.checkpoints.manifest import (
     BAND,
     INDEX,
@@ -33,6 +35,7 @@ from spectro_render.checkpoints.manifest import (
     ONNX,
     VOCODERS,
     ModelFiles,
+    checksum_of,
     has_band,
     has_part,
     is_onnx,
@@ -63,6 +66,8 @@ from spectro_render.checkpoints.settings import (
 from spectro_render.errors import OptionError, WeightsCorrupt, WeightsError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from spectro_render.diffusion import DiscreteSchedule
     from spectro_render.network.config import ModelConfig
     from spectro_render.network.model import MelModel
@@ -71,6 +76,7 @@ if TYPE_CHECKING:
     from spectro_render.vocoder.melgan import MelGAN, Vocoder
 
 NOTES_CONFIG = Path(FOLDERS["notes"], CONFIG)
+REACH = "reach-of-vocoders"  # what is kept of ONNX files, by their SHA-256
 MAX_REACH = 1024  # frames of context of a vocoder: 20 s of sound, which are held in memory
 QUALITIES = ("fast", "best")
 
@@ -147,11 +153,15 @@ def load_model(files: ModelFiles) -> Checkpoint:
     _check_vocabulary(vocabulary, config, path)
     defaults = _read_defaults(index, schedule, path / INDEX)
     vocoder = load_vocoder(files.vocoder, files.vocoder_kind)
+    model = _load_checked(path, config)
+    if model is None:
+        model = _load_network(path, config)
+        keep_copy(path, _stored_tensors(model), files.say)
     return Checkpoint(
         name=files.name,
         path=path,
         config=config,
-        model=_load_network(path, config),
+        model=model,
         vocoder=vocoder,
         vocoder_kind=files.vocoder_kind,
         reads_notes=files.vocoder == path and vocoder.reads_notes,
@@ -202,7 +212,29 @@ def _read_defaults(index: Json, schedule: DiscreteSchedule, place: Path) -> Defa
     return defaults
 
 
-def _load_network(path: Path, config: ModelConfig) -> MelModel:
+def _load_checked(path: Path, config: ModelConfig) -> MelModel | None:
+    """Load the network from the copy that is kept of a directory's weights; None without a copy."""
+    copy = find_copy(path)
+    if copy is None:
+        return None
+    try:
+        return _load_network(copy, config, are_finite=True)
+    except WeightsError:
+        drop_copy(copy)
+        return None
+
+
+def _stored_tensors(model: MelModel) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a network, by folder and by their names in files."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for part, folder in FOLDERS.items():
+        if getattr(model, part) is not None:
+            state = getattr(model, part).state_dict()
+            parts[folder] = {stored_name(f"{part}.{name}"): state[name] for name in state}
+    return parts
+
+
+def _load_network(path: Path, config: ModelConfig, *, are_finite: bool = False) -> MelModel:
     """Build the network without memory for its numbers, and put the stored tensors in."""
     from spectro_render.network.build import make_model
     from spectro_render.network.curves import NoteCurves
@@ -213,7 +245,7 @@ def _load_network(path: Path, config: ModelConfig) -> MelModel:
         module = getattr(model, part)
         if module is not None:
             names = {name: stored_name(f"{part}.{name}") for name in module.state_dict()}
-            fill(module, tensors_file(path / folder), names)
+            fill(module, tensors_file(path / folder), names, are_finite=are_finite)
     for module in model.modules():
         if isinstance(module, NoteCurves):
             try:
@@ -255,7 +287,15 @@ def _load_onnx(path: Path) -> Vocoder:
     from spectro_render.vocoder.onnx import OnnxVocoder
 
     check_onnx(path)
-    return OnnxVocoder(path)
+    vocoder, checksum = OnnxVocoder(path), checksum_of(path)
+    kept = recall(REACH, checksum)
+    frames = kept.get("frames", -1) if isinstance(kept, dict) else -1
+    if frames is None or (type(frames) is int and 0 <= frames <= MAX_REACH):
+        vocoder.receptive_field = frames
+    else:
+        vocoder.receptive_field = vocoder.measure_reach()
+        remember(REACH, checksum, {"frames": vocoder.receptive_field})
+    return vocoder
 
 
 def read_melgan(path: Path) -> MelGAN:

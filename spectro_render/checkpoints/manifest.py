@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ from spectro_render.checkpoints.files import (
     unreadable,
 )
 from spectro_render.checkpoints.hub_cache import MAIN, commit_of_snapshot
+from spectro_render.checkpoints.kept import recall, remember
 from spectro_render.checkpoints.names import FOLDERS, SCHEDULER
 from spectro_render.checkpoints.published import pin_of
 from spectro_render.errors import WeightsCorrupt, WeightsError
@@ -54,6 +56,9 @@ ONNX = Path(MELGAN, "model.onnx")
 BAND = "band"  # the folder of the network for the band above the mel's
 _VOCODER_FILES = (Path(MELGAN, CONFIG), Path(MELGAN, TENSORS), ONNX)
 CHECKSUMS = "SHA256SUMS"
+LARGE = 1 << 27  # bytes; hashing takes longer than a tenth of a second
+KNOWN = "checksums"  # what is kept of large files, by their paths
+SETTLED = 2_000_000_000  # ns since the last change of a file
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class ModelFiles:
     directory: Path
     vocoder: Path  # a model directory, or an ONNX file
     vocoder_kind: str  # one of VOCODERS; "griffin-lim" where the directory holds none
+    say: Callable[[str], None] = lambda _: None  # prints a line, as far as the user wants any
 
 
 # --- which files ------------------------------------------------------------------------------
@@ -171,23 +177,26 @@ def verify(directory: Path) -> bool:
     differs from its checksum or that loading reads although SHA256SUMS does not list it.
     """
     files = model_files(directory, read_json(directory / INDEX))
-    if verify_listed(directory, files):
+    if verify_listed(directory, files, sha256):
         return True
     pinned = _verify_pinned(directory, files)
     others = [file for file in files if file not in pinned]
     return _verify_blobs(directory, others) or bool(pinned)
 
 
-def verify_listed(directory: Path, files: Sequence[Path]) -> bool:
+def verify_listed(
+    directory: Path, files: Sequence[Path], digest: Callable[[Path], str] | None = None
+) -> bool:
     """Compare files of a model with SHA256SUMS alone: False if there is no such list.
 
-    `files` is the result of `model_files`. Raises as `verify` does.
+    `files` is the result of `model_files`. By default large files that have not changed since they
+    were read are not read again, see `known_sha256`. Raises as `verify` does.
     """
     expected = _read_checksums(directory)
     for file in files:
         require(directory / file)
     if expected is not None:
-        _check_listed(directory, expected, {*expected, *files})
+        _check_listed(directory, expected, {*expected, *files}, digest or known_sha256)
     return expected is not None
 
 
@@ -195,35 +204,71 @@ def verify_vocoder(directory: Path) -> None:
     """Compare the files of vocoders with SHA256SUMS, if there is one. Raises as `verify` does."""
     expected = _read_checksums(directory)
     if expected is not None:
-        _check_listed(directory, expected, set(vocoder_files(directory)))
+        _check_listed(directory, expected, set(vocoder_files(directory)), known_sha256)
 
 
-def _check_listed(directory: Path, expected: Mapping[Path, str], files: Set[Path]) -> None:
+def _check_listed(
+    directory: Path,
+    expected: Mapping[Path, str],
+    files: Set[Path],
+    digest: Callable[[Path], str],
+) -> None:
     for file in sorted(files):
         if file not in expected:
             raise WeightsCorrupt(f"{directory / CHECKSUMS} does not list {file}", GET_AGAIN)
-        check(directory / file, expected[file])
+        check(directory / file, expected[file], digest=digest)
 
 
 def fingerprint(directory: Path, files: Iterable[Path]) -> str:
     """Hash the checksums of files, from SHA256SUMS or the Hub's cache, or else computed."""
     listed = _read_checksums(directory) or {}
 
-    def checksum(file: Path) -> str:
-        path = directory / file
-        blob = _blob_of(path)
-        return listed.get(file) or (blob.name if blob and path.exists() else sha256(path))
-
-    lines = (f"{checksum(file)} {file.as_posix()}" for file in files)
+    lines = (
+        f"{listed.get(file) or checksum_of(directory / file)} {file.as_posix()}" for file in files
+    )
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def check(path: Path, checksum: str, name: Path | str | None = None, hint: str = GET_AGAIN) -> None:
+def checksum_of(path: Path) -> str:
+    """The checksum of a file: the one that the Hub's cache has for it, or else its SHA-256."""
+    blob = _blob_of(path)
+    return blob.name if blob and path.exists() else known_sha256(path)
+
+
+def known_sha256(path: Path) -> str:
+    """The SHA-256 of a file; that of a large one is remembered as long as the file is unchanged.
+
+    A file is taken as unchanged by its place, size, times and number. One that changed in the last
+    seconds is not remembered, as a second change might leave all of these the same.
+    """
+    require(path)
+    status = path.stat()
+    if status.st_size < LARGE:
+        return sha256(path)
+    key = str(path.resolve())
+    stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    known = recall(KNOWN, key)
+    if isinstance(known, list) and known[:-1] == stamp:
+        return str(known[-1])
+    found = sha256(path)
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED:
+        remember(KNOWN, key, [*stamp, found])
+    return found
+
+
+def check(
+    path: Path,
+    checksum: str,
+    name: Path | str | None = None,
+    hint: str = GET_AGAIN,
+    digest: Callable[[Path], str] | None = None,
+) -> None:
     """Raise WeightsCorrupt unless a file has this SHA-256 or, by its length, git's SHA-1.
 
-    The message calls the file `name`, by default its path.
+    The message calls the file `name`, by default its path. `digest` gives the SHA-256 of a file, by
+    default by reading it.
     """
-    found = sha256(path) if len(checksum) == 64 else git_sha1(path)
+    found = (digest or sha256)(path) if len(checksum) == 64 else git_sha1(path)
     if found != checksum:
         kind = "SHA-256" if len(checksum) == 64 else "SHA-1"
         raise WeightsCorrupt(f"{name or path} has the {kind} {found}, not {checksum}", hint)

@@ -108,6 +108,7 @@ def verify_models(
     The checksums are in the file SHA256SUMS or, for models of the Hub, in the names of the files in
     its cache.
     """
+    from spectro_render.checkpoints.copies import verify_copy
     from spectro_render.checkpoints.find import MODEL_FOLDERS, find_model, models_at_hand
     from spectro_render.checkpoints.manifest import verify
 
@@ -118,7 +119,9 @@ def verify_models(
     failures = 0
     for name in chosen:
         try:
-            is_listed = verify(find_model(name))
+            path = find_model(name)
+            is_listed = verify(path)
+            verify_copy(path)
             state = "all files match their checksums" if is_listed else "has no checksums"
             print(f"{one_line(name)}: {state}", flush=True)
         except SpectroRenderError as error:

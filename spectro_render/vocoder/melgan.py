@@ -59,8 +59,8 @@ class Vocoder(Protocol):
     """The interface of vocoders: log-mel to samples, also piece by piece for a long mel."""
 
     @property
-    def receptive_field(self) -> int:
-        """Frames of context that a frame's samples need on each side."""
+    def receptive_field(self) -> int | None:
+        """Frames of context that a frame's samples need on each side; None: the whole mel."""
 
     @property
     def period(self) -> int:

@@ -17,21 +17,32 @@ GET_OTHER = "get the model again, or choose the vocoder griffin-lim"
 INPUT = "input_features"
 FLOATS = "tensor(float)"  # onnxruntime's name of float32 arrays
 TRIED_FRAMES = 16  # of silence, with which a graph is tried when it is loaded
+# How far samples reach is measured with mels and pieces of odd lengths, from an odd frame on, so
+# that a graph with steps of several frames differs as well.
+PROBES = 2
+PROBE_FRAMES = 513
+PIECE = slice(129, 384)
+LOUDEST = 2.0  # natural log-mel of the random frames
+MAX_REACH = 96  # frames; the middle of the piece, 63 frames, has to be the same
+MARGIN = 4  # frames
+ROUNDING = 2.0**-15  # a step of 16 bits, of the loudest sample: differences that are not heard
 FATAL = 4  # onnxruntime's log level at which it prints nothing: errors are raised as well
 
 
 class OnnxVocoder:
     """Runs an ONNX graph with onnxruntime, on the CPU.
 
-    The file should have been checked by `checkpoints.onnx_file.check_onnx`. Raises WeightsError if
-    onnxruntime is not installed, WeightsCorrupt for a graph that does not turn mels into samples.
+    The file should have been checked by `checkpoints.onnx_file.check_onnx`. A graph does not say
+    how many frames its samples depend on, so whole mels are vocoded at once until `receptive_field`
+    is set to what `measure_reach` finds. Raises WeightsError if onnxruntime is not installed,
+    WeightsCorrupt for a graph that does not turn mels into samples.
     """
 
-    receptive_field = 64  # frames to each side; the graph does not tell it, so this is generous
     period = 1
     reads_notes = False
 
     def __init__(self, path: Path) -> None:
+        self.receptive_field: int | None = None  # frames to each side
         try:
             import onnxruntime
         except ImportError:
@@ -63,6 +74,32 @@ class OnnxVocoder:
         features = log_mel.float().cpu().numpy()
         samples = [torch.from_numpy(self._vocode(one[None])) for one in features]
         return torch.stack(samples).to(log_mel.device)
+
+    def measure_reach(self) -> int | None:
+        """Measure how many frames to each side samples depend on, by a piece against the whole.
+
+        Random mels are vocoded, and a piece from the middle of each. Where a sample of the piece
+        differs from that of the whole, it depends on frames that were cut off. A margin is added,
+        as dependence fades out. Returns None if the piece differs up to its middle, as with graphs
+        that look at all frames: then only whole mels give the right sound. Raises WeightsCorrupt.
+        """
+        import numpy as np
+
+        reach = 0
+        for seed in range(PROBES):
+            sizes = (1, PROBE_FRAMES, N_MELS)
+            mel = np.random.default_rng(seed).uniform(LOG_MEL_MIN, LOUDEST, sizes)
+            features = mel.astype(np.float32)
+            whole = self._vocode(features)
+            piece = self._vocode(features[:, PIECE])
+            expected = whole[PIECE.start * HOP_LENGTH : PIECE.stop * HOP_LENGTH]
+            differences = np.abs(piece - expected).reshape(-1, HOP_LENGTH).max(1)
+            differs = ~(differences <= ROUNDING * np.abs(whole).max())  # also where it is NaN
+            frames, middle = np.flatnonzero(differs), len(differs) // 2
+            begin, end = frames[frames < middle], frames[frames >= middle]
+            reach = max(reach, int(begin.max(initial=-1)) + 1)
+            reach = max(reach, len(differs) - int(end.min(initial=len(differs))))
+        return reach + reach // 4 + MARGIN if reach <= MAX_REACH else None
 
     def _check_ends(self) -> None:
         """Raise WeightsCorrupt unless input and output have the right names and types."""

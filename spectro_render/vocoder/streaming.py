@@ -2,7 +2,8 @@
 
 A piece is vocoded together with the frames on both sides on which it depends (the vocoder's
 receptive field), so that the joined pieces equal the sound of the whole mel. With larger pieces
-less is computed twice, with smaller ones the sound is ready sooner.
+less is computed twice, with smaller ones the sound is ready sooner. A vocoder whose samples depend
+on the whole mel gets it at the end.
 """
 
 import torch
@@ -34,6 +35,7 @@ class StreamingVocoder:
         self._least = LEAST_FRAMES if live else PATIENT_FRAMES
         self._most = LIVE_FRAMES if live else PATIENT_FRAMES
         self._context = vocoder.receptive_field
+        self._waiting: list[Tensor] = []  # all frames, for a vocoder that needs the whole
         self._frames: Tensor | None = None  # (T, 128), from frame `_start` of the whole
         self._start = 0
         self._done = 0  # frames whose samples have been returned
@@ -43,6 +45,9 @@ class StreamingVocoder:
 
         S may be 0.
         """
+        if self._context is None:
+            self._waiting.append(log_mel)
+            return log_mel.new_zeros(0)
         self._frames = log_mel if self._frames is None else torch.cat([self._frames, log_mel])
         pieces = [log_mel.new_zeros(0)]
         certain = self._start + len(self._frames) - self._context
@@ -52,6 +57,8 @@ class StreamingVocoder:
 
     def flush(self) -> Tensor:
         """Return the samples (S,) of the frames that are left; the next `push` starts anew."""
+        if self._waiting:
+            self._frames, self._waiting = torch.cat(self._waiting), []
         if self._frames is None:
             return torch.zeros(0)
         samples = self._vocode(self._frames, self._start + len(self._frames))
@@ -61,7 +68,8 @@ class StreamingVocoder:
     @torch.no_grad()
     def _vocode(self, frames: Tensor, end: int) -> Tensor:
         """The samples up to frame `end` that were not returned yet; drops unneeded frames."""
-        piece = frames[: end + self._context - self._start]
+        context = self._context or 0  # with the whole mel there is none to either side
+        piece = frames[: end + context - self._start]
         if self._notes is None:
             samples = self._vocoder(piece[None])[0]
         else:
@@ -69,7 +77,7 @@ class StreamingVocoder:
             samples = self._vocoder(piece[None], [heard])[0]
         first, last = self._done - self._start, end - self._start
         self._done = end
-        keep_from = max(0, end - self._context) // self._vocoder.period * self._vocoder.period
+        keep_from = max(0, end - context) // self._vocoder.period * self._vocoder.period
         self._frames = frames[keep_from - self._start :]
         self._start = keep_from
         return samples[first * HOP_LENGTH : last * HOP_LENGTH]
