@@ -44,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "page": {"__init__", "audio", "batch", "mel", "midi", "report"},
     # only the commands `train` and `evaluate` import them
     "training": {
-        *("checkpoints", "diffusion", "mel", "midi", "network", "tokens", "vocoder"),
+        *("audio", "checkpoints", "diffusion", "mel", "midi", "network", "report", "tokens"),
+        "vocoder",
     },
     "evaluation": {
         *("audio", "mel", "midi", "render", "report", "tokens", "training", "vocoder"),

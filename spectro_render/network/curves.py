@@ -215,7 +215,7 @@ class NoteCurves(nn.Module):
 
     def _curve(self, notes: _Notes, note: Tensor, age: Tensor, rest: Tensor) -> Tensor:
         """Natural log-mels (P, M) of notes (P,) at their ages and times since their ends (P,)."""
-        latent = self._latents(notes.recording[note], age * notes.ratio[note])
+        latent = self.vectors_at(notes.recording[note], age * notes.ratio[note])
         h = self.age[(age + LEAD).clamp(0, AGES + LEAD - 1)] * notes.gain[note] + notes.shift[note]
         ended = self.rest[(rest + LEAD).clamp(0, RESTS + LEAD - 1)] * (rest >= -LEAD)[:, None]
         h = h + ended * notes.rest_gain[note] + self.read(latent) * notes.latent_gain[note]
@@ -228,7 +228,7 @@ class NoteCurves(nn.Module):
         fallen = notes.fall[note] * (rest.clamp(min=0)[:, None] / 10)
         return (self.output(h) + notes.base[note] + texture - fallen).clamp(LOWEST, HIGHEST)
 
-    def _latents(self, recording: Tensor, position: Tensor) -> Tensor:
+    def vectors_at(self, recording: Tensor, position: Tensor) -> Tensor:
         """The vectors (P, D) of recordings (P,) at positions (P,) in steps, interpolated."""
         start, length = self.loop_start[recording], self.loop_length[recording]
         is_short = length < SHORTEST_LOOP

@@ -23,7 +23,6 @@ from spectro_render.mel import log_mel
 from spectro_render.training.band_table import measure_band
 from spectro_render.training.data import (
     PIECE_WINDOWS,
-    PIECES_PER_SHARD,
     CacheSpec,
     make_piece,
     recalled,
@@ -92,17 +91,17 @@ def _start_worker(spec: CacheSpec, folder: Path) -> None:
     """Set up a worker process that writes shards of envelopes."""
     global _spec, _folder, _synthesizer
     torch.set_num_threads(1)
-    _spec, _folder, _synthesizer = spec, folder, Synthesizer()
+    _spec, _folder, _synthesizer = spec, folder, Synthesizer(spec.soundfont)
 
 
 def _write_shard(index: int) -> Path:
     """Play and write a shard, in a worker process, and return its path."""
     frames = PIECE_WINDOWS * WINDOW_FRAMES
-    envelopes = torch.zeros(PIECES_PER_SHARD, frames * STEPS, BANDS)
+    envelopes = torch.zeros(_spec.pieces, frames * STEPS, BANDS)
     with safe_open(_spec.path(index), "pt") as shard:
-        mels = shard.get_tensor("mel").view(PIECES_PER_SHARD, frames, -1)
+        mels = shard.get_tensor("mel").view(_spec.pieces, frames, -1)
     for number, mel in enumerate(mels):
-        score = make_piece(_spec, index * PIECES_PER_SHARD + number)
+        score = make_piece(_spec, index * _spec.pieces + number)
         full = torch.zeros(frames * FULL_HOP)
         played = _synthesizer.render_score_full(score)[: len(full)]
         full[: len(played)] = torch.from_numpy(played)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from spectro_render.constants import LOG_MEL_MIN, STEPS_PER_WINDOW
+from spectro_render.errors import OptionError
 from spectro_render.network.config import ModelConfig
 from spectro_render.network.curves import DRUM_KIT, STEPS_PER_FRAME, NoteCurves
-from spectro_render.training.run import RunOptions, TrainingRun
+from spectro_render.training.run import Average, RunOptions, TrainingRun
 from spectro_render.training.soundfont import RecordingMap
 
 FRAMES = 24  # of a note in a batch: a quarter near its onset, a quarter after its end
@@ -30,7 +31,8 @@ class CurveOptions(RunOptions):
 
     batch_size: int = 256  # notes
     check_every: int = 1000
-    learning_rate: float = 3e-3  # peak; vectors of keys and recordings learn twice as fast
+    learning_rate: float = 3e-3  # peak
+    vector_factor: float = 2.0  # of the rate, for the vectors of keys and recordings
     warmup: int = 100  # steps
     decay_share: float = 0.5  # share of the steps, at the end, in which the rate falls to zero
 
@@ -62,6 +64,41 @@ class CurveTrainer(TrainingRun[NoteCurves]):
             torch.optim.Adam(group, lr=options.learning_rate, betas=(0.9, 0.98), fused=True)
             for group in (others, rare)
         ]
+
+    def start_from(self, curves: NoteCurves) -> None:
+        """Begin with the curves of another soundfont.
+
+        Each recording begins with the vectors of the one that the other soundfont plays for the
+        same key, at the same times. Raises OptionError for curves of another shape.
+        """
+        own = self.model.state_dict()
+        shared = {name for name, _ in self.model.named_parameters()} - {"latent.weight"}
+        known = {name: value for name, value in curves.state_dict().items() if name in shared}
+        if any(name not in known or own[name].shape != known[name].shape for name in shared):
+            raise OptionError(
+                "the curves to start from belong to another network",
+                "choose the --preset that they were trained with",
+            )
+        self.model.load_state_dict(known, strict=False)
+        with torch.no_grad():
+            self.model.latent.weight.copy_(self._vectors_of(curves))
+        self.average = Average(self.model, self.options.ema_decay)
+
+    def _vectors_of(self, curves: NoteCurves) -> Tensor:
+        """The vectors of own recordings, taken from others that are played for the same keys."""
+        count = len(self.model.frames)
+        played = self.model.recording.flatten().long()
+        order = played.argsort(stable=True)
+        edges = torch.searchsorted(played[order], torch.arange(count + 1))
+        key = order[(edges[:-1] + edges[1:]) // 2]  # one in the middle of those that play it
+        other = curves.recording.flatten()[key].long()
+        speed = curves.ratio.flatten()[key] / self.model.ratio.flatten()[key]
+        frames = self.model.frames.long()
+        number = torch.arange(count).repeat_interleave(frames)
+        place = torch.arange(len(number)) - (frames.cumsum(0) - frames)[number]
+        position = STEPS_PER_FRAME * (place - 1) * speed[number]
+        vectors = curves.vectors_at(other.clamp(min=0)[number], position)
+        return torch.where((other >= 0)[number][:, None], vectors, self.model.latent.weight)
 
     def state(self) -> dict[str, Any]:
         """The contents of a checkpoint, with the configuration of the network."""
@@ -97,7 +134,9 @@ class CurveTrainer(TrainingRun[NoteCurves]):
         count = round(DRUM_SHARE * size)
         drums, others = notes[is_drum], notes[~is_drum]
         rows = torch.cat([self._choose(others, size - count), self._choose(drums, count)])
-        for optimizer, factor in zip(self.optimizers, (1, 2), strict=True):
+        for optimizer, factor in zip(
+            self.optimizers, (1.0, self.options.vector_factor), strict=True
+        ):
             optimizer.param_groups[0]["lr"] = factor * self._rate()
         loss = self._loss(mels, rows, self._frames(rows))
         self.descend(loss, self.model, *self.optimizers)

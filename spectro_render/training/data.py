@@ -12,7 +12,7 @@ windows of several pieces, in order:
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -48,7 +48,7 @@ from spectro_render.training.compose import (
     single_notes,
     vary,
 )
-from spectro_render.training.synth import Synthesizer
+from spectro_render.training.synth import Synthesizer, find_soundfont
 
 Conditioning = Literal["cross_attention", "frame_aligned"]
 _NOTES = {"cross_attention": ("ids", "id_counts"), "frame_aligned": ("notes", "counts")}
@@ -60,6 +60,7 @@ SINGLE_SHARE = 0.2  # share of the made-up pieces that are single notes
 BORDER_SHARE = 0.5  # share of the pieces in which notes begin at the window borders
 AS_WRITTEN_SHARE = 0.3  # share of the real pieces that are left as written; others are varied
 MIXED_SHARE = 0.15  # share of the real pieces that are mixed with a made-up piece
+CACHE = "cache.json"  # in a folder of shards: what they were made of
 HELD_OUT = 20  # about one file in 20 is never trained on
 ATTEMPTS = 200  # how many files are tried to find one that can be read and has notes
 MIN_NOTES = 8  # a real piece has at least this many
@@ -68,6 +69,11 @@ MIN_NOTES = 8  # a real piece has at least this many
 def name_hash(path: Path) -> int:
     """A number that depends on the file's name alone, not on its folder."""
     return int(hashlib.sha1(path.name.encode()).hexdigest(), 16)
+
+
+def is_held_out(path: Path) -> bool:
+    """Whether a file is kept for evaluation, by its name: about one in HELD_OUT."""
+    return name_hash(path) % HELD_OUT == 0
 
 
 def midi_files(folder: Path, *, held_out: bool) -> list[Path]:
@@ -84,7 +90,7 @@ def midi_files(folder: Path, *, held_out: bool) -> list[Path]:
             f"only {len(files)} MIDI files under {folder}",
             "give at least two, since one is kept for evaluation",
         )
-    kept = [path for path in files if name_hash(path) % HELD_OUT == 0]
+    kept = [path for path in files if is_held_out(path)]
     if len(kept) in (0, len(files)):
         kept = [min(files, key=name_hash)]
     return [path for path in files if (path in kept) == held_out]
@@ -100,11 +106,13 @@ class CacheSpec:
     hours: float  # hours of music
     seed: int = 0
     held_out: bool = False  # only real music as written, from the files kept for evaluation
+    soundfont: Path | None = None  # None: that of `find_soundfont`
+    pieces: int = PIECES_PER_SHARD  # in each shard
 
     @property
     def shards(self) -> int:
         """How many shards there are: the nearest number to `hours`, at least one."""
-        hours_per_shard = PIECES_PER_SHARD * PIECE_WINDOWS * WINDOW_SECONDS / 3600
+        hours_per_shard = self.pieces * PIECE_WINDOWS * WINDOW_SECONDS / 3600
         return max(1, round(self.hours / hours_per_shard))
 
     def path(self, index: int) -> Path:
@@ -128,23 +136,39 @@ def build_cache(spec: CacheSpec, workers: int) -> Iterator[Path]:
 
 def _claim(spec: CacheSpec) -> None:
     """Record in the folder what its data are. Raises OptionError if it holds other data."""
-    facts = json.dumps(
-        {**asdict(spec.vocabulary), "seed": spec.seed, "midi": str(spec.midi.resolve())}
+    claim_folder(
+        spec.folder,
+        {
+            **asdict(spec.vocabulary),
+            "seed": spec.seed,
+            "midi": str(spec.midi.resolve()),
+            "soundfont": str(spec.soundfont or find_soundfont()),
+            "pieces": spec.pieces,
+        },
+        "other MIDI files, another soundfont, another seed or another vocabulary",
     )
-    spec.folder.mkdir(parents=True, exist_ok=True)
-    note = spec.folder / "cache.json"
-    if not note.exists():
-        note.write_text(facts)
-    elif note.read_text() != facts:
+
+
+def claim_folder(folder: Path, facts: Mapping[str, Any], others: str) -> None:
+    """Record in a folder what its data were made of, or compare it with what is recorded there.
+
+    Facts that an earlier version did not record are not compared. Raises OptionError where they
+    differ; `others` says what else the folder may hold.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / CACHE
+    known = json.loads(note.read_text()) if note.exists() else {}
+    if any(known.get(name, value) != value for name, value in facts.items()):
         raise OptionError(
-            f"{spec.folder} holds data of other MIDI files, another seed or another vocabulary",
-            "choose another --work, or delete this folder",
+            f"{folder} holds data of {others}", "choose another --work, or delete this folder"
         )
+    with new_file(note) as temporary:
+        temporary.write_text(json.dumps({**known, **facts}))
 
 
 def check_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
     """Raise OptionError if the notes of a cache are in another vocabulary."""
-    note = folder / "cache.json"
+    note = folder / CACHE
     facts = json.loads(note.read_text()) if note.exists() else {}
     for name, wanted in asdict(vocabulary).items():
         if facts.get(name, wanted) != wanted:
@@ -162,16 +186,16 @@ def _start_worker(spec: CacheSpec) -> None:
     """Set up a worker process that renders shards of a cache."""
     global _spec, _synthesizer
     torch.set_num_threads(1)
-    _spec, _synthesizer = spec, Synthesizer()
+    _spec, _synthesizer = spec, Synthesizer(spec.soundfont)
 
 
 def _write_shard(index: int) -> Path:
     """Render and write a shard, in a worker process, and return its path."""
-    first = index * PIECES_PER_SHARD
-    pieces = [make_piece(_spec, number) for number in range(first, first + PIECES_PER_SHARD)]
+    first = index * _spec.pieces
+    pieces = [make_piece(_spec, number) for number in range(first, first + _spec.pieces)]
     parts = [piece_tensors(score, _spec.vocabulary, _synthesizer) for score in pieces]
     tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
-    tensors["piece"] = torch.arange(PIECES_PER_SHARD).repeat_interleave(PIECE_WINDOWS).int()
+    tensors["piece"] = torch.arange(_spec.pieces).repeat_interleave(PIECE_WINDOWS).int()
     path = _spec.path(index)
     with new_file(path) as temporary:
         save_file(tensors, temporary)

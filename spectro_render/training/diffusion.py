@@ -40,27 +40,41 @@ class TrainingOptions(RunOptions):
     warmup: int = 50  # steps in which the learning rates rise
     decay_share: float = 0.4  # share of the steps, at the end, in which they fall to zero
     loss: str = "l1"  # one of LOSSES; only for diffusion models
+    frozen: bool = False  # whether the encoders of notes and context stay as they are
+    curve_rate: float | None = None  # peak, of Adam on the draft's curves; None: they stay
 
 
 def optimizers(model: MelModel, options: TrainingOptions) -> list[torch.optim.Optimizer]:
-    """Make Muon for matrices between hidden layers, AdamW for tables, gains, inputs and outputs."""
+    """Make Muon for matrices between hidden layers, AdamW for tables, gains, inputs and outputs.
+
+    A third one, Adam, is for the curves of the draft, if these are trained.
+    """
     hidden: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
+    curves: list[nn.Parameter] = []
     for module_name, module in model.named_modules():
+        if module_name.startswith(_CURVES):
+            curves += (p for p in module.parameters(recurse=False) if p.requires_grad)
+            continue
         outer = module_name in _OUTER_LAYERS
         for parameter in module.parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
             is_hidden = isinstance(module, nn.Linear) and parameter.ndim == 2 and not outer
             (hidden if is_hidden else others).append(parameter)
-    return [
+    chosen: list[torch.optim.Optimizer] = [
         Muon(hidden, lr=options.learning_rate),
         torch.optim.AdamW(
             others, lr=options.adam_rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
         ),
     ]
+    if curves and options.curve_rate is not None:
+        rate = options.curve_rate
+        chosen.append(torch.optim.Adam(curves, lr=rate, betas=(0.9, 0.98), fused=True))
+    return chosen
 
 
+_CURVES = "notes.notes.curves"
 _OUTER_LAYERS = {
     "decoder.input",
     "decoder.output",
@@ -114,9 +128,15 @@ class Trainer(TrainingRun[MelModel]):
         super().__init__(lambda: make_model(config), options, folder, device, say)
         self._drafts: DraftCache | None = None
         for module in self.model.modules():
-            if isinstance(module, NoteFrames) and module.curves is not None:
-                module.curves.requires_grad_(False)  # trained on single notes, by `curves.py`
+            if not isinstance(module, NoteFrames) or module.curves is None:
+                continue
+            if options.curve_rate is None:  # trained on single notes, by `curves.py`
+                module.curves.requires_grad_(False)
                 self._drafts = DraftCache(module)
+        if options.frozen:
+            for name, parameter in self.model.named_parameters():
+                if name.startswith(("notes.", "context.")) and not name.startswith(_CURVES):
+                    parameter.requires_grad_(False)
         self.objective = make_objective(self.model, self.generator, options.loss)
         self.optimizers = optimizers(self.model, options)
 
@@ -133,14 +153,23 @@ class Trainer(TrainingRun[MelModel]):
             )
         super().restore(state)
 
-    def start_from(self, model: MelModel) -> None:
-        """Begin with the weights of a trained model. Raises OptionError for another network."""
-        if model.config != self.model.config:
+    def start_from(self, model: MelModel, curves: dict[str, Tensor] | None = None) -> None:
+        """Begin with the weights of a trained model, but with other curves, a state of NoteCurves.
+
+        Raises OptionError for another network.
+        """
+        own, known = self.model.config, model.config
+        if curves is not None:
+            known = replace(known, recordings=own.recordings, recorded_frames=own.recorded_frames)
+        if known != own:
             raise OptionError(
                 "the weights to start from belong to another network",
                 "choose the --preset that they were trained with",
             )
-        self.model.load_state_dict(model.state_dict())
+        state = model.state_dict()
+        if curves is not None:
+            state |= {f"{_CURVES}.{name}": value for name, value in curves.items()}
+        self.model.load_state_dict(state)
         self.average = Average(self.model, self.options.ema_decay)
 
     def start_with(self, curves: dict[str, Tensor]) -> None:
@@ -177,8 +206,9 @@ class Trainer(TrainingRun[MelModel]):
 
     def _update(self, batch: TrainingBatch) -> float:
         """Take one training step, and return its loss."""
-        peaks = self.options.learning_rate, self.options.adam_rate
-        for optimizer, peak in zip(self.optimizers, peaks, strict=True):
+        o = self.options
+        peaks = o.learning_rate, o.adam_rate, o.curve_rate or 0.0
+        for optimizer, peak in zip(self.optimizers, peaks, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = peak * rate_factor(self.step, self.options)
         self.model.train()

@@ -5,7 +5,9 @@ frequencies of lines come from two spectra of half a second, interpolated at the
 """
 
 import math
+import multiprocessing
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,16 +16,18 @@ from torch import Tensor
 from spectro_render.constants import FRAME_RATE, N_MELS, SAMPLE_RATE, WIN_LENGTH
 from spectro_render.mel import log_mel
 from spectro_render.midi.score import Note, Score
+from spectro_render.training.progress import Countdown
 from spectro_render.training.synth import Synthesizer
 from spectro_render.vocoder.harmonic_map import line_mel
 from spectro_render.vocoder.lines import (
+    DRUM_KIT,
     LONGEST_DECAY,
     LOWEST_PITCH,
     MELODIC_SOURCES,
     NO_LINE,
     PITCH_STEP,
     PITCHES,
-    PROGRAMS,
+    SOURCES,
     LineTable,
 )
 
@@ -47,21 +51,54 @@ SWINGING_HZ = (500.0, 3000.0)  # in which they lie; lower ones beat with their n
 PROBE, PROBE_HOP = 800, 80  # samples under each window, and between them
 
 
-def measure_lines(lines: int, say: Callable[[str], None] = print) -> LineTable:
-    """Play all programs and drums of the soundfont, and measure `lines` lines of each note.
+def measure_lines(
+    lines: int,
+    say: Callable[[str], None] = print,
+    *,
+    soundfont: Path | None = None,
+    workers: int = 1,
+) -> LineTable:
+    """Play all programs and drums of a soundfont, and measure `lines` lines of each note.
 
-    Raises SpectroRenderError without FluidSynth or its soundfont.
+    The soundfont is by default that of `find_soundfont`; `workers` is the number of processes.
+    Raises SpectroRenderError without FluidSynth or a soundfont.
     """
-    synthesizer, table = Synthesizer(), LineTable(lines)
-    pitches = range(LOWEST_PITCH, LOWEST_PITCH + PITCHES * PITCH_STEP, PITCH_STEP)
-    for program in range(PROGRAMS):
-        for step, sound in enumerate(_play(synthesizer, pitches, program)):
-            _measure(table, program * PITCHES + step, sound, pitches[step])
-        if (program + 1) % 16 == 0:
-            say(f"lines of {program + 1} programs measured")
-    for drum, sound in zip(DRUMS, _play(synthesizer, DRUMS, None), strict=True):
-        _measure(table, MELODIC_SOURCES + drum, sound, None)
+    table = LineTable(lines)
+    countdown = Countdown("lines of programs", DRUM_KIT + 1, say)
+    context = multiprocessing.get_context("spawn")  # FluidSynth and torch do not survive a fork
+    with context.Pool(workers, _start_worker, (soundfont,)) as pool:
+        jobs = ((lines, program) for program in range(DRUM_KIT + 1))
+        for first, rows in pool.imap_unordered(_measure_program, jobs):
+            for name, measured in rows.items():
+                table.get_buffer(name)[first : first + len(measured)] = measured
+            countdown.count()
     return table
+
+
+_synthesizer: Synthesizer
+
+
+def _start_worker(soundfont: Path | None) -> None:
+    global _synthesizer
+    torch.set_num_threads(1)
+    _synthesizer = Synthesizer(soundfont)
+
+
+def _measure_program(job: tuple[int, int]) -> tuple[int, dict[str, Tensor]]:
+    """The first source of a program (DRUM_KIT: of drums), and its rows of a table, by name."""
+    lines, program = job
+    table = LineTable(lines)
+    pitches = range(LOWEST_PITCH, LOWEST_PITCH + PITCHES * PITCH_STEP, PITCH_STEP)
+    if program == DRUM_KIT:
+        first, count = MELODIC_SOURCES, SOURCES - MELODIC_SOURCES
+        for drum, sound in zip(DRUMS, _play(_synthesizer, DRUMS, None), strict=True):
+            _measure(table, first + drum, sound, None)
+    else:
+        first, count = program * PITCHES, PITCHES
+        for step, sound in enumerate(_play(_synthesizer, pitches, program)):
+            _measure(table, first + step, sound, pitches[step])
+    rows = {name: buffer[first : first + count].clone() for name, buffer in table.named_buffers()}
+    return first, rows
 
 
 def _play(synthesizer: Synthesizer, pitches: range, program: int | None) -> list[Tensor]:

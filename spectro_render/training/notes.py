@@ -9,7 +9,7 @@ A shard is a safetensors file with the N notes of one program:
 
 import multiprocessing
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,8 @@ from spectro_render.mel import log_mel
 from spectro_render.midi.score import Note, Score
 from spectro_render.network.curves import DRUM_KIT, STEPS_PER_FRAME
 from spectro_render.tokens.vocabulary import MAX_VELOCITY, Vocabulary
-from spectro_render.training.synth import Synthesizer
+from spectro_render.training.data import claim_folder
+from spectro_render.training.synth import Synthesizer, find_soundfont
 
 PITCHES = range(128)
 LONG_PITCHES = range(24, 108, 3)
@@ -46,21 +47,30 @@ class _Plan:
     vocabulary: Vocabulary
     share: float  # of the pitches and drums
     seed: int
+    soundfont: Path | None = None  # None: that of `find_soundfont`
 
     def path(self, program: int) -> Path:
         return self.folder / f"program-{program:03d}.safetensors"
 
 
 def render_notes(
-    folder: Path, vocabulary: Vocabulary, hours: float, *, seed: int = 0, workers: int = 1
+    folder: Path,
+    vocabulary: Vocabulary,
+    hours: float,
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    soundfont: Path | None = None,
 ) -> Iterator[Path]:
     """Play all programs and drums note by note, and yield the path of each program's shard.
 
     Pitches are left out at random if all would take more than `hours` (they take ALL_HOURS). Shards
-    that are there already stay. `workers` is the number of processes.
+    that are there already stay. `workers` is the number of processes. Raises OptionError if the
+    folder holds notes of another soundfont, SpectroRenderError without FluidSynth or a soundfont.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    plan = _Plan(folder, vocabulary, min(1.0, hours / ALL_HOURS), seed)
+    facts = {**asdict(vocabulary), "seed": seed, "soundfont": str(soundfont or find_soundfont())}
+    claim_folder(folder, facts, "another soundfont, another seed or another vocabulary")
+    plan = _Plan(folder, vocabulary, min(1.0, hours / ALL_HOURS), seed, soundfont)
     missing = [number for number in range(DRUM_KIT + 1) if not plan.path(number).exists()]
     context = multiprocessing.get_context("spawn")  # FluidSynth and torch do not survive a fork
     with context.Pool(workers, _start_worker, (plan,)) as pool:
@@ -86,7 +96,7 @@ _synthesizer: Synthesizer
 def _start_worker(plan: _Plan) -> None:
     global _plan, _synthesizer
     torch.set_num_threads(1)
-    _plan, _synthesizer = plan, Synthesizer()
+    _plan, _synthesizer = plan, Synthesizer(plan.soundfont)
 
 
 def _write_shard(program: int) -> Path:

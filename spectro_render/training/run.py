@@ -6,7 +6,7 @@ The runs of the Transformer (`diffusion.py`) and of the vocoder (`vocoder.py`) b
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -14,6 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from spectro_render.atomic import new_file
+from spectro_render.training.progress import clock
+
+SAVE_SECONDS = 60.0  # after which a checkpoint is written, so that a killed run loses little
+PROBE_STEPS = 6  # of a run with a limited time, from whose speed its number of steps follows
+LOG = "log.jsonl"
+STEPS = "steps.json"  # in the run's folder: that number
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -23,6 +29,7 @@ class RunOptions:
     """The settings that every training run has."""
 
     steps: int = 10_000
+    seconds: float | None = None  # that the steps may take; their number then follows from it
     batch_size: int = 16
     gradient_clip: float = 1.0  # largest norm of the gradient of one network
     ema_decay: float = 0.998  # decay per step of the average of the weights
@@ -88,8 +95,16 @@ class TrainingRun(Generic[Network]):
             torch.save(self.state(), temporary)
 
     def resume(self) -> None:
-        """Continue from the folder's checkpoint, with the same numbers as without interruption."""
+        """Continue from the folder's checkpoint, with the same numbers as without interruption.
+
+        Rows that the interrupted run logged after it are removed.
+        """
         self.restore(torch.load(self.checkpoint, map_location=self.device, weights_only=True))
+        log = self.folder / LOG
+        if log.exists():
+            rows = [row for row in log.read_text().splitlines() if _step_of(row) <= self.step]
+            with new_file(log) as temporary:
+                temporary.write_text("".join(row + "\n" for row in rows))
 
     def state(self) -> dict[str, Any]:
         """The contents of a checkpoint."""
@@ -120,25 +135,53 @@ class TrainingRun(Generic[Network]):
         """Train to the last step, with regular log rows and checkpoints.
 
         `update` takes one step, which ends with `end_step`, and returns its losses by name; the
-        log has their means. `check` is called after each checkpoint.
+        log has their means. `check` is called after each regular checkpoint.
         """
         losses: list[dict[str, float]] = []
-        seconds = 0.0
+        seconds, pace, saved = 0.0, 0.0, time.monotonic()
+        self._take_planned_steps()
         while self.step < self.options.steps:
             started = time.monotonic()
             losses.append(update())
-            seconds += time.monotonic() - started
-            if self.step % self.options.log_every == 0:
+            took = time.monotonic() - started
+            seconds += took
+            pace = took if not pace else 0.9 * pace + 0.1 * took
+            if self.step == PROBE_STEPS and self.options.seconds is not None:
+                self._plan_steps(pace)
+            is_last = self.step >= self.options.steps
+            if self.step % self.options.log_every == 0 or is_last:
                 rate = len(losses) * self.options.batch_size / seconds
                 # Some losses begin later than others.
                 names = dict.fromkeys(name for row in losses for name in row)
                 found = {name: [row[name] for row in losses if name in row] for name in names}
                 means = {name: sum(values) / len(values) for name, values in found.items()}
-                self.log(**means, examples_per_second=rate)
+                self.log(**means, examples_per_second=rate, seconds_left=pace * self._steps_left)
                 losses, seconds = [], 0.0
-            if self.step % self.options.check_every == 0 or self.step == self.options.steps:
+            if self.step % self.options.check_every == 0 or is_last:
                 self.save()
                 check()
+                saved = time.monotonic()
+            elif time.monotonic() - saved > SAVE_SECONDS:
+                self.save()
+                saved = time.monotonic()
+
+    @property
+    def _steps_left(self) -> int:
+        return self.options.steps - self.step
+
+    def _take_planned_steps(self) -> None:
+        """Use the number of steps that an interrupted run had found to fit its time."""
+        planned = self.folder / STEPS
+        if self.options.seconds is not None and planned.exists():
+            self.options = replace(self.options, steps=json.loads(planned.read_text()))
+
+    def _plan_steps(self, pace: float) -> None:
+        """Choose as many steps as fit, given the seconds that one takes."""
+        assert self.options.seconds is not None
+        steps = max(PROBE_STEPS, round(self.options.seconds / pace))
+        with new_file(self.folder / STEPS) as temporary:
+            temporary.write_text(json.dumps(steps))
+        self.options = replace(self.options, steps=steps)
 
     def descend(self, loss: Tensor, network: nn.Module, *optimizers: torch.optim.Optimizer) -> None:
         """Take one step down the gradient of a loss, a scalar, with the network's optimizers."""
@@ -154,9 +197,18 @@ class TrainingRun(Generic[Network]):
         self.step += 1
         self.average.update(self.model, self.step)
 
-    def log(self, **numbers: float) -> None:
-        """Append a row to the log, and pass it to `say`."""
+    def log(self, seconds_left: float | None = None, **numbers: float) -> None:
+        """Append a row to the log, and pass it to `say` with the time that is left."""
         row = {"step": self.step, **{key: round(value, 4) for key, value in numbers.items()}}
-        with (self.folder / "log.jsonl").open("a") as file:
+        with (self.folder / LOG).open("a") as file:
             file.write(json.dumps(row) + "\n")
-        self.say("  ".join(f"{key} {value}" for key, value in row.items()))
+        text = "  ".join(f"{key} {value}" for key, value in row.items())
+        self.say(text if seconds_left is None else f"{text}  {clock(seconds_left)} left")
+
+
+def _step_of(row: str) -> float:
+    """The step of a row of the log; infinity for a row that was cut off."""
+    try:
+        return float(json.loads(row)["step"])
+    except ValueError:
+        return float("inf")

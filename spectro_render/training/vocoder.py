@@ -509,25 +509,38 @@ def train_vocoder(
     start_from: MelGAN | None = None,
     velocity_bins: int = 32,
     drawn: Tensor | None = None,
+    held_out: Path | None = None,
+    lines: LineTable | None = None,
+    say: Callable[[str], None] = print,
 ) -> None:
     """Train a vocoder on the shards in `cache`, or continue the run in `folder`.
 
-    A new run measures the line table of the soundfont, or takes it and all weights from the vocoder
-    `start_from`. The first shard is used for checks. `drawn` are natural log-mels (W, 256, 128) of
-    the first W windows of the other shards, drawn by a Transformer: the last steps also learn from
-    them. Raises SpectroRenderError for fewer than two shards.
+    A new run has the line table `lines`, or takes it from the vocoder `start_from` with all
+    weights, or measures that of the soundfont. With no steps, only the table is replaced. Checks
+    are made on the shards in `held_out`, by default on the first one of `cache`. `drawn` are
+    natural log-mels (W, 256, 128) of the first W windows of the other shards, drawn by a
+    Transformer: the last steps also learn from them. Raises SpectroRenderError for too few shards.
     """
     shards = sorted(cache.glob("shard-*.safetensors"))
-    if len(shards) < 2:
-        raise SpectroRenderError(f"fewer than two shards in {cache}", "run the data stage first")
+    checked = shards[:1] if held_out is None else sorted(held_out.glob("shard-*.safetensors"))
+    shards = shards[1:] if held_out is None else shards
+    if not shards or not checked:
+        places = f"{cache}" if held_out is None else f"{cache} or {held_out}"
+        raise SpectroRenderError(
+            f"there are too few shards in {places}", "run the data stage first"
+        )
     config = config or VocoderConfig(contrast=CONTRAST, lines=LINES, attacks=True)
-    trainer = VocoderTrainer(config, options, folder, device)
+    trainer = VocoderTrainer(config, options, folder, device, say)
     if trainer.checkpoint.exists():
         trainer.resume()
     else:
         if start_from is not None:
             trainer.start_from(start_from)
-        if config.lines and not (start_from and start_from.config.lines):
-            trainer.take_lines(measure_lines(config.lines))
-    recordings = Recordings(shards[1:], velocity_bins, drawn)
-    trainer.train(recordings, Recordings(shards[:1], velocity_bins))
+        if lines is None and config.lines and not (start_from and start_from.config.lines):
+            lines = measure_lines(config.lines)
+        if lines is not None:
+            trainer.take_lines(lines)
+    trainer.train(Recordings(shards, velocity_bins, drawn), Recordings(checked, velocity_bins))
+    if not options.steps:
+        trainer.save()
+        save_vocoder(trainer.averaged(), folder)
