@@ -162,6 +162,7 @@ class NormalizingWriter:
     def discard(self) -> None:
         """Remove what has been written, as the file will not be complete."""
         self._spool.close()
+        self._meter = None
         self._writer.discard()
 
     def _finish(self, gain: float, ceiling: float, remark: str) -> None:
