@@ -77,6 +77,7 @@ class Encoding:
     quality: float | None = None  # of lossy formats, 0 to 10; None: the encoder's own
     level: Level | None = None  # None: that of the model, with its limiter
     dither: bool = True  # of samples of 16 bits
+    tags: bool = True  # title, artist and settings in the file
 
 
 @dataclass(frozen=True)

@@ -414,7 +414,7 @@ def test_options_of_the_command(run: Run, song: MakeSong, tmp_path: Path) -> Non
     code, (facts,), _ = run("song.mid", "-o", "b.wav", "--tempo", "2", "--bars", "1")
     assert (code, facts["seconds"]) == (0, 1.0)
     Path("a.mid").write_bytes(BAND)
-    same = ("a.mid", "--transpose", "1", "--velocity", "0.5", "-o")
+    same = ("a.mid", "--no-tags", "--transpose", "1", "--velocity", "0.5", "-o")
     run(*same, "c.wav", "--program", "Lead=violin")
     run(*same, "d.wav", "--program", "1=41")
     run(*same, "e.wav")

@@ -154,6 +154,21 @@ def test_values_that_are_no_numbers(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_peaks_are_limited_alike_at_all_rates() -> None:
+    """The limiter looks ahead by 30 ms: a peak lowers what comes that long before it."""
+    for rate in (16_000, 48_000):
+        sound = np.full((1, 4 * rate), 0.05, np.float32)
+        sound *= np.sin(2 * np.pi * 997 * np.arange(4 * rate) / rate).astype(np.float32)
+        sound[:, 2 * rate : 2 * rate + 40] *= 10
+        result = normalize(Audio(sound, rate), "lufs:-13").samples[0]
+        plain = np.abs(result[rate : rate + 1000]).max()
+        shares = [
+            np.abs(result[2 * rate - round(ms * rate / 1000) :][: rate // 250]).max() / plain
+            for ms in (100, 20)
+        ]
+        assert shares[0] == pytest.approx(1.0, abs=0.01) and shares[1] < 0.9
+
+
 def test_an_album_keeps_its_balance() -> None:
     sounds, files = (hits(3), hits(3) * np.float32(0.1)), (io.BytesIO(), io.BytesIO())
     level = Level("album", -30.0)

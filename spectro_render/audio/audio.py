@@ -17,6 +17,7 @@ from spectro_render.audio.encoders import (
     format_of,
     make_encoder,
 )
+from spectro_render.audio.tags import Tags
 from spectro_render.constants import SAMPLE_RATE
 from spectro_render.errors import OutputError
 
@@ -107,6 +108,7 @@ class AudioWriter:
         dither: bool = True,
         quality: float | None = None,
         length: int | None = None,
+        tags: Tags | None = None,
     ) -> None:
         rate = sample_rate if out_rate is None else out_rate
         check_format(format, bit_depth, rate, quality)
@@ -128,6 +130,7 @@ class AudioWriter:
                 dither=dither,
                 quality=quality,
                 length=length,
+                tags=tags,
             )
 
     def __enter__(self) -> AudioWriter:

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from spectro_render.audio.tags import OggPages, Tags, as_aiff, as_id3, as_info
 from spectro_render.errors import OptionError
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ def make_encoder(
     dither: bool = True,
     quality: float | None = None,
     length: int | None = None,
+    tags: Tags | None = None,
 ) -> Encoder:
     """Make the encoder of a format; `depth` is ignored by formats without a bit depth.
 
@@ -132,6 +134,7 @@ def make_encoder(
     noise = Dither() if dither and depth == "16" else None
     if format == "raw":
         return _PcmEncoder(destination, depth, noise)
+    tags = tags or Tags()
     if format in ("wav", "aiff"):
         make_header = {"wav": _wav_header, "aiff": _aiff_header}[format]
         width = 4 if depth == "float" else int(depth) // 8  # bytes a sample
@@ -139,11 +142,11 @@ def make_encoder(
             destination,
             depth,
             noise,
-            lambda size: make_header(depth, rate, channels, data_size=size),
+            lambda size: make_header(depth, rate, channels, tags, data_size=size),
             None if length is None else length * channels * width,
             is_big_endian=format == "aiff",
         )
-    return _SoundFileEncoder(destination, format, depth, rate, channels, noise, quality)
+    return _SoundFileEncoder(destination, format, depth, rate, channels, noise, quality, tags)
 
 
 class Dither:
@@ -257,11 +260,15 @@ class _SoundFileEncoder:
         channels: int,
         noise: Dither | None,
         quality: float | None,
+        tags: Tags,
     ) -> None:
         import soundfile
 
         self._destination = destination
+        if format == "mp3":  # libsndfile's would not be in Unicode
+            destination.write(as_id3(tags))
         self._start = destination.tell()
+        self._pages = OggPages() if format in ("ogg", "opus") else None
         self._bits = int(depth) if format == "flac" else None
         self._noise = noise
         self._encoded = _Encoded()
@@ -278,6 +285,8 @@ class _SoundFileEncoder:
                 format=_CONTAINERS.get(format, format.upper()),
                 compression_level=compression,
             )
+            for name, text in tags.fields().items() if format != "mp3" else ():
+                setattr(self._file, name, text)
 
         self._call(begin)
 
@@ -300,6 +309,9 @@ class _SoundFileEncoder:
         """Call libsndfile, then write what it has encoded."""
         _call_without_signals(call)
         for position, data in self._encoded.take():
+            if self._pages is not None:  # it never goes back
+                self._destination.write(self._pages.push(data))
+                continue
             if self._destination.tell() != self._start + position:
                 self._destination.seek(self._start + position)
             self._destination.write(data)
@@ -385,7 +397,9 @@ def _pcm_bytes(frames: Frames, depth: str, *, is_big_endian: bool = False) -> by
     return (four_bytes[:, 1:] if is_big_endian else four_bytes[:, :3]).tobytes()
 
 
-def _wav_header(depth: str, rate: int, channels: int, *, data_size: int | None) -> bytes:
+def _wav_header(
+    depth: str, rate: int, channels: int, tags: Tags, *, data_size: int | None
+) -> bytes:
     """Make the header of a WAV file (IBM and Microsoft, Multimedia Programming, 1991).
 
     `rate` is in Hz, `data_size` in bytes; it is None if it is not known yet.
@@ -396,13 +410,15 @@ def _wav_header(depth: str, rate: int, channels: int, *, data_size: int | None) 
     layout = struct.pack("<HHIIHH", kind, channels, rate, rate * frame, frame, 8 * width)
     if depth == "float":  # formats other than PCM state the size of an extension: none here
         layout += struct.pack("<H", 0)
-    chunks = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + b"data"
+    chunks = b"WAVEfmt " + struct.pack("<I", len(layout)) + layout + as_info(tags) + b"data"
     size = _UNKNOWN_LENGTH if data_size is None else min(data_size, _MAX_LENGTH)
     riff_size = min(len(chunks) + 4 + size + size % 2, _MAX_LENGTH)
     return b"RIFF" + struct.pack("<I", riff_size) + chunks + struct.pack("<I", size)
 
 
-def _aiff_header(depth: str, rate: int, channels: int, *, data_size: int | None) -> bytes:
+def _aiff_header(
+    depth: str, rate: int, channels: int, tags: Tags, *, data_size: int | None
+) -> bytes:
     """Make the header of an AIFF file, or of an AIFF-C file for floats (Apple, 1989 and 1991).
 
     `rate` is in Hz, `data_size` in bytes; it is None if it is not known yet.
@@ -416,6 +432,6 @@ def _aiff_header(depth: str, rate: int, channels: int, *, data_size: int | None)
     if depth == "float":
         kind = b"AIFCFVER" + struct.pack(">II", 4, 0xA2805140)  # the only version
         common += b"fl32\0\0"  # its compression, and an empty name of that
-    chunks = kind + b"COMM" + struct.pack(">I", len(common)) + common
+    chunks = kind + b"COMM" + struct.pack(">I", len(common)) + common + as_aiff(tags)
     chunks += b"SSND" + struct.pack(">III", size + 8, 0, 0)
     return b"FORM" + struct.pack(">I", min(len(chunks) + size + size % 2, _MAX_LENGTH)) + chunks

@@ -62,6 +62,8 @@ class LoudnessMeter:
             filtered, self._states[number] = lfilter(
                 above, below, filtered, axis=0, zi=self._states[number]
             )
+        if last:  # Python may end before these are collected, and nanobind complains of that
+            self._to_filter = self._to_peaks = None
         waiting = np.concatenate([self._rest, filtered])
         whole = len(waiting) // _STEP * _STEP
         steps = waiting[:whole].reshape(-1, _STEP, self._channels)

@@ -162,13 +162,14 @@ class NormalizingWriter:
     def discard(self) -> None:
         """Remove what has been written, as the file will not be complete."""
         self._spool.close()
+        self._meter = None
         self._writer.discard()
 
     def _finish(self, gain: float, ceiling: float, remark: str) -> None:
         import numpy as np
 
         after = LoudnessMeter(self._rate, self._channels)
-        for block in limited(self._blocks(), gain, ceiling):
+        for block in limited(self._blocks(), gain, ceiling, self._rate):
             after.push(block)
             self._writer.write(block)
         after.push(np.zeros((self._channels, 0), np.float32), last=True)
@@ -185,9 +186,11 @@ class NormalizingWriter:
             yield np.frombuffer(data, "<f4").reshape(-1, self._channels).T
 
 
-def limited(blocks: Iterator[Samples], gain: float, ceiling: float) -> Iterator[Samples]:
+def limited(
+    blocks: Iterator[Samples], gain: float, ceiling: float, sample_rate: int
+) -> Iterator[Samples]:
     """Sound in blocks (channels, S) with a gain in dB and no sample above a ceiling (1: full)."""
-    limiter = Limiter(gain, ceiling)
+    limiter = Limiter(gain, ceiling, sample_rate)
     for block in blocks:
         yield limiter.push(block)
     last = limiter.flush()
@@ -222,7 +225,7 @@ def choose_gain(
     ceiling = 10 ** (HIGHEST_PEAK / 20)
     for number in range(_MOST_PASSES):
         after: LoudnessMeter | None = None
-        for block in limited(blocks(), gain, ceiling):
+        for block in limited(blocks(), gain, ceiling, sample_rate):
             after = after or LoudnessMeter(sample_rate, len(block))
             after.push(block)
         assert after is not None
@@ -261,7 +264,7 @@ def normalize(audio: Audio, level: str) -> Audio:
     )
     if remark and not gain:
         return audio
-    parts = list(limited(iter([samples]), gain, ceiling))
+    parts = list(limited(iter([samples]), gain, ceiling, audio.sample_rate))
     return Audio(np.concatenate(parts, axis=-1).reshape(audio.samples.shape), audio.sample_rate)
 
 

@@ -15,14 +15,18 @@ from typing import TYPE_CHECKING
 
 from spectro_render.audio.audio import AudioWriter
 from spectro_render.audio.normalize import NormalizingWriter, album_gain
+from spectro_render.audio.tags import Tags
 from spectro_render.batch.cores import let_idle_threads_sleep
+from spectro_render.batch.history import checksum
 from spectro_render.batch.jobs import Job
+from spectro_render.batch.recipe import tags_of
 from spectro_render.batch.tasks import Begun, Event, Finished, Settings, Task
-from spectro_render.checkpoints.find import resolve_model
+from spectro_render.checkpoints.find import fingerprint_of, resolve_model
 from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.errors import EngineError
 from spectro_render.midi.length import part_to_render, with_times
 from spectro_render.midi.read import read_midi
+from spectro_render.midi.score import About
 from spectro_render.options import FULL_BAND_RATE, ModelChoice, Progress
 from spectro_render.report import Reporter, as_size
 
@@ -108,6 +112,7 @@ class LocalEngine:
             dither=encoding.dither,
             quality=encoding.quality,
             length=song.sound.length,
+            tags=self._tags(task, score.about),
         )
         writer: AudioWriter | NormalizingWriter = encoder
         if encoding.level is not None:
@@ -125,6 +130,16 @@ class LocalEngine:
         is_whole = self.renderer.checkpoint.vocoder.receptive_field is None
         facts = Begun(len(score.notes), ignored, score.repairs, left_out, is_whole)
         self._events.append((task, facts))
+
+    def _tags(self, task: Task, about: About) -> Tags | None:
+        """The tags of a song, if the user wants any and the format has them."""
+        if not self.settings.encoding.tags or self.settings.encoding.format == "raw":
+            return None
+        return tags_of(self.settings, task.job, about, checksum(task.data), self._fingerprint)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint_of(self._find_model())
 
     def advance(self) -> list[tuple[Task, Event]]:
         """Return the events of tasks just begun, or render the next window of some songs."""

@@ -41,8 +41,9 @@ class Settings:
         changes = changes_of(options)  # with numbers for the names of instruments
         values["programs"] = list(map(list, changes.programs)) if changes else []
         encoding = asdict(self.encoding)
-        if self.encoding.quality is None:  # which older records do not name
-            del encoding["quality"]
+        quality = encoding.pop("quality")  # a field of the options has this name, too
+        if quality is not None:  # which older records do not name
+            encoding["encoder_quality"] = quality
         return {**network, **encoding, **values}
 
 

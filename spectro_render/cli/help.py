@@ -16,13 +16,22 @@ _OTHER = "Other options"
 _GROUPS = {
     "Input and output": (
         *("output", "files_from", "format", "quality", "sample_rate", "bit_depth", "no_dither"),
-        *("raw", "normalize", "force", "skip_existing", "plot", "report"),
+        *("raw", "no_tags", "normalize", "force", "skip_existing", "plot", "report"),
     ),
     "Sound": (
         *("fast", "best", "steps", "sampler", "guidance", "seed", "start", "duration", "tail"),
-        *("to_end_of_track", "max_hours", "gain", "full_band"),
+        *("to_end_of_track", "max_hours", "gain", "normalize", "full_band"),
     ),
-    "Music": ("program", "drums", "transpose", "tempo", "velocity", "bars", "mapping"),
+    "Music": (
+        "program",
+        "skip_missing",
+        "drums",
+        "transpose",
+        "tempo",
+        "velocity",
+        "bars",
+        "mapping",
+    ),
     "Model and device": ("model", "vocoder", "device", "dtype"),
     "Many files": ("batch_size", "workers"),
     "Ray cluster": ("engine", "ray_address", "ray_workers", "ray_cores"),
@@ -39,6 +48,7 @@ _COMMANDS = {
     "models": "List, fetch, check and convert models.",
     "train": "Train a model.",
     "evaluate": "Measure how good a model sounds.",
+    "again": "Render an audio file again from its tags.",
 }
 _NOTE = "Each command has its own --help. A file with such a name is given as ./info."
 

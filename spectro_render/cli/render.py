@@ -236,6 +236,13 @@ def render(
             " track, and a General MIDI name or number (1 to 128), or drums. Can be repeated.",
         ),
     ] = None,
+    skip_missing: Annotated[
+        bool,
+        typer.Option(
+            "--skip-missing",
+            help="Leave out --program for parts that a song does not have, as for several songs.",
+        ),
+    ] = False,
     drums: Annotated[Switch | None, typer.Option(help="Play the drums.  [default: on]")] = None,
     transpose: Annotated[
         int | None,
@@ -344,6 +351,10 @@ def render(
     no_dither: Annotated[
         bool,
         typer.Option("--no-dither", help="Round samples of 16 bits without dither (noise)."),
+    ] = False,
+    no_tags: Annotated[
+        bool,
+        typer.Option("--no-tags", help="Write no title, artist and settings into the file."),
     ] = False,
     batch_size: Annotated[
         int | None,
@@ -483,6 +494,7 @@ def render(
         quality,
         parse_level(normalize),
         not no_dither,
+        not no_tags,
     )
     if full_band and sample_rate is not None and sample_rate < FULL_BAND_RATE:
         hint = f"choose a --sample-rate of {FULL_BAND_RATE} or more, or leave out --full-band"
@@ -513,7 +525,7 @@ def render(
         to_end_of_track=to_end_of_track,
         full_band=full_band,
         max_hours=max_hours,
-        skip_missing=several,
+        skip_missing=several or skip_missing,
         **given,
     )
     if bars is not None and (start or duration is not None):

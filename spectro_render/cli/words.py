@@ -20,6 +20,7 @@ _MEANT = {
     "--sample-rate": ("--rate", "--samplerate", "--sr", "-r"),
     "--bit-depth": ("--bits", "--depth", "--float32", "--int24"),
     "--gain": ("--volume", "-g"),
+    "--normalize": ("--loudness", "--lufs", "--loudnorm", "--normalise"),
     "--start": ("--offset", "--from", "--seek", "--ss"),
     "--duration": ("--length", "--end", "--to", "--trim"),
     "--workers": ("--jobs", "--threads", "--processes", "-j"),

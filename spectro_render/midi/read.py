@@ -8,6 +8,7 @@ published models were trained.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias, Union, cast
@@ -24,7 +25,7 @@ from spectro_render.midi.objects import (
     is_pretty_midi,
 )
 from spectro_render.midi.pitch import AT_REST, in_range
-from spectro_render.midi.score import Note, Score, Track
+from spectro_render.midi.score import About, Note, Score, Track
 from spectro_render.midi.smf import FORMAT_2, MAX_BYTES, Smf, parse_smf
 from spectro_render.midi.tempo import TEMPO_ELSEWHERE, Clock, ScaledClock, TempoMap, tempo_map
 from spectro_render.options import RenderOptions
@@ -52,6 +53,10 @@ DRUM_KITS = {
 _LAST_STANDARD_KIT = 7
 _KITS_WITH_VARIANTS = {program: DRUM_KITS[program] for program in (8, 16, 32, 40)}
 _SOUND_EFFECTS = 56
+_ARTIST = re.compile(
+    r"(?:(?:composer|artist|author)\s*[:=]|(?:(?:composed|music|written) )?by[:\s])\s*(.+)",
+    re.IGNORECASE,
+)
 _DRUM_SECONDS = 0.1  # in which a drum is loud
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
@@ -151,6 +156,7 @@ def _score(
         meter=read_meter(smf, clock, tempos, last or last_of_tracks, speed)
         if tempos and smf.counts == "beats"
         else None,
+        about=_about(smf, performance),
         changes=changes,
     )
 
@@ -247,6 +253,24 @@ def _tracks(performance: Performance, smf: Smf) -> Iterator[Track]:
             *(smf.tracks[track].name, program, is_drum, len(own)),
             *(channel % CHANNELS + 1, min(own), max(own)),
         )
+
+
+def _about(smf: Smf, performance: Performance) -> About:
+    """The title, the artist and the copyright of a file.
+
+    The first track's name is the title, unless that track plays beside others: then it is the name
+    of its part. Karaoke files have title and artist in texts that begin with `@T`.
+    """
+    playing = {note.track for note in performance.notes}
+    title = smf.tracks[0].name if 0 not in playing or len(playing) == 1 else ""
+    texts = [" ".join(text.split()) for track in smf.tracks for text in track.texts]
+    karaoke = [text[2:] for text in texts if text.startswith("@T")]
+    artist = next((match[1] for text in texts if (match := _ARTIST.match(text))), "")
+    copyright = next((track.copyright for track in smf.tracks if track.copyright), "")
+    return About(
+        *(karaoke[0] if karaoke else title.strip(), artist or "".join(karaoke[1:2])),
+        copyright.strip(),
+    )
 
 
 def _variations(performance: Performance) -> Iterator[str]:

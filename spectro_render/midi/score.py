@@ -40,6 +40,18 @@ class Track:
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """What a file says about its music; empty texts where it says nothing."""
+
+    title: str = ""
+    artist: str = ""
+    copyright: str = ""
+
+
+_NOTHING = About()
+
+
+@dataclass(frozen=True, slots=True)
 class Score:
     """The music to render."""
 
@@ -56,6 +68,7 @@ class Score:
     # None where the bars are not known: in other libraries' objects, in sections, and in files that
     # count time in frames of a film.
     meter: Meter | None = field(default=None, compare=False, repr=False)
+    about: About = _NOTHING  # what the file says about the music
     changes: Changes | None = None  # that were made to the file's music
 
     def to_note_sequence(self) -> NoteSequence:

@@ -44,6 +44,8 @@ _USED_CONTROLLERS = {
 PITCH_BEND = 0xE0
 _KEY_PRESSURE, _CHANNEL_PRESSURE = 0xA0, 0xD0
 _SYSEX, _SYSEX_CONTINUED, _META = 0xF0, 0xF7, 0xFF
+_TEXT, _COPYRIGHT = 0x01, 0x02
+_MOST_TEXTS = 32  # of a track that are kept, for the composer's name
 _TRACK_NAME, _DEVICE, _PORT, _END_OF_TRACK, _TEMPO = 0x03, 0x09, 0x21, 0x2F, 0x51
 _TIME_SIGNATURE, _SHORTEST_BEAT = 0x58, 6  # 1/64, as a power of two
 _LONGEST_USED = 16  # bytes of a system exclusive message
@@ -83,6 +85,8 @@ class SmfTrack:
     events: list[Event] = field(default_factory=list)  # by tick
     tempos: list[tuple[int, int]] = field(default_factory=list)  # (tick, us per quarter note)
     end: int = 0  # tick
+    texts: list[str] = field(default_factory=list)  # the first ones
+    copyright: str = ""
     # Time signatures: tick, number of beats in a bar, and which part of a whole note a beat is.
     signatures: list[tuple[int, int, int]] = field(default_factory=list)
 
@@ -321,6 +325,10 @@ class _TrackReader:
             self._add_signature(data)
         elif kind == _TRACK_NAME and not self._track.name:
             self._track.name = _decode(data)[:_MAX_NAME]
+        elif kind == _TEXT and len(self._track.texts) < _MOST_TEXTS:
+            self._track.texts.append(_decode(data)[:_MAX_NAME])
+        elif kind == _COPYRIGHT and not self._track.copyright:
+            self._track.copyright = _decode(data)[:_MAX_NAME]
         elif kind == _PORT and data:
             self._first_channel, self._has_port = 16 * data[0], True
         elif kind == _DEVICE and not self._has_port:  # a port by its name (RP-019)
