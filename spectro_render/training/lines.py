@@ -40,6 +40,9 @@ PROMINENCE = 9.0  # dB above the median of the spectrum around it
 AROUND = 60  # bins on each side that this median is taken of
 NEAREST = 18.0  # Hz: peaks nearer to a stronger one are parts of it
 LEAST_HZ, MOST_HZ = 20.0, 7950.0
+BEGUN = 0.03  # of the largest power in the first BEGINNING samples: then a note has begun
+BEGINNING = 1280  # samples, 80 ms
+SHORT, SHORT_HOP = 16, 4  # samples whose power is compared with that, and between them
 LEAST_NOISE = 0.1  # of the mel: what is no line is at least so much
 SETTLED = slice(32, 184)  # hops of a held note from which vibrato is measured
 STRONGEST = 8  # lines from which it is measured
@@ -52,7 +55,7 @@ def measure_lines(lines: int, say: Callable[[str], None] = print) -> LineTable:
 
     Raises SpectroRenderError without FluidSynth or its soundfont.
     """
-    synthesizer, table = Synthesizer(), LineTable(lines)
+    synthesizer, table = Synthesizer(), LineTable(lines, delays=True)
     pitches = range(LOWEST_PITCH, LOWEST_PITCH + PITCHES * PITCH_STEP, PITCH_STEP)
     for program in range(PROGRAMS):
         for step, sound in enumerate(_play(synthesizer, pitches, program)):
@@ -82,6 +85,7 @@ def _measure(table: LineTable, source: int, sound: Tensor, pitch: int | None) ->
     loudness = (127 / VELOCITY) ** 2
     mel = log_mel(sound).exp() * loudness  # (T, 128)
     power = mel.square().sum(1)
+    table.delay[source] = _delay(sound)
     table.decay[source] = _fading(power[3:13], power[33:43], 30).clamp(2, LONGEST_DECAY)
     end = round(HELD * FRAME_RATE)
     table.release[source] = _fading(power[end : end + 2], power[end + 10 : end + 12], 10).clamp(
@@ -110,6 +114,13 @@ def _measure(table: LineTable, source: int, sound: Tensor, pitch: int | None) ->
         tonal = (own[:, None] * line_mel(hertz)).square().sum(0).sqrt()
     rest = (fitted.square() - tonal.square()).clamp(min=0).sqrt()
     table.noise[source] = rest.maximum(LEAST_NOISE * fitted).clamp(min=1e-6).log()
+
+
+def _delay(sound: Tensor) -> Tensor:
+    """Samples from a note's onset to the first ones that are not soft, given its sound (S,)."""
+    power = sound[:BEGINNING].square().unfold(0, SHORT, SHORT_HOP).mean(1)
+    begun = (power >= BEGUN * power.max()).float().argmax()
+    return begun * SHORT_HOP + SHORT // 2
 
 
 def _fading(before: Tensor, after: Tensor, frames: int) -> Tensor:
