@@ -2,12 +2,16 @@
 
 import math
 
+import pytest
 import torch
 from torch import Tensor
 
 from spectro_render.constants import HOP_LENGTH, SAMPLE_RATE
 from spectro_render.mel import log_mel
+from spectro_render.training.lines import _delay
 from spectro_render.vocoder.attacks import clear_onsets, sharpen_attacks
+from spectro_render.vocoder.lines import LineTable, source_of
+from spectro_render.vocoder.melgan import VocoderConfig
 
 ONSET = 25.0  # frames: half a second
 
@@ -77,3 +81,20 @@ def test_a_piece_has_the_samples_of_the_whole() -> None:
     got = sharpen_attacks(piece, mel[first - 4 : last + 6], near)
     middle = expected[first * HOP_LENGTH : last * HOP_LENGTH]
     torch.testing.assert_close(got[4 * HOP_LENGTH : -6 * HOP_LENGTH], middle, atol=1e-5, rtol=0)
+
+
+def test_a_sound_begins_as_late_as_its_source_does() -> None:
+    table = LineTable(1, delays=True)
+    table.delay[source_of(torch.tensor([40]), torch.tensor([60]))] = 160.0
+    table.delay[source_of(torch.tensor([0]), torch.tensor([60]))] = 5000.0
+    notes = torch.tensor([[40, 60, 1, 10, 20], [0, 60, 1, 10, 20], [1, 60, 1, 10, 20]]).double()
+    assert table.begins(notes).tolist() == [10.5, 10.75, 10.175]  # 10 ms, at most 15, the usual
+    assert "delay" in table.state_dict()
+    assert "delay" not in LineTable(1).state_dict()
+    with pytest.raises(ValueError, match="delays are part of a line table"):
+        VocoderConfig(delays=True)
+
+
+@pytest.mark.parametrize("late", [0.002, 0.01])
+def test_a_delay_is_measured_in_a_sound(late: float) -> None:
+    assert float(_delay(tone(600, late))) / SAMPLE_RATE == pytest.approx(late, abs=0.0015)

@@ -1,8 +1,9 @@
 """Trains the network that predicts the band above 7.4 kHz, on the pieces of the other stages.
 
 Shards of music hold sound at 16 kHz. So the pieces of some of them are played again, at 48 kHz, and
-their envelopes are kept in shards of their own:
-    envelope  float16 (W, 1024, B)   of each window, see `vocoder/band.py`
+kept in shards of their own. FluidSynth never plays a piece twice alike, so these have mels, too:
+    envelope  float16 (W, 1024, B)    of each window, see `vocoder/band.py`
+    mel       float16 (W, 256, 128)   natural log
 """
 
 import multiprocessing
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from spectro_render.atomic import new_file
-from spectro_render.constants import WINDOW_FRAMES
+from spectro_render.constants import N_MELS, WINDOW_FRAMES
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.mel import log_mel
 from spectro_render.training.band_table import measure_band
@@ -44,7 +45,7 @@ from spectro_render.vocoder.band import (
 )
 
 HOURS = 4.0  # of music at most, which the network learns from
-SAME = 0.05  # nats: how far the mel of a piece that is played again may be off, on average
+SAME = 0.5  # nats: mels of a piece that is played twice differ by some 0.1, on average
 DECIBELS = 20 / torch.log(torch.tensor(10.0)).item()  # in a natural logarithm of magnitude
 
 
@@ -96,7 +97,7 @@ def _start_worker(spec: CacheSpec, folder: Path) -> None:
 
 def _write_shard(index: int) -> Path:
     """Play and write a shard, in a worker process, and return its path."""
-    frames = PIECE_WINDOWS * WINDOW_FRAMES
+    frames, again = PIECE_WINDOWS * WINDOW_FRAMES, []
     envelopes = torch.zeros(_spec.pieces, frames * STEPS, BANDS)
     with safe_open(_spec.path(index), "pt") as shard:
         mels = shard.get_tensor("mel").view(_spec.pieces, frames, -1)
@@ -105,14 +106,16 @@ def _write_shard(index: int) -> Path:
         full = torch.zeros(frames * FULL_HOP)
         played = _synthesizer.render_score_full(score)[: len(full)]
         full[: len(played)] = torch.from_numpy(played)
-        again = log_mel(torch.from_numpy(to_model_rate(full.numpy())))
-        if (again - mel).abs().mean() > SAME:
+        again.append(log_mel(torch.from_numpy(to_model_rate(full.numpy()))))
+        if (again[-1] - mel).abs().mean() > SAME:
             hint = "delete the work folder, or name the same MIDI files and --seed"
             raise OptionError(f"{_spec.path(index)} holds other music than these options", hint)
         envelopes[number] = band_envelope(full)
     path = _folder / _spec.path(index).name
     with new_file(path) as temporary:
-        save_file({"envelope": envelopes.half().view(-1, WINDOW_FRAMES * STEPS, BANDS)}, temporary)
+        envelope = envelopes.half().view(-1, WINDOW_FRAMES * STEPS, BANDS)
+        mel = torch.cat(again).half().view(-1, WINDOW_FRAMES, N_MELS)
+        save_file({"envelope": envelope, "mel": mel}, temporary)
     return path
 
 
@@ -127,21 +130,22 @@ class BandWindows:
         velocity_bins: int,
         drawn: Tensor | None = None,
     ) -> None:
-        """Read shards of music, and those of envelopes that belong to them.
+        """Read shards of music, and what was played of them at 48 kHz.
 
         `drawn` are natural log-mels (W, 256, 128) that a Transformer drew of the first W windows.
         """
         mels, envelopes, expected = [], [], []
         for path, band in zip(music, bands, strict=True):
             with safe_open(path, "pt") as shard:
-                mels.append(shard.get_tensor("mel"))
                 tables = shard.get_tensor("notes").split(shard.get_tensor("counts").tolist())
                 number = shard.get_tensor("piece")
             first = [True, *(number[1:] != number[:-1]).tolist()]
             for rows in recalled(tables, first, REMEMBERED_STEPS):
                 notes = map_rows(rows, velocity_bins)
                 expected.append(table.expect(notes, 0, WINDOW_FRAMES * STEPS).half())
-            envelopes.append(load_file(band)["envelope"])
+            played = load_file(band)
+            mels.append(played["mel"])
+            envelopes.append(played["envelope"])
         self.mels, self.envelopes = torch.cat(mels), torch.cat(envelopes)
         self.expected = torch.stack(expected)
         self.drawn = self.mels[:0] if drawn is None else drawn

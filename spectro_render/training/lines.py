@@ -44,6 +44,9 @@ PROMINENCE = 9.0  # dB above the median of the spectrum around it
 AROUND = 60  # bins on each side that this median is taken of
 NEAREST = 18.0  # Hz: peaks nearer to a stronger one are parts of it
 LEAST_HZ, MOST_HZ = 20.0, 7950.0
+BEGUN = 0.03  # of the largest power in the first BEGINNING samples: then a note has begun
+BEGINNING = 1280  # samples, 80 ms
+SHORT, SHORT_HOP = 16, 4  # samples whose power is compared with that, and between them
 LEAST_NOISE = 0.1  # of the mel: what is no line is at least so much
 SETTLED = slice(32, 184)  # hops of a held note from which vibrato is measured
 STRONGEST = 8  # lines from which it is measured
@@ -63,7 +66,7 @@ def measure_lines(
     The soundfont is by default that of `find_soundfont`; `workers` is the number of processes.
     Raises SpectroRenderError without FluidSynth or a soundfont.
     """
-    table = LineTable(lines)
+    table = LineTable(lines, delays=True)
     countdown = Countdown("lines of programs", DRUM_KIT + 1, say)
     context = multiprocessing.get_context("spawn")  # FluidSynth and torch do not survive a fork
     with context.Pool(workers, _start_worker, (soundfont,)) as pool:
@@ -87,7 +90,7 @@ def _start_worker(soundfont: Path | None) -> None:
 def _measure_program(job: tuple[int, int]) -> tuple[int, dict[str, Tensor]]:
     """The first source of a program (DRUM_KIT: of drums), and its rows of a table, by name."""
     lines, program = job
-    table = LineTable(lines)
+    table = LineTable(lines, delays=True)
     pitches = range(LOWEST_PITCH, LOWEST_PITCH + PITCHES * PITCH_STEP, PITCH_STEP)
     if program == DRUM_KIT:
         first, count = MELODIC_SOURCES, SOURCES - MELODIC_SOURCES
@@ -119,6 +122,7 @@ def _measure(table: LineTable, source: int, sound: Tensor, pitch: int | None) ->
     loudness = (127 / VELOCITY) ** 2
     mel = log_mel(sound).exp() * loudness  # (T, 128)
     power = mel.square().sum(1)
+    table.delay[source] = _delay(sound)
     table.decay[source] = _fading(power[3:13], power[33:43], 30).clamp(2, LONGEST_DECAY)
     end = round(HELD * FRAME_RATE)
     table.release[source] = _fading(power[end : end + 2], power[end + 10 : end + 12], 10).clamp(
@@ -147,6 +151,13 @@ def _measure(table: LineTable, source: int, sound: Tensor, pitch: int | None) ->
         tonal = (own[:, None] * line_mel(hertz)).square().sum(0).sqrt()
     rest = (fitted.square() - tonal.square()).clamp(min=0).sqrt()
     table.noise[source] = rest.maximum(LEAST_NOISE * fitted).clamp(min=1e-6).log()
+
+
+def _delay(sound: Tensor) -> Tensor:
+    """Samples from a note's onset to the first ones that are not soft, given its sound (S,)."""
+    power = sound[:BEGINNING].square().unfold(0, SHORT, SHORT_HOP).mean(1)
+    begun = (power >= BEGUN * power.max()).float().argmax()
+    return begun * SHORT_HOP + SHORT // 2
 
 
 def _fading(before: Tensor, after: Tensor, frames: int) -> Tensor:

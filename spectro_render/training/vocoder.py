@@ -314,7 +314,10 @@ class VocoderTrainer(TrainingRun[MelGAN]):
         `vocoder` still has its weight norm. Raises OptionError for one of another shape.
         """
         own, other = self.model, vocoder
-        known = replace(other.config, lines=own.config.lines, attacks=own.config.attacks)
+        known = replace(
+            other.config,
+            **{name: getattr(own.config, name) for name in ("lines", "attacks", "delays")},
+        )
         if known != own.config or not own.config.lines:
             raise OptionError("the vocoder to start from has another shape", "train from scratch")
         own.load_state_dict({**own.state_dict(), **other.state_dict()})
@@ -327,7 +330,8 @@ class VocoderTrainer(TrainingRun[MelGAN]):
     def take_lines(self, table: LineTable) -> None:
         """Use another line table."""
         assert isinstance(self.model.generator, SpectrumGenerator)
-        self.model.generator.table.load_state_dict(table.state_dict())
+        # A vocoder need not store delays.
+        self.model.generator.table.load_state_dict(table.state_dict(), strict=False)
         self.average = Average(self.model, self.options.ema_decay)
 
     def _keep_mel_network(self) -> None:
@@ -529,14 +533,16 @@ def train_vocoder(
         raise SpectroRenderError(
             f"there are too few shards in {places}", "run the data stage first"
         )
-    config = config or VocoderConfig(contrast=CONTRAST, lines=LINES, attacks=True)
+    config = config or VocoderConfig(contrast=CONTRAST, lines=LINES, attacks=True, delays=True)
     trainer = VocoderTrainer(config, options, folder, device, say)
     if trainer.checkpoint.exists():
         trainer.resume()
     else:
         if start_from is not None:
             trainer.start_from(start_from)
-        if lines is None and config.lines and not (start_from and start_from.config.lines):
+        own = None if start_from is None else start_from.config
+        is_known = own is not None and own.lines and own.delays >= config.delays
+        if lines is None and config.lines and not is_known:
             lines = measure_lines(config.lines)
         if lines is not None:
             trainer.take_lines(lines)

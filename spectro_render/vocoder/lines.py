@@ -8,7 +8,7 @@ table. S sources, I lines of each, M = 128 mel bands.
 import torch
 from torch import Tensor, nn
 
-from spectro_render.constants import N_MELS
+from spectro_render.constants import HOP_LENGTH, N_MELS
 
 PROGRAMS = 128
 DRUM_KIT = 128  # the program number of drums
@@ -18,6 +18,8 @@ PITCHES = (HIGHEST_PITCH - LOWEST_PITCH) // PITCH_STEP + 1
 MELODIC_SOURCES = PROGRAMS * PITCHES
 SOURCES = MELODIC_SOURCES + 128  # then one for each drum sound
 LONGEST_DECAY = 1000.0  # frames
+MOST_DELAY = 240.0  # samples, 15 ms: what begins later has no attack
+USUAL_DELAY = 56.0  # samples: a common one, where delays are not known
 NO_LINE = -30.0  # natural log: the level of lines that a source does not have
 
 
@@ -35,8 +37,10 @@ class LineTable(nn.Module):
     decay: Tensor  # (S,) frames in which a held note falls to 1/e
     release: Tensor  # (S,) frames in which it does so after its end
     vibrato: Tensor  # (S,) standard deviation of its frequency in cents
+    delay: Tensor  # (S,) samples at 16 kHz from a note's onset to where its sound begins
 
-    def __init__(self, lines: int) -> None:
+    def __init__(self, lines: int, *, delays: bool = False) -> None:
+        """`lines` are those of each source; `delays`: whether delays are stored with the others."""
         super().__init__()
         h = torch.arange(1, lines + 1)
         interval = 12 * h.log2()
@@ -49,16 +53,23 @@ class LineTable(nn.Module):
         self.register_buffer("decay", torch.full((SOURCES,), 50.0))
         self.register_buffer("release", torch.full((SOURCES,), 5.0))
         self.register_buffer("vibrato", torch.zeros(SOURCES))
+        self.register_buffer("delay", torch.full((SOURCES,), USUAL_DELAY), persistent=delays)
 
     def hertz(self, source: Tensor, pitch: Tensor) -> Tensor:
         """Frequencies (N, I) in Hz of the lines of notes, given their sources and pitches (N,)."""
         above = self.semitones[source] + self.cents[source] / 100
         return 440 * 2 ** ((pitch[:, None] - 69 + above) / 12)
 
+    def begins(self, notes: Tensor) -> Tensor:
+        """The mel frames (N,), from time 0, at which the sounds of notes (N, 5) begin."""
+        source = source_of(notes[:, 0].long(), notes[:, 1].long()).to(self.delay.device)
+        delay = self.delay[source].clamp(0, MOST_DELAY).to(notes)
+        return notes[:, 3] + delay / HOP_LENGTH
 
-def numbers_of_table(lines: int) -> int:
-    """The number of numbers in a LineTable."""
-    return SOURCES * (3 * lines + N_MELS + 3)
+
+def numbers_of_table(lines: int, *, delays: bool = False) -> int:
+    """The number of numbers that are stored of a LineTable."""
+    return SOURCES * (3 * lines + N_MELS + 3 + delays)
 
 
 def source_of(program: Tensor, pitch: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ from spectro_render.vocoder.griffin_lim import (
     sketch,
     sketch_reach,
 )
-from spectro_render.vocoder.harmonic_map import ONSET, HarmonicMap, harmonic_map
+from spectro_render.vocoder.harmonic_map import HarmonicMap, harmonic_map
 from spectro_render.vocoder.lines import LineTable, numbers_of_table
 from spectro_render.vocoder.phase import Stft, sound
 
@@ -95,6 +95,7 @@ class VocoderConfig:
     contrast: float = 1.0  # of neighbouring magnitudes, see `sharpen`; 1 changes nothing
     lines: int = 0  # of each note in the line table; 0: notes are not used
     attacks: bool = False  # whether onsets of notes are made sudden, see `sharpen_attacks`
+    delays: bool = False  # whether the line table says how late the sound of each source begins
 
     def __post_init__(self) -> None:
         """Check the shape. Raises ValueError for a network that cannot be built."""
@@ -108,6 +109,8 @@ class VocoderConfig:
             )
         if self.attacks and not self.lines:
             raise ValueError("attacks are made sudden only in a vocoder that reads notes")
+        if self.delays and not self.lines:
+            raise ValueError("delays are part of a line table")
         if self.lines and self.head == "waveform":
             raise ValueError("notes are of no use to a waveform head")
         if self.window // 2 % self.patch:
@@ -170,7 +173,9 @@ def count_weights(config: VocoderConfig) -> int:
 
     count = magnitude_network(inputs=2, outputs=1)
     if config.lines:
-        count += magnitude_network(inputs=4, outputs=2) + numbers_of_table(config.lines)
+        count += magnitude_network(inputs=4, outputs=2) + numbers_of_table(
+            config.lines, delays=config.delays
+        )
     return count
 
 
@@ -319,7 +324,7 @@ class SpectrumGenerator(MagnitudeNetwork):
         self.noted: MagnitudeNetwork | None = None
         if config.lines:
             self.noted = MagnitudeNetwork(config, inputs=4, outputs=2)
-            self.table = LineTable(config.lines)
+            self.table = LineTable(config.lines, delays=config.delays)
 
     @torch.no_grad()
     def begin_with_notes(self) -> None:
@@ -349,8 +354,8 @@ class SpectrumGenerator(MagnitudeNetwork):
         samples = match_mel(samples, log_mel.float(), self.mel_stft, self.config.corrections)
         if notes is None or not self.config.attacks:
             return samples
-        onsets = [rows[:, ONSET] for rows in notes]
-        return torch.stack(list(map(sharpen_attacks, samples, log_mel, onsets)))
+        begins = [self.table.begins(rows) for rows in notes]
+        return torch.stack(list(map(sharpen_attacks, samples, log_mel, begins)))
 
     @torch.no_grad()
     def sketch(self, log_mel: Tensor) -> Tensor:
