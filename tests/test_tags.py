@@ -200,7 +200,8 @@ def encoded_comment(wav: bytes, old: bytes, new: bytes) -> bytes:
 
 def test_no_leak_is_reported_at_the_end(song: MakeSong, tmp_path: Path, tiny_model: Path) -> None:
     song()
-    arguments = ["song.mid", "-o", "a.ogg", "--normalize", "lufs", "--model", str(tiny_model)]
+    arguments = ["song.mid", "-o", "a.ogg", "--normalize", "lufs", "--sample-rate", "22050"]
+    arguments += ["--model", str(tiny_model)]
     command = [sys.executable, "-m", "spectro_render", *arguments, "--steps", "1", "-q"]
     done = run_program(command, cwd=tmp_path, stdout=PIPE, stderr=PIPE)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

@@ -159,6 +159,7 @@ class AudioWriter:
 
         if self._resampler is not None:
             self._put(np.zeros((0, self._channels), np.float32), last=True)
+            self._resampler = None  # Python may end before it is collected; nanobind complains
         with self._destination.reporting():
             self._encoder.close()
         self._destination.commit()
