@@ -1,9 +1,11 @@
 """The band above 8 kHz: its envelope and noise, pieces of a long sound, rendering at 48 kHz."""
 
+import ctypes.util
 import json
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from spectro_render.checkpoints import load_checkpoint
@@ -20,6 +23,17 @@ from spectro_render.constants import HOP_LENGTH
 from spectro_render.errors import OptionError, WeightsCorrupt, WeightsError
 from spectro_render.evaluation.band import band_distance
 from spectro_render.render.renderer import Renderer
+from spectro_render.tokens.vocabulary import Vocabulary
+from spectro_render.training import band as training_band
+from spectro_render.training import data, synth
+from spectro_render.training.band import (
+    BandOptions,
+    BandTrainer,
+    BandWindows,
+    load_trained_band,
+)
+from spectro_render.training.band_table import _measure
+from spectro_render.training.data import CacheSpec
 from spectro_render.vocoder.band import (
     BANDS,
     FLOOR,
@@ -37,6 +51,9 @@ from spectro_render.vocoder.lines import DRUM_KIT
 from spectro_render.vocoder.streaming import StreamingVocoder
 from tests.support.toys import write_toy_band
 
+HAS_FLUIDSYNTH = bool(ctypes.util.find_library("fluidsynth")) and any(
+    Path(path).exists() for path in synth.SOUNDFONTS
+)
 NOTES = torch.tensor([[0, 60, 0.8, 10.3, 50], [DRUM_KIT, 42, 0.9, 100.1, 101]]).double()
 
 
@@ -229,3 +246,88 @@ class TestRendering:
         (copy / "band" / "diffusion_pytorch_model.safetensors").unlink()
         with pytest.raises(WeightsError, match="is missing"):
             load_checkpoint(copy)
+
+
+def write_shards(work: Path, windows: int, seed: int) -> tuple[Path, Path]:
+    """A shard of music and one of its envelopes, which follow the mel's top band."""
+    generator = torch.Generator().manual_seed(seed)
+    mel = (torch.rand(windows, 256, 1, generator=generator) * 6 - 8).expand(-1, -1, 128)
+    music, band = work / f"music-{seed}.safetensors", work / f"band-{seed}.safetensors"
+    row = torch.tensor([[42, DRUM_KIT, 20, 0, 100, 110]], dtype=torch.int16)
+    tensors = {"notes": row.repeat(windows, 1), "counts": torch.ones(windows, dtype=torch.int32)}
+    save_file({**tensors, "piece": torch.arange(windows).int()}, music)
+    envelope = (mel[..., -1:] - 3).repeat_interleave(STEPS, 1).expand(-1, -1, BANDS)
+    save_file({"mel": mel.half().contiguous(), "envelope": envelope.half().contiguous()}, band)
+    return music, band
+
+
+class TestTraining:
+    def test_the_network_learns_and_goes_on_where_it_was(self, tmp_path: Path) -> None:
+        table, said = BandTable(), list[str]()
+        paths = [write_shards(tmp_path, windows, seed) for windows, seed in ((2, 0), (6, 1))]
+        held_out, windows = (BandWindows([m], [b], table, 32) for m, b in paths)
+        options = BandOptions(steps=60, batch_size=2, warmup=5, ema_decay=0.9)
+        for folder, steps in (("whole", 60), ("parts", 20), ("parts", 60)):
+            trainer = BandTrainer(
+                BandConfig(width=16),
+                table,
+                options,
+                tmp_path / folder,
+                torch.device("cpu"),
+                said.append,
+            )
+            if trainer.checkpoint.exists():
+                trainer.resume()
+            while trainer.step < steps:
+                trainer._update(windows)
+            trainer.save()
+            trainer._check(held_out)
+        whole, parts = (load_trained_band(tmp_path / folder) for folder in ("whole", "parts"))
+        assert whole is not None
+        assert parts is not None
+        for name, tensor in whole.state_dict().items():
+            assert torch.equal(tensor, parts.state_dict()[name]), name
+        first, last = (float(said[k].split("check_distance ")[1].split()[0]) for k in (1, 2))
+        assert last < 0.8 * first
+        assert load_trained_band(tmp_path / "nothing") is None
+
+    def test_drawn_mels_take_the_place_of_true_ones(self, tmp_path: Path) -> None:
+        music, band = write_shards(tmp_path, 3, 0)
+        windows = BandWindows([music], [band], BandTable(), 32, torch.zeros(2, 256, 128).half())
+        mel, _, _ = windows.batch(torch.arange(3), torch.tensor([True, False, True]))
+        assert [bool((one == 0).all()) for one in mel] == [True, False, False]  # two are drawn
+
+    def test_a_source_is_measured(self) -> None:
+        table = BandTable()
+        step = torch.arange(320)[:, None]
+        envelope = (-4.0 - 0.01 * step - 0.05 * (step - 200).clamp(min=0)).expand(-1, BANDS)
+        _measure(table, 7, envelope.clamp(min=FLOOR))
+        assert float(table.level[7, 0]) == pytest.approx(-4.0 - 2 * math.log(100 / 127), abs=0.1)
+        assert float(table.slope[7]) == pytest.approx(0.01, abs=0.003)
+        assert float(table.release[7]) == pytest.approx(0.06, abs=0.01)
+        _measure(table, 8, torch.full((320, BANDS), FLOOR))  # silence
+        assert table.level[8].max() < FLOOR + 0.5
+        assert torch.equal(table.course[8], torch.zeros_like(table.course[8]))
+
+    @pytest.mark.skipif(not HAS_FLUIDSYNTH, reason="FluidSynth or its soundfont is not installed")
+    def test_pieces_are_played_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in (data, training_band):
+            monkeypatch.setattr(module, "PIECE_WINDOWS", 1)
+            monkeypatch.setattr(module, "PIECES_PER_SHARD", 1)
+        for name in "ab":
+            (tmp_path / f"{name}.mid").write_bytes(b"no MIDI")  # so all music is made up
+        spec = CacheSpec(tmp_path, tmp_path / "train", Vocabulary(32, "full"), hours=0.1)
+        spec.folder.mkdir()
+        data._start_worker(spec)
+        data._write_shard(0)
+        training_band._start_worker(spec, tmp_path)
+        made = load_file(training_band._write_shard(0))
+        assert made["envelope"].shape == (1, 1024, BANDS)
+        true = load_file(spec.path(0))["mel"].float()
+        assert (made["mel"].float() - true).abs().mean() < 0.4
+        loud = true[0, :, -8:].mean(1) > true[0, :, -8:].mean(1).median()
+        level = made["envelope"][0].float().view(256, STEPS, BANDS).mean((1, 2))
+        assert level[loud].mean() > level[~loud].mean() + 0.5
+        training_band._start_worker(replace(spec, seed=5), tmp_path)
+        with pytest.raises(OptionError, match="holds other music than these options"):
+            training_band._write_shard(0)
