@@ -62,7 +62,7 @@ def offered(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([""], ["info", "models", "train", "evaluate"]),
+        ([""], ["info", "models", "train", "evaluate", "serve"]),
         (["in"], ["info"]),
         (["info"], ["info"]),
         (["--fa"], ["--fast"]),

@@ -41,6 +41,7 @@ _MODULES = {
     "models": "spectro_render.cli.models",
     "train": "spectro_render.cli.train",
     "evaluate": "spectro_render.cli.evaluate",
+    "serve": "spectro_render.cli.serve",
 }
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 CLOSED_PIPE = 128 + 13  # what a shell reports for a program that SIGPIPE ended

@@ -23,7 +23,7 @@ _GROUPS = {
         *("to_end_of_track", "max_hours", "gain", "full_band"),
     ),
     "Music": ("program", "drums", "transpose", "tempo", "velocity", "bars", "mapping"),
-    "Model and device": ("model", "vocoder", "device", "dtype"),
+    "Model and device": ("model", "vocoder", "device", "dtype", "server"),
     "Many files": ("batch_size", "workers"),
     "Ray cluster": ("engine", "ray_address", "ray_workers", "ray_cores"),
 }
@@ -39,6 +39,7 @@ _COMMANDS = {
     "models": "List, fetch, check and convert models.",
     "train": "Train a model.",
     "evaluate": "Measure how good a model sounds.",
+    "serve": "Render for others, on a page and over HTTP.",
 }
 _NOTE = "Each command has its own --help. A file with such a name is given as ./info."
 
