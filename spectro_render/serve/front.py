@@ -26,7 +26,7 @@ def front_page(model: str, limits: Limits) -> str:
         model=escape(model),
         size=as_size(limits.upload),
         length=as_time(limits.song),
-        age=f"{as_time(limits.age)} minutes",
+        age=f"{limits.age / 60:g} minutes",
         steps=limits.steps,
     )
     return _document("spectro-render", body, _asset("front.js"))
