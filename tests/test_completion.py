@@ -62,7 +62,7 @@ def offered(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([""], ["info", "models", "train", "evaluate", "again"]),
+        ([""], ["info", "models", "train", "evaluate", "again", "serve"]),
         (["in"], ["info"]),
         (["info"], ["info"]),
         (["--fa"], ["--fast"]),

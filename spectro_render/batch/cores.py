@@ -84,6 +84,10 @@ class Cores(Generic[Result]):
         self._running.clear()
         self._is_cancelled = False
 
+    def cancel(self) -> None:
+        """Cancel all work at its next `check`, from any thread; `stop` waits for it."""
+        self._is_cancelled = True
+
     def check(self) -> None:
         """Raise Cancelled if the work has been cancelled; to be called by the work."""
         if self._is_cancelled:

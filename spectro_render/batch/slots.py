@@ -127,6 +127,10 @@ class Slots:
         """Free the slot of a song in the group that `advance` returned last."""
         self._idle.remove(song)
 
+    def cancel(self) -> None:
+        """Cancel all work, from any thread: `advance` or its future raises Cancelled."""
+        self._cores.cancel()
+
     def clear(self) -> list[ActiveSong]:
         """Stop all work, and return the songs that are not finished."""
         self._cores.stop()

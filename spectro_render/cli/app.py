@@ -42,6 +42,7 @@ _MODULES = {
     "train": "spectro_render.cli.train",
     "evaluate": "spectro_render.cli.evaluate",
     "again": "spectro_render.cli.again",
+    "serve": "spectro_render.cli.serve",
 }
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 CLOSED_PIPE = 128 + 13  # what a shell reports for a program that SIGPIPE ended

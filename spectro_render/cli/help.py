@@ -16,7 +16,7 @@ _OTHER = "Other options"
 _GROUPS = {
     "Input and output": (
         *("output", "files_from", "format", "quality", "sample_rate", "bit_depth", "no_dither"),
-        *("raw", "no_tags", "normalize", "force", "skip_existing", "plot", "report"),
+        *("raw", "no_tags", "force", "skip_existing", "plot", "report"),
     ),
     "Sound": (
         *("fast", "best", "steps", "sampler", "guidance", "seed", "start", "duration", "tail"),
@@ -32,7 +32,7 @@ _GROUPS = {
         "bars",
         "mapping",
     ),
-    "Model and device": ("model", "vocoder", "device", "dtype"),
+    "Model and device": ("model", "vocoder", "device", "dtype", "server"),
     "Many files": ("batch_size", "workers"),
     "Ray cluster": ("engine", "ray_address", "ray_workers", "ray_cores"),
 }
@@ -49,6 +49,7 @@ _COMMANDS = {
     "train": "Train a model.",
     "evaluate": "Measure how good a model sounds.",
     "again": "Render an audio file again from its tags.",
+    "serve": "Render for others, on a page and over HTTP.",
 }
 _NOTE = "Each command has its own --help. A file with such a name is given as ./info."
 

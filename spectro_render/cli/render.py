@@ -35,6 +35,7 @@ from spectro_render.report import PROGRAM, Reporter, abandon
 
 if TYPE_CHECKING:
     from spectro_render.batch.tasks import Engine
+    from spectro_render.serve.client import ServerEngine
 
 
 MAX_SEED = 2**63 - 1
@@ -397,6 +398,14 @@ def render(
             help="CPU cores of a Ray worker without a GPU.  [default: 1; large models: 4]",
         ),
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Address of a server ('spectro-render serve') that renders, such as"
+            " http://localhost:8000.",
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Render outputs again even if they exist.")
     ] = False,
@@ -544,6 +553,12 @@ def render(
     if is_album and len(jobs) > MOST_OF_ALBUM:
         message = f"--normalize album is for at most {MOST_OF_ALBUM} songs"
         raise OptionError(message, "use --normalize lufs")
+    if server is not None and (
+        (model, vocoder, device, dtype) != ("default", None, "auto", "auto")
+        or (batch_size, workers, engine) != (None, 1, "local")
+    ):
+        message = "a server has its own model and device, and renders all songs of its clients"
+        raise OptionError(message, "give --server without options of the model and the machine")
     cluster = Cluster(ray_address, ray_workers, ray_cores) if engine == "ray" else None
     folder = common_folder(names, output, listed)
     pages = None
@@ -558,8 +573,13 @@ def render(
         if encoding.level and stream:
             reporter.say("the sound is written when the song is complete: its level is measured")
         find_model = cache(partial(resolve_model, model, vocoder, reporter))
+        remote: ServerEngine | None = None
         where: Engine
-        if cluster is None and (len(jobs) == 1 or workers == 1):
+        if server is not None:
+            from spectro_render.serve.client import ServerEngine
+
+            where = remote = ServerEngine(settings, server)
+        elif cluster is None and (len(jobs) == 1 or workers == 1):
             where = LocalEngine(settings, len(jobs), find_model)
         elif cluster is None:
             from spectro_render.batch.process_engine import ProcessEngine
@@ -573,7 +593,7 @@ def render(
             settings,
             where,
             reporter,
-            lambda: fingerprint_of(find_model()),
+            remote.fingerprint if remote else lambda: fingerprint_of(find_model()),
             stream=stream,
             force=force or is_album,  # its songs have one gain
             skip_existing=skip_existing,
