@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from spectro_render.midi.score import Score as Score
     from spectro_render.options import RenderOptions as RenderOptions
     from spectro_render.render.renderer import Renderer as Renderer
+    from spectro_render.render.renderer import Stems as Stems
     from spectro_render.tokens.read import detokenize as detokenize
     from spectro_render.tokens.vocabulary import TokenWindow as TokenWindow
     from spectro_render.tokens.vocabulary import Vocabulary as Vocabulary
@@ -47,6 +48,7 @@ _HOMES = {  # public name -> the module that is imported when the name is first 
     "Renderer": "render",
     "Score": "midi",
     "SpectroRenderError": "errors",
+    "Stems": "render",
     "SpectrogramContEncoder": "compat.components",
     "SpectrogramDiffusionPipeline": "compat.pipeline",
     "SpectrogramNotesEncoder": "compat.components",

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 SAMPLERS = ("ddpm", "ddpm-small", "ddim", "dpm++", "diffusers")  # of diffusion models
+CHANNELS = ("auto", "mono", "stereo")
+STEMS_BY = ("track", "channel", "program", "bus")  # what a part of a song is
 MAX_STEPS = 100_000  # of denoising; all their noise levels are computed before the first one
 MAX_GUIDANCE = 100.0  # 2 is usual
 FULL_BAND_RATE = 32_000  # Hz: from this rate of the output on, the full band is on by itself
@@ -30,6 +32,11 @@ class RenderOptions:
     tail: float | None = None  # seconds after the last note; None: until it has rung out
     to_end_of_track: bool = False  # with the rests at the end of the file
     full_band: bool | None = None  # up to 20 kHz, at 48 kHz; None: if the output's rate holds it
+    channels: str = "auto"  # one of CHANNELS; "auto" is stereo if the song pans
+    stems: bool = False  # whether the parts of the song are written, too, as files of their own
+    stems_by: str = "track"  # one of STEMS_BY: what a part is, for stems, solo and mute
+    solo: tuple[str, ...] = ()  # the parts to render, by number, name or instrument; (): all
+    mute: tuple[str, ...] = ()  # the parts that are not rendered
     max_hours: float = MAX_HOURS  # of sound; a song that would be longer is refused
     # How the music is changed before it is rendered. The keys of `programs` are MIDI channels, 1 to
     # 16, and names of tracks; its values are General MIDI names and numbers, 1 to 128, or "drums".

@@ -207,8 +207,10 @@ def abandon(stream: TextIO) -> None:
 
 
 def count(number: int, noun: str) -> str:
-    """A number with its noun: `1 note`, `2 notes`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+    """A number with its noun: `1 note`, `2 notes`, `2 buses`."""
+    if number == 1:
+        return f"{number} {noun}"
+    return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def as_size(size: float) -> str:

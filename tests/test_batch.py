@@ -21,7 +21,8 @@ from spectro_render.cli.app import run
 from spectro_render.midi.score import Note, Score
 from spectro_render.options import RenderOptions
 from spectro_render.render.renderer import Renderer
-from spectro_render.render.song import Song, WindowCursor
+from spectro_render.render.song import Song
+from spectro_render.render.voice import WindowCursor
 from tests.support.golden import PIPELINE
 from tests.support.processes import LIMIT, PIPE, start_program
 from tests.support.songs import MakeSong
@@ -92,8 +93,8 @@ def test_mels_of_token_models_too() -> None:
     while any(not song.is_over for song in songs):
         renderer.advance([song for song in songs if not song.is_over])
         for song, made in zip(songs, mels, strict=True):
-            if len(made) < song.cursor.done:
-                made.append(song.cursor.previous_mel)
+            if len(made) < song.done:
+                made.append(song.voices[0].cursor.previous_mel)
     for score, made in zip(scores, mels, strict=True):
         alone = list(renderer.mels(renderer.windows(score), options))
         difference = (torch.stack(made) - torch.stack(alone)).abs()

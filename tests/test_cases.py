@@ -80,8 +80,12 @@ def test_a_part_that_is_tuned_a_fourth_down_is_in_the_key_of_the_others() -> Non
     assert score.ignored == ()
 
 
-def test_a_melody_by_the_pitch_wheel_is_named_as_not_played() -> None:
-    assert read("14_melody_by_pitch_wheel").ignored == ("pitch bend (1 note)",)
+def test_a_melody_by_the_pitch_wheel_is_played_by_a_warp() -> None:
+    score = read("14_melody_by_pitch_wheel")
+    assert score.ignored == ()
+    (course,) = score.courses
+    assert course.bend is not None
+    assert [round(course.bend.at(beat + 0.5)) for beat in range(4)] == [0, 4, 7, 12]
 
 
 # --- loudness

@@ -433,10 +433,10 @@ def test_what_is_not_heard_is_said_once_and_not_with_quiet(
 
     path = song()
     file = mido.MidiFile(str(path))
-    file.tracks[0].insert(0, mido.Message("pitchwheel", pitch=1000))
+    file.tracks[0].insert(0, mido.Message("aftertouch", value=100))
     file.save(str(path))
     _, _, err = run("song.mid", "--force")
-    assert err.splitlines()[0].startswith("spectro-render: song.mid: ignored: pitch bend")
+    assert err.splitlines()[0].startswith("spectro-render: song.mid: ignored: channel pressure")
     assert run("song.mid", "--force", "-q") == (0, "", "")
 
 
@@ -514,10 +514,10 @@ def test_info(
     assert lines[0] == "song.mid: 0:06.00, 2 windows of 5.12 s, 12 notes"
     assert lines[1:] == [
         "  bars 1 to 3, 4/4, 120 quarter notes a minute",
-        "       3 notes  channel  1  Acoustic Grand Piano, C3 to G#3",
-        "       3 notes  channel  2  Electric Bass (finger), C#3 to A3",
-        "       3 notes  channel  3  String Ensemble 1, D3 to A#3",
-        "       3 notes  channel 10  Drums",
+        "   1       3 notes  channel  1  Acoustic Grand Piano, C3 to G#3",
+        "   2       3 notes  channel  2  Electric Bass (finger), C#3 to A3",
+        "   3       3 notes  channel  3  String Ensemble 1, D3 to A#3",
+        "   4       3 notes  channel 10  Drums",
     ]
     assert err.startswith("spectro-render: gone.mid: ")
 

@@ -110,7 +110,7 @@ def test_in_python(tiny_model: Path) -> None:
             render(long_song())
     assert len(renderer.render(long_song(), steps=1, duration=1.0).samples[0]) == 16_000
     song = renderer.begin(long_song(), max_hours=4)
-    assert song.cursor.count == math.ceil((3 * HOUR + 120 + 2.5) / 5.12)
+    assert song.count == math.ceil((3 * HOUR + 120 + 2.5) / 5.12)
     with pytest.raises(MidiError, match="too long"):
         MidiProcessor()(long_song())
     assert len(MidiProcessor()(long_song(), max_hours=4)) == 2133

@@ -9,21 +9,9 @@ import pytest
 
 from spectro_render.midi.read import read_midi
 from spectro_render.midi.score import Score, section
-from tests.support.smf_writer import smf
+from tests.support.smf_writer import smf, track
 
 TICK = 0.005  # seconds
-
-
-def track(*events: tuple[int, str]) -> bytes:
-    """A track of events: tick, and bytes in hexadecimal."""
-    body, now = b"", 0
-    for tick, data in sorted(events, key=lambda event: event[0]):
-        step = tick - now
-        body += bytes([0x80 | step >> 14, 0x80 | step >> 7 & 0x7F, step & 0x7F]) + bytes.fromhex(
-            data
-        )
-        now = tick
-    return body
 
 
 def read(*tracks: bytes) -> Score:
@@ -74,12 +62,13 @@ def test_notes_that_start_within_a_fade_have_their_own_velocities() -> None:
     assert gain_at(score, 9.5) == pytest.approx(40 * math.log10(0.2), abs=1)
 
 
-def test_a_part_that_fades_alone_is_left_as_it_is_and_named() -> None:
+def test_a_part_that_fades_alone_has_a_course_of_its_own() -> None:
     both = [*held(0, 0, 1000), *held(1, 0, 1000, 64)]
     score = read(track(*both, *volumes(0, 200, 800, 100, 10)))
     assert score.fades == ()
     assert [note.velocity for note in score.notes] == [80, 80]
-    assert score.ignored == ("volume change within a note (1 note)",)
+    assert [course.channel for course in score.courses] == [0]
+    assert score.ignored == ()
 
 
 def test_a_note_that_is_cut_by_the_volume_is_loud_until_then() -> None:
@@ -118,7 +107,9 @@ def test_a_part_that_swells_alone_is_heard() -> None:
     score = read(track((0, "b00b00"), *both, *volumes(0, 0, 500, 0, 127, 11)))
     assert score.fades == ()
     assert 60 < score.notes[0].velocity <= 80 and score.notes[1].velocity == 80
-    assert score.ignored == ("volume change within a note (1 note)",)
+    assert [course.channel for course in score.courses] == [0]
+    assert [note.struck for note in score.notes] == [80, 0]
+    assert score.ignored == ()
 
 
 def test_a_part_that_is_muted_ends_its_notes() -> None:

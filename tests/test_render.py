@@ -11,13 +11,19 @@ import torch
 from spectro_render.checkpoints import load_checkpoint
 from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
 from spectro_render.errors import DeviceError, MidiError, OptionError, WeightsNotFound
+from spectro_render.midi.buses import Bus
+from spectro_render.midi.course import Curve
 from spectro_render.midi.length import TAIL_SECONDS
 from spectro_render.midi.score import Note, Score, section
 from spectro_render.network.device import find_device
 from spectro_render.network.model import Attention, DecoderLayer, SpectrogramModel
 from spectro_render.options import Progress, RenderOptions, Sampling
+from spectro_render.render.mixer import BusGain, Mixer
 from spectro_render.render.renderer import Renderer
 from spectro_render.render.song import FADE_OUT, Ending, SongSound
+from spectro_render.render.voice import Voice, WindowCursor
+from spectro_render.tokens.vocabulary import Vocabulary
+from spectro_render.vocoder.streaming import StreamingVocoder
 from tests.support.costs import time_and_memory
 from tests.support.golden import checkpoint
 from tests.support.tolerances import STEPS_OF_16_BIT
@@ -65,13 +71,20 @@ class TestEnding:
         ("per_frame", "seconds"), [(-0.02, 6.9), (-0.1, 3.0), (-0.019, 7.0), (-0.001, 3.0)]
     )
     def test_goes_on_until_the_sound_is_60_db_down(self, per_frame: float, seconds: float) -> None:
-        sound = SongSound(Falling(), 0.0, Ending(48_000, 112_000), live=True)  # type: ignore[arg-type]
+        bus = Bus(make_score(3.0), (0,), Curve((), (64.0,)))
+        cursor, gain = WindowCursor([], Vocabulary(), 0), BusGain(bus, 1, 0.0)
+        vocoder = StreamingVocoder(Falling(), live=True)  # type: ignore[arg-type]
+        voice = Voice(cursor, vocoder, gain)
+        sound = SongSound(Mixer([gain], [0], 1), 0.0, Ending(48_000, 112_000))
         frames, parts = torch.arange(4 * 256.0)[:, None].expand(-1, 128) * per_frame - 1, []
-        for window in frames.split(256):
-            parts.append(sound.add(window))
+        for number, window in enumerate(frames.split(256), start=1):
+            piece = voice.add(window)
+            sound.find_end(voice.take_levels(256 * number))
+            parts.append(sound.add([piece])[0])
             if not sound.rings_on and len(parts) >= 1:
                 break
-        samples = np.concatenate([*parts, sound.finish()])
+        parts.append(sound.add([voice.finish()], is_last=True)[0])
+        samples = np.concatenate(parts, axis=1)[0]
         assert len(samples) / SAMPLE_RATE == pytest.approx(seconds, abs=0.05)
         assert abs(samples[-1]) < 1e-6
 

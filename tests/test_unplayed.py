@@ -55,13 +55,10 @@ def test_what_nobody_hears_is_no_alarm(setting: bytes) -> None:
 @pytest.mark.parametrize(
     ("setting", "name"),
     [
-        (controls(1, 90), "modulation (1 event)"),
-        (controls(10, 20), "pan (1 event)"),
         (controls(8, 20), "balance (1 event)"),
         (controls(65, 127), "portamento (1 event)"),
         (controls(67, 127), "soft pedal (1 event)"),
         (controls(91, 100), "reverb (1 event)"),
-        (controls(10, 20, 121, 0), "pan (1 event)"),  # stays
         (controls(99, 1, 98, 8, 6, 20), "sound parameter (1 event)"),
         (b"\0\xd0\x40", "channel pressure (1 event)"),
         (b"\0\xa0\x3c\x40", "key pressure (1 event)"),
@@ -73,13 +70,23 @@ def test_what_is_heard_and_not_played_is_named(setting: bytes, name: str) -> Non
     assert names(setting, b"\x0a" + note()[1:]) == (name,)
 
 
-def test_modulation_is_named_where_a_note_sounds_under_it() -> None:
-    between = controls(1, 90, step=10) + controls(1, 0, step=10)
+def test_breath_is_named_where_a_note_sounds_under_it() -> None:
+    between = controls(2, 90, step=10) + controls(2, 0, step=10)
     assert names(note() + between + note()) == ()
     begin, end = b"\0\x90\x3c\x5a", b"\x0a\x80\x3c\0"
-    assert names(begin + between + end) == ("modulation (1 event)",)
-    assert names(begin + b"\x40" + end[1:], between) == ("modulation (1 event)",)
+    assert names(begin + between + end) == ("breath (1 event)",)
+    assert names(begin + b"\x40" + end[1:], between) == ("breath (1 event)",)
     assert names(between, b"\x30" + note()[1:]) == ()
+
+
+@pytest.mark.parametrize("setting", [controls(1, 90), controls(10, 20), controls(10, 20, 121, 0)])
+def test_modulation_and_pan_are_played_and_not_named(setting: bytes) -> None:
+    assert names(setting + note()) == names(setting, b"\x0a" + note()[1:]) == ()
+    assert len(read_midi(smf(setting + note())).courses) == 1
+
+
+def test_vibrato_of_drums_is_named() -> None:
+    assert names(controls(1, 90, channel=9) + note(9)) == ("modulation (1 note)",)
 
 
 def test_notes_that_mono_mode_would_cut_are_named() -> None:

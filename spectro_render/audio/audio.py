@@ -13,6 +13,7 @@ from spectro_render.audio.destination import Destination, open_destination
 from spectro_render.audio.encoders import (
     BIT_DEPTHS,
     MAX_FRAMES,
+    Encoder,
     check_format,
     format_of,
     make_encoder,
@@ -89,9 +90,10 @@ class AudioWriter:
     regular file (a pipe, `/dev/null`) is written to directly. Every block is flushed.
 
     `sample_rate` is that of the sound in Hz, `out_rate` that of the file; None means the same rate.
-    Samples of 16 bits are dithered unless `dither` is False. `length` is the number of samples of
-    each channel that will be written, at `sample_rate`. If it is known, the headers of WAV and AIFF
-    streams are right from the beginning. Raises OptionError for what the format cannot hold,
+    Samples of 16 bits are dithered unless `dither` is False. `channels` is by default that of the
+    first samples; if it is given, the header is written at once. `length` is the number of samples
+    of each channel that will be written, at `sample_rate`. If it is known, the headers of WAV and
+    AIFF streams are right from the beginning. Raises OptionError for what the format cannot hold,
     OutputError where the sound cannot be
     written, and BrokenPipeError where the reader of a pipe is gone.
     """
@@ -104,7 +106,7 @@ class AudioWriter:
         out_rate: int | None = None,
         format: str = "wav",
         bit_depth: str | None = None,
-        channels: int = 1,
+        channels: int | None = None,
         dither: bool = True,
         quality: float | None = None,
         length: int | None = None,
@@ -112,26 +114,36 @@ class AudioWriter:
     ) -> None:
         rate = sample_rate if out_rate is None else out_rate
         check_format(format, bit_depth, rate, quality)
-        depth = bit_depth or next(iter(BIT_DEPTHS[format]), "")
-        self._channels = channels
+        self._format, self._depth = format, bit_depth or next(iter(BIT_DEPTHS[format]), "")
+        self._dither, self._quality, self._tags = dither, quality, tags
+        self._sample_rate, self._rate = sample_rate, rate
+        if length is not None:  # as long as soxr makes it: rounded, halves up
+            length = (2 * length * rate + sample_rate) // (2 * sample_rate)
+        self._length = length
         self._resampler: Any = None
-        if rate != sample_rate:
+        self._encoder: Encoder | None = None  # None: the number of channels is not known yet
+        self._destination = open_destination(target)
+        if channels is not None:
+            self._begin(channels)
+
+    def _begin(self, channels: int) -> Encoder:
+        """Make the encoder, which writes the header. Raises OutputError."""
+        self._channels = channels
+        if self._rate != self._sample_rate:
             import soxr
 
             self._resampler = soxr.ResampleStream(
-                sample_rate, rate, channels, dtype="float32", quality="VHQ"
+                self._sample_rate, self._rate, channels, dtype="float32", quality="VHQ"
             )
-        if length is not None:  # as long as soxr makes it: rounded, halves up
-            length = (2 * length * rate + sample_rate) // (2 * sample_rate)
-        self._destination = open_destination(target)
         with self._destination.reporting():
             self._encoder = make_encoder(
-                *(self._destination, format, depth, rate, channels),
-                dither=dither,
-                quality=quality,
-                length=length,
-                tags=tags,
+                *(self._destination, self._format, self._depth, self._rate, channels),
+                dither=self._dither,
+                quality=self._quality,
+                length=self._length,
+                tags=self._tags,
             )
+        return self._encoder
 
     def __enter__(self) -> AudioWriter:
         return self
@@ -150,19 +162,26 @@ class AudioWriter:
     def write(self, samples: Samples) -> None:
         """Append samples (channels, S) or (S,), float32 in [-1, 1]."""
         frames = samples[:, None] if samples.ndim == 1 else samples.T
+        if self._encoder is None:
+            self._begin(frames.shape[1])
         for start in range(0, len(frames) or 1, MAX_FRAMES):
             self._put(frames[start : start + MAX_FRAMES])
 
     def close(self) -> None:
         """Finish the file and give it its name."""
+        self.finish()
+        self._destination.commit()
+
+    def finish(self) -> None:
+        """Write the end of the file, which does not get its name yet."""
         import numpy as np
 
+        encoder = self._encoder or self._begin(1)
         if self._resampler is not None:
             self._put(np.zeros((0, self._channels), np.float32), last=True)
             self._resampler = None  # Python may end before it is collected; nanobind complains
         with self._destination.reporting():
-            self._encoder.close()
-        self._destination.commit()
+            encoder.close()
 
     def discard(self) -> None:
         """Remove what has been written, as the file will not be complete."""
@@ -176,7 +195,9 @@ class AudioWriter:
         if self._resampler is not None:
             frames = self._resampler.resample_chunk(np.ascontiguousarray(frames), last=last)
             frames = frames.reshape(-1, self._channels)
+        encoder = self._encoder
+        assert encoder is not None  # there is no sound without a number of channels
         with self._destination.reporting():
             for start in range(0, len(frames) or 1, MAX_FRAMES):
-                self._encoder.write(np.clip(frames[start : start + MAX_FRAMES], -1.0, 1.0))
+                encoder.write(np.clip(frames[start : start + MAX_FRAMES], -1.0, 1.0))
             self._destination.flush()

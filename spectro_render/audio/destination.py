@@ -50,6 +50,10 @@ class Destination:
         else:
             self._position = position
 
+    def seek_end(self) -> int:
+        """Move behind the last byte of an output that can seek; returns the position."""
+        return self._file.seek(0, os.SEEK_END)
+
     def write(self, data: bytes | memoryview) -> None:
         """Write all of `data`. Raises OutputError or BrokenPipeError."""
         block = bytes(data)
@@ -105,7 +109,7 @@ class Destination:
         self._can_seek = False
 
 
-class _NewFile(Destination):
+class FileDestination(Destination):
     """A new file, which gets its name when it is committed, and is removed if discarded."""
 
     def __init__(self, path: Path) -> None:
@@ -167,7 +171,7 @@ def open_destination(target: str | os.PathLike[str] | BinaryIO | Destination) ->
         raise OutputError(f"{path} is a folder", "name a file")
     if mode is not None and not stat.S_ISREG(mode):
         return _Device(path)
-    return _NewFile(path)
+    return FileDestination(path)
 
 
 def _mode(path: Path) -> int | None:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 from spectro_render.atomic import sweep
 from spectro_render.audio.destination import Destination, open_destination
 from spectro_render.audio.normalize import in_words, level_facts
+from spectro_render.audio.stems import StemsDestination, stems_folder
 from spectro_render.batch.history import History, checksum
 from spectro_render.batch.jobs import STREAM, Job
 from spectro_render.batch.outputs import Outputs
@@ -196,7 +197,11 @@ class Batch:
         """Open a job's output. Raises OutputBusy if another run has written it in the meantime."""
         target = job.prepare_target() or self.stream
         assert target is not None
-        output = open_destination(target)
+        output: Destination
+        if job.has_stems and job.target is not None:
+            output = StemsDestination(job.target)
+        else:
+            output = open_destination(target)
         if job.is_complete and not (was_complete or job.is_explicit):
             discard(output)
             raise OutputBusy(f"{job.target}: another run has written it")
@@ -260,9 +265,13 @@ class Batch:
         )
         if made.level:
             self.reporter.say(f"{names['output']}: {in_words(made.level)}")
+        stems = {}
+        if task.job.has_stems and task.job.target is not None:
+            stems = {"stems": str(stems_folder(task.job.target))}
         fields = {
             "status": "rendered",
             **names,
+            **stems,
             "seconds": round(made.seconds, 4),
             "wall_seconds": round(made.wall_seconds, 4),
             "real_time_factor": round(factor, 4),

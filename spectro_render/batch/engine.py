@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from spectro_render.audio.audio import AudioWriter
 from spectro_render.audio.normalize import NormalizingWriter, album_gain
+from spectro_render.audio.stems import StemSpool
 from spectro_render.audio.tags import Tags
 from spectro_render.batch.cores import let_idle_threads_sleep
 from spectro_render.batch.history import checksum
@@ -113,6 +114,7 @@ class LocalEngine:
             quality=encoding.quality,
             length=song.sound.length,
             tags=self._tags(task, score.about),
+            channels=song.channels,
         )
         writer: AudioWriter | NormalizingWriter = encoder
         if encoding.level is not None:
@@ -121,7 +123,8 @@ class LocalEngine:
             writer = NormalizingWriter(encoder, encoding.level, sample_rate=rate, folder=folder)
         if self._slots is None:
             self._slots = Slots(self.renderer, self.size, lambda *news: self.on_progress(*news))
-        self._slots.add(ActiveSong(task, song, writer, begun))
+        spool = StemSpool() if options.stems else None
+        self._slots.add(ActiveSong(task, song, writer, begun, encoding, spool=spool))
         start = with_times(score, options).start
         left_out = [
             (start + index * WINDOW_SECONDS, count) for index, count in song.dropped.items()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from spectro_render.atomic import walk
 from spectro_render.audio.encoders import ELSEWHERE, SUFFIXES, format_of
+from spectro_render.audio.stems import INDEX, stems_folder
 from spectro_render.errors import MidiError, OptionError, OutputError, reason_of
 from spectro_render.midi.read import MIDI_SUFFIXES, read_bytes
 from spectro_render.options import RenderOptions
@@ -33,6 +34,7 @@ class Job:
     source: Path | None  # None is standard input
     target: Path | None  # None is standard output
     is_explicit: bool = False  # the user named this output in full, so it may be replaced
+    has_stems: bool = False  # whether a folder beside the output has the stems of the song
     problem: str = ""  # why the input has no song; it is reported when the job begins
     options: RenderOptions | None = None  # of this song; None: those of all songs
 
@@ -50,7 +52,9 @@ class Job:
     def is_complete(self) -> bool:
         """Whether the output exists; files get their final names when they are complete."""
         target = self.target
-        return target is not None and os.path.isfile(target) and os.path.getsize(target) > 0
+        if target is None or not os.path.isfile(target) or os.path.getsize(target) == 0:
+            return False
+        return not self.has_stems or os.path.isfile(stems_folder(target) / INDEX)
 
     def check_input(self) -> None:
         """Raise MidiError if there is no input. It is not opened, which takes time."""

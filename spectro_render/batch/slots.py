@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from spectro_render.audio.audio import Audio, AudioWriter
 from spectro_render.audio.normalize import NormalizingWriter
+from spectro_render.audio.stems import StemSpool
 from spectro_render.batch.cores import Cores
 from spectro_render.batch.tasks import Task, discard
 from spectro_render.errors import OutputError
-from spectro_render.options import Progress
+from spectro_render.options import Encoding, Progress
 
 if TYPE_CHECKING:
     from spectro_render.render.renderer import Renderer
@@ -51,25 +52,62 @@ class ActiveSong:
     song: Song
     writer: AudioWriter | NormalizingWriter
     begun: float  # time.monotonic()
+    encoding: Encoding
     seconds: float = 0.0  # sound so far
+    spool: StemSpool | None = None  # of the stems, if they are wanted
 
     def write(self, part: Audio) -> None:
         """Append a part to the output; after the last part, the output gets its name."""
         self.writer.write(part.samples)
         self.seconds += part.seconds
-        if self.song.is_over:
+        if self.spool is not None:
+            self.spool.add(self.song.stems)
+        if self.song.is_over and self.spool is not None:
+            assert isinstance(self.writer, AudioWriter)  # stems keep their level
+            self.writer.finish()
+            self._append_stems(self.spool)
+            self.task.output.commit()
+        elif self.song.is_over:
             self.writer.close()
+
+    def _append_stems(self, spool: StemSpool) -> None:
+        target = self.task.job.target
+        rate = self.encoding.sample_rate or self.song.sample_rate
+        facts = {
+            "mix": target.name if target else None,
+            "sample_rate": rate,
+            "seconds": round(self.seconds, 4),
+        }
+        stems = [
+            {
+                "file": part.file_name,
+                "number": part.number,
+                "name": part.name,
+                "instrument": part.instrument,
+                "channels": [channel % 16 + 1 for channel in part.channels],
+                "ports": sorted({channel // 16 for channel in part.channels}),
+                "tracks": [track + 1 for track in part.tracks],
+                "notes": part.n_notes,
+            }
+            for part in self.song.parts
+        ]
+        song = self.song
+        spool.append_to(
+            *(self.task.output, self.encoding, song.sample_rate, song.channels, stems, facts)
+        )
+        spool.close()
 
     def discard(self) -> None:
         """Remove the incomplete output."""
+        if self.spool is not None:
+            self.spool.close()
         with suppress(OSError, OutputError):
             self.writer.discard()
         discard(self.task.output)
 
     def progress(self, share: float = 0.0) -> Progress:
         """The progress of the song, when `share` of its next window is done."""
-        cursor = self.song.cursor
-        return Progress(cursor.done + 1, cursor.count, share)
+        return self.song.progress(share)
 
 
 Parts = list[Audio | Exception]  # the new final part of each song in a group, or its error

@@ -15,6 +15,7 @@ from spectro_render.options import MAX_HOURS
 from spectro_render.report import complain, count, one_line
 
 if TYPE_CHECKING:
+    from spectro_render.midi.buses import Bus
     from spectro_render.midi.meter import Meter
     from spectro_render.midi.score import Score, Track
     from spectro_render.tokens.vocabulary import Vocabulary
@@ -69,9 +70,13 @@ def _vocabulary_of(model: str | None) -> Vocabulary:
 
 
 def _facts(name: str, score: Score, vocabulary: Vocabulary) -> dict[str, Any]:
+    from spectro_render.midi.buses import buses
     from spectro_render.tokens.write import song_windows
 
     windows = song_windows(score, vocabulary)
+    song_buses = buses(score)
+    places = sorted({(track.number, track.port, track.channel) for track in score.tracks})
+    numbers = {place: number for number, place in enumerate(places, start=1)}
     return {
         "input": name,
         "seconds": round(score.duration, 4),
@@ -79,8 +84,10 @@ def _facts(name: str, score: Score, vocabulary: Vocabulary) -> dict[str, Any]:
         "notes": len(score.notes),
         "dropped_notes": sum(windows.dropped.values()),
         "too_long": _is_too_long(score),
-        "tracks": [_track_facts(track) for track in score.tracks],
+        "tracks": [_track_facts(track, numbers) for track in score.tracks],
         **_meter_facts(score.meter),
+        "channels": 2 if any(bus.is_off_centre for bus in song_buses) else 1,
+        "buses": [_bus_facts(bus) for bus in song_buses],
         "repairs": score.repairs,
         "ignored": score.ignored,
     }
@@ -98,13 +105,14 @@ def _is_too_long(score: Score) -> bool:
     return False
 
 
-def _track_facts(track: Track) -> dict[str, Any]:
+def _track_facts(track: Track, numbers: dict[tuple[int, int, int], int]) -> dict[str, Any]:
     from spectro_render.midi.instruments import instrument_name
     from spectro_render.tokens.vocabulary import Vocabulary
 
     published = Vocabulary().program_class(track.program)
     is_same = track.is_drum or published == track.program
     return {
+        "part": numbers[track.number, track.port, track.channel],
         "name": track.name,
         "channel": track.channel,
         "instrument": instrument_name(track.program, track.is_drum),
@@ -134,6 +142,23 @@ def _meter_facts(meter: Meter | None) -> dict[str, Any]:
     }
 
 
+def _bus_facts(bus: Bus) -> dict[str, Any]:
+    return {
+        "channels": [number % 16 + 1 for number in bus.channels],
+        "ports": sorted({number // 16 for number in bus.channels}),
+        "notes": len(bus.score.notes),
+        "reasons": list(bus.reasons),
+    }
+
+
+def _bus_text(facts: dict[str, Any]) -> str:
+    channels = ", ".join(map(str, facts["channels"]))
+    ports = ", ".join(map(str, facts["ports"]))
+    where = f"channel{'s' * (len(facts['channels']) > 1)} {channels}"
+    where += f" of port {ports}" if facts["ports"] != [0] else ""
+    return f"{where}: {', '.join(facts['reasons']) or 'centre'} ({count(facts['notes'], 'note')})"
+
+
 def _as_text(facts: dict[str, Any]) -> str:
     minutes, seconds = divmod(facts["seconds"], 60)
     windows = f"{count(facts['windows'], 'window')} of {WINDOW_SECONDS} s"
@@ -145,7 +170,8 @@ def _as_text(facts: dict[str, Any]) -> str:
         name = f'  "{track["name"]}"' if track["name"] else ""
         keys = f", {_key(track['lowest'])} to {_key(track['highest'])}"
         lines.append(
-            f"{count(track['notes'], 'note'):>14}  channel {track['channel']:>2}  "
+            f"{track['part']:>4}{count(track['notes'], 'note'):>14}"
+            f"  channel {track['channel']:>2}  "
             f"{track['instrument']}{'' if track['program'] is None else keys}{name}"
         )
     replaced: dict[tuple[str, str], int] = {}
@@ -157,6 +183,10 @@ def _as_text(facts: dict[str, Any]) -> str:
         lines.append(
             f"  published models play {published} for {instrument} ({count(n_notes, 'note')})"
         )
+    if len(facts["buses"]) > 1 or facts["buses"][0]["reasons"]:
+        sound = "stereo" if facts["channels"] == 2 else "mono"
+        lines.append(f"  {sound}, rendered in {count(len(facts['buses']), 'bus')}:")
+        lines += [f"    {_bus_text(bus)}" for bus in facts["buses"]]
     lines += [f"  repaired: {phrase}" for phrase in facts["repairs"]]
     lines += [f"  ignored: {phrase}" for phrase in facts["ignored"]]
     if facts["too_long"]:

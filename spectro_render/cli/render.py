@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
@@ -43,6 +44,8 @@ MAX_WORKERS = 256
 Sampler = Literal["ddpm", "ddpm-small", "ddim", "dpm++", "diffusers"]
 Format = Literal["wav", "flac", "aiff", "ogg", "opus", "mp3"]
 BitDepth = Literal["16", "24", "float"]
+Channels = Literal["auto", "mono", "stereo"]
+StemsBy = Literal["track", "channel", "program", "bus"]
 NumberFormat = Literal["auto", "float32", "bfloat16", "float16"]
 EngineName = Literal["local", "ray"]
 Switch = Literal["on", "off"]
@@ -286,6 +289,31 @@ def render(
             " command line win.",
         ),
     ] = None,
+    channels: Annotated[
+        Channels,
+        typer.Option(help="Mono or stereo sound; auto is stereo if the file pans."),
+    ] = "auto",
+    stems: Annotated[
+        bool,
+        typer.Option(
+            "--stems",
+            help="Write a file for each part, too: song/01 Violin.wav and others beside song.wav.",
+        ),
+    ] = False,
+    stems_by: Annotated[
+        StemsBy, typer.Option(help="What a part is, for --stems, --solo and --mute.")
+    ] = "track",
+    solo: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PART",
+            help="Render this part alone, by its number, name or instrument; may be repeated.",
+        ),
+    ] = None,
+    mute: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PART", help="Leave this part out; may be repeated."),
+    ] = None,
     device: Annotated[
         str,
         typer.Option(
@@ -521,6 +549,12 @@ def render(
         "bars": bars,
     }
     given = {name: value for name, value in given.items() if value is not None}
+    if stems and any(job.is_streamed for job in jobs):
+        raise OptionError("--stems writes a folder beside the output", "name a file with -o")
+    if stems and encoding.level is not None:
+        raise OptionError("--stems and --normalize exclude each other", "leave one out")
+    if stems:
+        jobs = [replace(job, has_stems=True) for job in jobs]
     options = RenderOptions(
         quality="fast" if fast else "best" if best else None,
         sampler=sampler,
@@ -536,6 +570,11 @@ def render(
         max_hours=max_hours,
         skip_missing=several or skip_missing,
         **given,
+        channels=channels,
+        stems=stems,
+        stems_by=stems_by,
+        solo=tuple(solo or ()),
+        mute=tuple(mute or ()),
     )
     if bars is not None and (start or duration is not None):
         raise OptionError("--bars excludes --start and --duration", "give one of them")

@@ -3,7 +3,8 @@
 The level of a SoundFont voice is proportional to the square of velocity, volume and expression
 (SoundFont 2.04, section 8.4), so their product is a velocity that is as loud. A note has one
 velocity; what changes while it sounds is left to a gain over the whole sound, where all channels
-that sound change alike, as in the fade at the end of a song.
+that sound change alike, as in the fade at the end of a song. A channel that changes otherwise is
+rendered alone, with a gain of its own (see `movement`).
 """
 
 from __future__ import annotations
@@ -17,20 +18,19 @@ from math import inf, log10
 from typing import NamedTuple
 
 from spectro_render.midi.played import PlayedNote
-from spectro_render.midi.smf import VOLUME
 
 _DEFAULT_VOLUME, _FULL_EXPRESSION = 100, 127  # until the file sets them
 _LOUDEST = 127  # velocity
 
-_FLOOR = 1 / 128  # a factor that nobody hears: -84 dB
+FLOOR = 1 / 128  # a factor that nobody hears: -84 dB
 _SETTLING_SECONDS = 0.03  # in which a note that begins is not yet at its full level
 _STEP_SECONDS = 0.25  # changes so close together are compared as one
 _ALIKE_DB, _ALIKE_SHARE = 3.0, 0.35  # changes of channels are alike within one of them
 _ROOM_DB = 6.0  # over the level of a channel at its defaults that a note may need to be
 _SMOOTH_DB = 12.0  # a larger change is a sudden one, however close the one before it is
 _RAMP_SECONDS = 0.01  # of a sudden change: without a click
-_HEARD_DB = 6.0  # a change within a note that is heard
-_FAINT_DB = -40.0  # under the usual level: so faint that differences do not matter
+_HEARD_DB = 6.0  # a change just behind the start of a note that is meant for the note
+FAINT_DB = -40.0  # under the usual level: so faint that differences do not matter
 
 
 @dataclass(eq=False, slots=True)
@@ -44,12 +44,14 @@ class Levels:
     _volume: int = _DEFAULT_VOLUME
     _expression: int = _FULL_EXPRESSION
 
-    def set(self, tick: int, controller: int, value: int) -> None:
-        """Set volume or expression from a tick on, which is no earlier than the one before."""
-        if controller == VOLUME:
-            self._volume = value
-        else:
-            self._expression = value
+    def set_volume(self, tick: int, value: int) -> None:
+        """Set the volume from a tick on, which is no earlier than the one before."""
+        self._volume = value
+        self.update(tick)
+
+    def set_expression(self, tick: int, value: int) -> None:
+        """Set the expression from a tick on, which is no earlier than the one before."""
+        self._expression = value
         self.update(tick)
 
     def update(self, tick: int) -> None:
@@ -81,8 +83,7 @@ class Loudness:
 
     velocities: list[int]  # of each note
     gain: float  # dB by which the notes are louder than their velocities, which end at 127
-    fades: tuple[tuple[float, float], ...]  # seconds, and a factor of amplitude
-    unplayed: Counter[str]  # phrase -> notes
+    fades: Fades  # of the whole sound
 
 
 class _Course:
@@ -91,14 +92,14 @@ class _Course:
     def __init__(self, seconds: Sequence[float], factors: Sequence[float]) -> None:
         """Takes times, the first being 0, and factors of velocity."""
         self._seconds = seconds
-        self._powers = [max(factor, _FLOOR) ** 4 for factor in factors]
+        self._powers = [max(factor, FLOOR) ** 4 for factor in factors]
         self._sums = [0.0]  # of power over time, from the beginning to each time
         for power, (begin, end) in zip(self._powers, pairwise(seconds), strict=False):
             self._sums.append(self._sums[-1] + power * (end - begin))
 
     def power(self, begin: float, end: float) -> float:
         """The mean power between two times."""
-        return max((self._sum(end) - self._sum(begin)) / (end - begin), _FLOOR**4)
+        return max((self._sum(end) - self._sum(begin)) / (end - begin), FLOOR**4)
 
     def _sum(self, seconds: float) -> float:
         index = bisect_right(self._seconds, seconds) - 1
@@ -132,7 +133,7 @@ class Fades:
 
     def factors(self) -> tuple[tuple[float, float], ...]:
         """The points as factors of amplitude; levels too low to be audible become 0."""
-        lowest = _decibels(0.0)
+        lowest = decibels(0.0)
         return tuple(
             (seconds, 10 ** (level / 20) if level > lowest else 0.0)
             for seconds, level in self.points
@@ -144,7 +145,7 @@ def measure(
 ) -> Loudness:
     """Measure how loud notes are; `seconds` are the times of the ticks of each channel's levels."""
     if not any(own.ticks for own in levels.values()):
-        return Loudness([note.velocity for note in notes], 0.0, (), Counter())
+        return Loudness([note.velocity for note in notes], 0.0, Fades(()))
     fades = _fades(notes, levels, seconds)
     shared = fades.course()
     courses = {
@@ -152,7 +153,6 @@ def measure(
         for channel, own in levels.items()
         if own.ticks
     }
-    unplayed: Counter[str] = Counter()
     products = []
     for note in notes:
         own, begin, end = levels[note.channel], note.start_seconds, note.end_seconds
@@ -163,17 +163,9 @@ def measure(
                 later = own.factors[bisect_left(seconds[note.channel], settled)]
                 later = _over(later, fades.at(settled))
                 # Volume that is set just behind a note's start is meant for the note.
-                if abs(_decibels(later) - _decibels(factor)) >= _HEARD_DB:
+                if abs(decibels(later) - decibels(factor)) >= _HEARD_DB:
                     factor = later
             power = courses[note.channel].power(begin, end) / shared.power(begin, end)
-            place = bisect_left(own.ticks, note.end)  # after the last change within the note
-            last = max(begin, seconds[note.channel][place - 1]) if place else begin
-            at_end = _over(own.factors[place], fades.at(last))
-            levels_within = [_decibels(factor), 10 * log10(power)]
-            if max(_decibels(own.factors[place]), fades.at(last)) > _FAINT_DB:
-                levels_within.append(_decibels(at_end))
-            if max(levels_within) - min(levels_within) >= _HEARD_DB:
-                unplayed["volume change within a note"] += 1
             # A note that swells by 12 dB or more would be lost with the level of its start.
             mean = power**0.25
             factor = mean if 2 * factor < mean else factor
@@ -182,17 +174,17 @@ def measure(
     scale = min(1.0, _LOUDEST / loudest) if loudest else 1.0
     velocities = [min(max(round(product * scale), 1), _LOUDEST) for product in products]
     gain = 40 * log10(1 / scale)
-    return Loudness(velocities, gain, fades.factors(), unplayed)
+    return Loudness(velocities, gain, fades)
 
 
 def _over(factor: float, gain: float) -> float:
     """Divide a factor of velocity by the gain in dB that all channels share."""
-    return max(factor, _FLOOR) / 10 ** (gain / 40)
+    return max(factor, FLOOR) / 10 ** (gain / 40)
 
 
-def _decibels(factor: float) -> float:
+def decibels(factor: float) -> float:
     """Convert a factor of velocity to a change of level in dB."""
-    return 40 * log10(max(factor, _FLOOR))
+    return 40 * log10(max(factor, FLOOR))
 
 
 # --- fades of all channels
@@ -233,7 +225,7 @@ def _fades(
     for at, place, channel in changes:
         sweep.play_until(at)
         sweep.change(at, channel, levels[channel].factors[place + 1])
-        before, after = map(_decibels, levels[channel].factors[place : place + 2])
+        before, after = map(decibels, levels[channel].factors[place : place + 2])
         is_turn = step is not None and step.change(channel) * (after - before) < 0
         is_late = step is not None and at - step.begin > _STEP_SECONDS
         if step is None or is_late or is_turn or len(sweep.chains) > step.chain:
@@ -301,7 +293,7 @@ class _Sweep:
                     self._faint ^= {number}
                     self._loud += (was_faint - is_faint) * (number in self.sounding)
             self._changes, self._time = [], now
-        self._changes.append((channel, _decibels(factor) < _FAINT_DB))
+        self._changes.append((channel, decibels(factor) < FAINT_DB))
 
     def begin_step(self, now: float) -> _Step:
         """A step that begins at a time to which it has gone.
@@ -415,7 +407,7 @@ def _too_loud(
     """When notes start that would have to be louder than a velocity can say, in seconds."""
     fades = Fades(points)
     needed = (
-        (_decibels(levels[note.channel].at(note.start)) - fades.at(note.start_seconds), note)
+        (decibels(levels[note.channel].at(note.start)) - fades.at(note.start_seconds), note)
         for note in notes
     )
     return [note.start_seconds for level, note in needed if level > _ROOM_DB]

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
+from spectro_render.midi.course import CENTRE
 from spectro_render.midi.loudness import Levels
 from spectro_render.midi.pitch import PITCH_CONTROLLERS, Pitch
-from spectro_render.midi.played import SOUNDING, PlayedNote
+from spectro_render.midi.played import SOUNDING, PlayedNote, Setting
 from spectro_render.midi.smf import (
     ALL_NOTES_OFF,
     ALL_SOUND_OFF,
@@ -21,9 +22,11 @@ from spectro_render.midi.smf import (
     CONTROL,
     EXPRESSION,
     MODES,
+    MODULATION,
     MONO,
     NOTE_OFF,
     NOTE_ON,
+    PAN,
     PITCH_BEND,
     POLY,
     PROGRAM,
@@ -114,6 +117,8 @@ class _Channel:
     other_parameters: int = 0  # how often one was set that is not played
     levels: Levels = field(default_factory=Levels)
     pitch: Pitch = field(default_factory=Pitch)
+    pan: Setting = field(default_factory=lambda: Setting(CENTRE))
+    modulation: Setting = field(default_factory=lambda: Setting(0))
     down: dict[int, _Key] = field(default_factory=dict)  # by pitch
     held: dict[int, list[PlayedNote]] = field(default_factory=dict)  # by the pedal alone
     caught: dict[int, list[PlayedNote]] = field(default_factory=dict)  # by the sostenuto pedal
@@ -137,6 +142,8 @@ class Performance:
     notes: list[PlayedNote]  # in the order of their starts; all have ended
     levels: dict[int, Levels]  # by channel
     pitches: dict[int, Pitch]  # likewise
+    pans: dict[int, Setting]
+    modulations: dict[int, Setting]
 
 
 def play(smf: Smf, clock: Clock) -> Performance:
@@ -147,6 +154,8 @@ def play(smf: Smf, clock: Clock) -> Performance:
     notes = [note for note in player.notes if note.end > note.start]
     levels = {number: channel.levels for number, channel in player.channels.items()}
     pitches = {number: channel.pitch for number, channel in player.channels.items()}
+    pans = {number: channel.pan for number, channel in player.channels.items()}
+    modulations = {number: channel.modulation for number, channel in player.channels.items()}
     smf.ignored.update(smf.unplayed.count((note.channel, note.start, note.end) for note in notes))
     if any(channel.other_parameters for channel in player.channels.values()):
         sounding = {note.channel for note in notes}
@@ -154,7 +163,7 @@ def play(smf: Smf, clock: Clock) -> Performance:
         smf.ignored.update({"sound parameter": parameters} if parameters else {})
     if overlaps := sum(channel.mono_overlaps for channel in player.channels.values()):
         smf.ignored["overlap of notes in mono mode"] += overlaps
-    return Performance(notes, levels, pitches)
+    return Performance(notes, levels, pitches, pans, modulations)
 
 
 def _merged(smf: Smf, limit: int) -> list[Event]:
@@ -280,6 +289,7 @@ class _Player:
         channel.levels.master = 1.0
         for controller, value in ((ALL_SOUND_OFF, 0), (RESET_CONTROLLERS, 0), (VOLUME, 100)):
             self._control(channel, tick, controller, value)
+        channel.pan.set(tick, CENTRE)
         channel.is_drum = channel.number % 16 == DRUM_CHANNEL
         channel.program = channel.bank = channel.bank_lsb = 0
         channel.is_bank_new = channel.is_variation = channel.is_mono = False
@@ -326,8 +336,14 @@ class _Player:
             channel.bank, channel.is_bank_new = value, True
         elif controller == BANK_LSB:
             channel.bank_lsb = value
-        elif controller in (VOLUME, EXPRESSION):
-            channel.levels.set(tick, controller, value)
+        elif controller == VOLUME:
+            channel.levels.set_volume(tick, value)
+        elif controller == EXPRESSION:
+            channel.levels.set_expression(tick, value)
+        elif controller == PAN:
+            channel.pan.set(tick, value)
+        elif controller == MODULATION:
+            channel.modulation.set(tick, value)
         elif controller in PITCH_CONTROLLERS:
             channel.other_parameters += not channel.pitch.control(tick, controller, value)
         elif controller == SUSTAIN:
@@ -338,8 +354,9 @@ class _Player:
             self._last_tick = tick
             self._set_sostenuto(channel, tick, value >= _IS_DOWN)
         elif controller == RESET_CONTROLLERS:  # MIDI recommended practice RP-015
-            channel.levels.set(tick, EXPRESSION, 127)
+            channel.levels.set_expression(tick, 127)
             channel.pitch.reset_controllers(tick)
+            channel.modulation.set(tick, 0)
             channel.is_sustained = False
             self._set_sostenuto(channel, tick, False)
         elif controller == ALL_SOUND_OFF:

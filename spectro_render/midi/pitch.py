@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 BEND_RANGE, FINE_TUNING, COARSE_TUNING = 0, 1, 2  # registered parameters (RPN)
 DATA_MSB, DATA_LSB, INCREMENT, DECREMENT = 6, 38, 96, 97  # controllers
@@ -39,6 +39,7 @@ class Pitch:
     _totals: list[float] = field(default_factory=lambda: [0.0])  # tuning and bend, likewise
     _run_ends: list[int] = field(default_factory=list)
     _bent: list[int] = field(default_factory=list)  # how many of the totals before are bent
+    _bases: list[int] = field(default_factory=list)  # whole semitones that keys are moved by
 
     def control(self, tick: int, controller: int, value: int) -> bool:
         """Apply one of PITCH_CONTROLLERS. Returns False if it sets something that is not played.
@@ -111,6 +112,25 @@ class Pitch:
             nearest = round(self._tunings[index])
             left = self._left(nearest, index)
         return nearest, left >= end
+
+    def over_keys(
+        self, is_between_notes: Callable[[int], bool]
+    ) -> tuple[list[int], tuple[float, ...]]:
+        """The semitones by which a channel sounds above its keys, as a warp of time has to say.
+
+        The whole semitones of the tuning move the keys, unless they change while a note sounds.
+        Returns ticks, and one value more: values[i] holds before ticks[i].
+        """
+        self._bases = [round(tuning) for tuning in self._tunings]
+        changes = zip(self._ticks[1:], pairwise(self._bases), strict=True)
+        if not all(old == new or is_between_notes(tick) for tick, (old, new) in changes):
+            self._bases = [0] * len(self._ticks)
+        pairs = zip(self._totals, self._bases, strict=True)
+        return self._ticks[1:], tuple(total - base for total, base in pairs)
+
+    def base(self, tick: int) -> int:
+        """The semitones by which keys are moved at a tick, when `over_keys` has been called."""
+        return self._bases[bisect_right(self._ticks, tick) - 1]
 
     def stays_centred(self, start: int, end: int) -> bool:
         """Whether the wheel bends nothing audible from tick `start` to `end`."""

@@ -1,8 +1,9 @@
-"""The record of a note while a file is read."""
+"""The records of notes, and of settings of channels, while a file is read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_right
+from dataclasses import dataclass, field
 
 SOUNDING = -1  # in place of a tick
 
@@ -28,3 +29,25 @@ class PlayedNote:
     number: int = 0
     start_seconds: float = 0.0
     end_seconds: float = 0.0
+
+
+@dataclass(eq=False, slots=True)
+class Setting:
+    """The value of a controller over time."""
+
+    initial: int
+    ticks: list[int] = field(default_factory=list)
+    values: list[int] = field(default_factory=list)  # values[i] holds from ticks[i] on
+
+    def set(self, tick: int, value: int) -> None:
+        """Set the value from a tick on, which is no earlier than the one before."""
+        if self.ticks and self.ticks[-1] == tick:
+            self.values[-1] = value
+        elif value != (self.values[-1] if self.values else self.initial):
+            self.ticks.append(tick)
+            self.values.append(value)
+
+    def at(self, tick: int) -> int:
+        """The value at a tick, after all that happens there."""
+        index = bisect_right(self.ticks, tick)
+        return self.values[index - 1] if index else self.initial

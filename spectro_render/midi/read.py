@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias, Union, cast
 
 from spectro_render.errors import MidiError, OptionError
 from spectro_render.midi.changes import CHANNELS, change, changes_of
-from spectro_render.midi.loudness import Loudness, measure
+from spectro_render.midi.course import Course
+from spectro_render.midi.loudness import measure
 from spectro_render.midi.meter import read_meter
+from spectro_render.midi.movement import LEAST_MODULATION, MOST_MOVING, find_courses
 from spectro_render.midi.notes import Performance, play
 from spectro_render.midi.objects import (
     from_note_sequence,
@@ -58,6 +60,7 @@ _ARTIST = re.compile(
     re.IGNORECASE,
 )
 _DRUM_SECONDS = 0.1  # in which a drum is loud
+_MOVEMENT = f"bend, swell or moving pan, as {MOST_MOVING} channels with more notes move, too"
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
 
@@ -138,12 +141,19 @@ def _score(
     duration, end_of_tracks = clock.seconds([last, last_of_tracks])
     _set_seconds(performance, clock)
     loudness = measure(performance.notes, levels, times)
-    notes = sorted(_notes(performance, loudness, clock), key=lambda note: note.start)
+    courses, refused = find_courses(performance, loudness.fades, clock)
+    unplayed: Counter[str] = Counter()
+    notes = sorted(
+        _notes(performance, loudness.velocities, courses, clock, unplayed),
+        key=lambda note: note.start,
+    )
+    if refused:
+        unplayed[_MOVEMENT] += sum(note.channel in refused for note in performance.notes)
     return Score(
         notes=tuple(notes),
         duration=duration,
         ignored=(
-            *_ignored(loudness.unplayed, "note"),
+            *_ignored(unplayed, "note"),
             *_ignored(smf.ignored, "event"),
             *_variations(performance),
             *limits,
@@ -151,13 +161,14 @@ def _score(
         repairs=_repairs(smf.repairs),
         tracks=tuple(_tracks(performance, smf)),
         gain=loudness.gain,
-        fades=loudness.fades,
+        fades=loudness.fades.factors(),
         end_of_tracks=end_of_tracks,
         meter=read_meter(smf, clock, tempos, last or last_of_tracks, speed)
         if tempos and smf.counts == "beats"
         else None,
         about=_about(smf, performance),
         changes=changes,
+        courses=tuple(course for _, course in sorted(courses.items())),
     )
 
 
@@ -218,26 +229,37 @@ def _set_seconds(performance: Performance, clock: Clock) -> None:
         note.start_seconds, note.end_seconds = start, end
 
 
-def _notes(performance: Performance, loudness: Loudness, clock: Clock) -> Iterator[Note]:
+def _notes(
+    performance: Performance,
+    velocities: Sequence[int],
+    courses: Mapping[int, Course],
+    clock: Clock,
+    unplayed: Counter[str],
+) -> Iterator[Note]:
     """The notes in seconds, at the pitch and as loud as they sound.
 
-    Bends that can be heard, and are not said by a note's pitch, are counted as unplayed. Drums are
-    bent, but not tuned.
+    Bends and vibrato of drums are counted as unplayed. Drums are bent, but not tuned.
     """
-    for note, velocity in zip(performance.notes, loudness.velocities, strict=True):
-        pitch, wheel = note.pitch, performance.pitches[note.channel]
-        if wheel.moves:
-            if note.is_drum:  # the end of its key says nothing about its sound
-                loud_until = clock.last_tick(note.start_seconds + _DRUM_SECONDS)
-                is_all = wheel.stays_centred(note.start, loud_until)
-            else:
-                rest = clock.last_tick(note.start_seconds + AT_REST)
-                semitones, is_all = wheel.played(note.start, rest, note.end)
-                pitch = in_range(pitch + semitones)
-            if not is_all:
-                loudness.unplayed["pitch bend"] += 1
-        start, end = note.start_seconds, note.end_seconds
-        yield Note(start, end, pitch, velocity, note.program, note.is_drum)
+    for note, velocity in zip(performance.notes, velocities, strict=True):
+        pitch, bend, wheel = note.pitch, 0, performance.pitches[note.channel]
+        course = courses.get(note.channel)
+        if note.is_drum:  # the end of its key says nothing about its sound
+            loud_until = clock.last_tick(note.start_seconds + _DRUM_SECONDS)
+            is_bent = wheel.moves and not wheel.stays_centred(note.start, loud_until)
+            unplayed["pitch bend"] += is_bent
+            depth = performance.modulations[note.channel].at(note.start)
+            unplayed["modulation"] += depth >= LEAST_MODULATION
+        elif wheel.moves:
+            rest = clock.last_tick(note.start_seconds + AT_REST)
+            semitones, _ = wheel.played(note.start, rest, note.end)
+            pitch = in_range(pitch + semitones)
+            if course is not None and course.bend is not None:
+                bend = pitch - in_range(note.pitch + wheel.base(note.start))
+        has_level = course is not None and course.level is not None
+        yield Note(
+            *(note.start_seconds, note.end_seconds, pitch, velocity, note.program, note.is_drum),
+            *(note.channel, note.track, bend, note.velocity if has_level else 0),
+        )
 
 
 def _tracks(performance: Performance, smf: Smf) -> Iterator[Track]:
@@ -249,9 +271,10 @@ def _tracks(performance: Performance, smf: Smf) -> Iterator[Track]:
     for (track, channel, program, is_drum), own in sorted(
         pitches.items(), key=lambda item: item[0][0]
     ):
+        port, place = divmod(channel, CHANNELS)
         yield Track(
             *(smf.tracks[track].name, program, is_drum, len(own)),
-            *(channel % CHANNELS + 1, min(own), max(own)),
+            *(place + 1, min(own), max(own), track, port),
         )
 
 
@@ -295,7 +318,7 @@ def _kit_name(program: int) -> str:
 
 
 def _ignored(counts: Counter[str], unit: str) -> Iterator[str]:
-    return (f"{phrase} ({_number(count, unit)})" for phrase, count in counts.most_common())
+    return (f"{phrase} ({_number(count, unit)})" for phrase, count in counts.most_common() if count)
 
 
 def _number(count: int, unit: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from spectro_render.errors import MidiError
+from spectro_render.midi.course import Course
 
 if TYPE_CHECKING:
     from note_seq.protobuf.music_pb2 import NoteSequence
@@ -24,6 +25,13 @@ class Note:
     velocity: int  # 1..127
     program: int  # General MIDI 0..127
     is_drum: bool
+    # Where the note is in its file. Notes that differ in nothing else are equal.
+    channel: int = field(default=0, compare=False)  # 16 * port + channel, from 0
+    track: int = field(default=0, compare=False)  # from 0
+    # What the note is without the bends and the volume that its channel's Course may have: moved
+    # by -bend semitones, and struck with another velocity. 0 as a velocity means the one above.
+    bend: int = field(default=0, compare=False)
+    struck: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,8 @@ class Track:
     channel: int = 1  # 1..16
     lowest: int = 0  # pitch, 0..127
     highest: int = 127
+    number: int = field(default=0, compare=False)  # of the track in its file, from 0
+    port: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +80,9 @@ class Score:
     meter: Meter | None = field(default=None, compare=False, repr=False)
     about: About = _NOTHING  # what the file says about the music
     changes: Changes | None = None  # that were made to the file's music
+    # By channel, of those that pan, or whose level or pitch moves while notes sound. A model that
+    # renders all parts at once leaves them out; `midi.buses` says how they are played.
+    courses: tuple[Course, ...] = ()
 
     def to_note_sequence(self) -> NoteSequence:
         """The notes as a note_seq.NoteSequence, an instrument for each program and each drum kit.
@@ -124,5 +137,6 @@ def section(
         duration=max(0.0, min(score.duration, end) - start),
         fades=fades,
         meter=None,
+        courses=tuple(course.moved(start) for course in score.courses),
         end_of_tracks=max(0.0, score.end_of_tracks - start),
     )

@@ -110,7 +110,7 @@ def _gs_message(address: bytes, values: bytes) -> SystemMessage | None:
 
 
 def _gs_part_messages(channel: int, place: int, values: bytes) -> list[SystemMessage]:
-    """Tone number, part mode, key shift and level of a part; a checksum follows the values."""
+    """Tone number, part mode, key shift, level and pan of a part; a checksum follows the values."""
     first = values[0] & 0x7F
     if place == 0x00 and len(values) > 1:
         return [
@@ -123,6 +123,8 @@ def _gs_part_messages(channel: int, place: int, values: bytes) -> list[SystemMes
         return [SystemMessage(KEY_SHIFT, channel=channel, value=first - 64)]
     if place == 0x19:
         return [SystemMessage(PART_EVENT, channel=channel, event=(0xB0, 7, first))]
+    if place == 0x1C:  # 0: at random
+        return [SystemMessage(PART_EVENT, channel=channel, event=(0xB0, 10, first or 64))]
     return []
 
 
@@ -139,7 +141,7 @@ def _xg_message(address: bytes, values: bytes) -> SystemMessage | None:
 
 
 def _xg_part_messages(channel: int, place: int, values: bytes) -> list[SystemMessage]:
-    """Bank, program, part mode, note shift and volume of a part."""
+    """Bank, program, part mode, note shift, volume and pan of a part."""
     events = {0x01: (0xB0, 0), 0x02: (0xB0, 32), 0x0B: (0xB0, 7)}
     messages = []
     for offset, byte in enumerate(values if channel < 16 else b""):
@@ -151,6 +153,9 @@ def _xg_part_messages(channel: int, place: int, values: bytes) -> list[SystemMes
             messages.append(SystemMessage(PART_MODE, XG, channel, float(value > 0)))
         elif place + offset == 0x08:
             messages.append(SystemMessage(KEY_SHIFT, channel=channel, value=value - 64))
+        elif place + offset == 0x0E:  # 0: at random
+            event = (0xB0, 10, value or 64)
+            messages.append(SystemMessage(PART_EVENT, channel=channel, event=event))
         elif place + offset in events:
             event = (*events[place + offset], value)
             messages.append(SystemMessage(PART_EVENT, channel=channel, event=event))

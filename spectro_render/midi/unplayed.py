@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 _CONTROL, _KEY_PRESSURE, _CHANNEL_PRESSURE = 0xB0, 0xA0, 0xD0  # status bytes
 
 _NAMES = {
-    1: "modulation",
     2: "breath",
     8: "balance",
-    10: "pan",
     65: "portamento",
     67: "soft pedal",
     68: "legato",
@@ -28,9 +26,9 @@ _NAMES = {
 # By controller: the values that change nothing. They are those from the beginning (GM2, RP-024), or
 # all, where nothing is defined, or a 128th of a step, which nobody hears.
 _UNHEARD: dict[int, Container[int]] = {
-    **dict.fromkeys((1, 2, 4, 12, 13), (0,)),
+    **dict.fromkeys((2, 4, 12, 13), (0,)),
     5: range(128),  # portamento time: portamento has to be on
-    **dict.fromkeys((8, 10), (64,)),
+    8: (64,),
     **dict.fromkeys((3, 9, *range(14, 32)), range(128)),  # undefined, or for general purposes
     **dict.fromkeys(range(33, 64), range(128)),  # the last seven bits of controllers 1 to 31
     **dict.fromkeys((65, 67, 68, 69), range(64)),
@@ -42,7 +40,7 @@ _UNHEARD: dict[int, Container[int]] = {
     122: range(128),  # local control: of a keyboard
 }
 
-_RESET_WITH_CONTROLLERS = (1, 2, 65, 67, 68, 69)  # by reset-all-controllers (RP-015)
+_RESET_WITH_CONTROLLERS = (2, 65, 67, 68, 69)  # by reset-all-controllers (RP-015)
 _NEVER = 1 << 62  # a tick
 
 
@@ -67,7 +65,7 @@ class Unplayed:
         self._record(self._courses.setdefault(key, _Course()), tick, value not in unheard)
 
     def reset_controllers(self, tick: int, channel: int) -> None:
-        """Record that the pressures, pedals and modulation of a channel are reset."""
+        """Record that the pressures, pedals and breath of a channel are reset."""
         self._record(self._channel_resets.setdefault(channel, _Course()), tick, False)
 
     def reset(self, tick: int, port: int) -> None:

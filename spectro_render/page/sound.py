@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -41,15 +41,17 @@ class Sound:
         return self.frames / self.sample_rate
 
 
-def sound_of_file(path: Path, raw_rate: int | None = None) -> Sound:
-    """The sound of an audio file; with `raw_rate` in Hz, of a file of bare mono float32 samples.
+def sound_of_file(path: Path, raw: tuple[int, int] | None = None) -> Sound:
+    """The sound of an audio file.
 
+    `raw` is for a file of bare float32 samples: its sample rate in Hz and number of channels.
     Raises OutputError where it cannot be read.
     """
     import soundfile
 
-    raw = {"samplerate": raw_rate, "channels": 1, "format": "RAW", "subtype": "FLOAT"}
-    options = {} if raw_rate is None else raw
+    options: dict[str, Any] = {}
+    if raw is not None:
+        options = {"samplerate": raw[0], "channels": raw[1], "format": "RAW", "subtype": "FLOAT"}
 
     def blocks() -> Iterator[Floats]:
         with soundfile.SoundFile(path, **options) as file:

@@ -1,9 +1,10 @@
 """Renders songs with a loaded model: MIDI -> notes -> tokens -> mel -> sound."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -12,16 +13,18 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from spectro_render.audio.audio import Audio
-from spectro_render.audio.limiter import DEFAULT_GAIN
+from spectro_render.audio.limiter import CEILING, DEFAULT_GAIN
 from spectro_render.checkpoints.find import resolve_model
 from spectro_render.checkpoints.load import Checkpoint, load_model
 from spectro_render.checkpoints.manifest import ModelFiles
-from spectro_render.constants import SAMPLE_RATE, WINDOW_SECONDS
+from spectro_render.constants import FULL_RATE, SAMPLE_RATE, WINDOW_SAMPLES, WINDOW_SECONDS
 from spectro_render.diffusion import check_sampling, noise_source
 from spectro_render.errors import OptionError
 from spectro_render.mel import from_model, to_model
+from spectro_render.midi.buses import Bus, buses
 from spectro_render.midi.instruments import instrument_name
 from spectro_render.midi.length import least_seconds, part_to_render, sounding_seconds, with_times
+from spectro_render.midi.parts import Part, choose, parts_of, with_notes
 from spectro_render.midi.read import Source, as_score
 from spectro_render.midi.score import Score
 from spectro_render.network.curves import DRUM_KIT, NoteCurves
@@ -34,17 +37,34 @@ from spectro_render.network.device import (
 from spectro_render.network.frames import note_table
 from spectro_render.network.model import EncodedNotes, MelModel
 from spectro_render.options import OnProgress, Progress, RenderOptions, Sampling
-from spectro_render.render.song import Ending, Song, SongSound, WindowCursor
+from spectro_render.render.mixer import BusGain, Mixer, count_channels
+from spectro_render.render.song import Ending, Song, SongSound
+from spectro_render.render.voice import Voice, WindowCursor
+from spectro_render.render.warp import TimeWarp
 from spectro_render.report import Reporter, count
 from spectro_render.tokens.vocabulary import PAD, TokenWindow
 from spectro_render.tokens.write import TokenWindows, song_windows
-from spectro_render.vocoder.band_sound import BandStream
+from spectro_render.vocoder.band_sound import BandStream, FullBandVocoder
 from spectro_render.vocoder.harmonic_map import map_notes
+from spectro_render.vocoder.streaming import StreamingVocoder
 
 # Tables of notes are padded to a multiple of this number of rows. Matrix products with fewer rows
 # round differently, and a song's sound would depend on the other songs in its batch.
 NOTE_ROWS = 64
+MOST_WINDOWS = 32  # in a batch; a song of many buses may have more at a time
+MOST_SEEDS = 2**63
 MAX_TAIL_SECONDS = 10.0  # how long a song may ring on after its last note
+
+
+@dataclass(frozen=True, eq=False)
+class Stems:
+    """A song as a mix, and as the sound of each of its parts, all of one length."""
+
+    mix: Audio
+    stems: dict[Part, Audio]
+    # dB that the stems are softer than in the mix before its limiter, so that none is above full
+    # scale: 0 or less, the same for all.
+    gain: float
 
 
 class Renderer:
@@ -111,9 +131,10 @@ class Renderer:
         on_progress: OnProgress | None = None,
         **overrides: object,
     ) -> Audio:
-        """Render a score, or a MIDI file (a path, its bytes or an open file), in mono.
+        """Render a score, or a MIDI file (a path, its bytes or an open file).
 
-        The sample rate is 16 kHz, and 48 kHz with the option `full_band`.
+        The sample rate is 16 kHz, and 48 kHz with the option `full_band`. The sound is stereo if
+        the file pans, else mono; the option `channels` decides otherwise.
 
         A note_seq.NoteSequence and a pretty_midi.PrettyMIDI are rendered, too. `overrides` are
         fields of RenderOptions. Raises MidiError if the file cannot be read or would sound for more
@@ -130,6 +151,31 @@ class Renderer:
         made = list(parts)
         rate = made[0].sample_rate if made else SAMPLE_RATE
         return Audio(np.concatenate([part.samples for part in made], axis=1), rate)
+
+    def render_stems(
+        self,
+        source: Source,
+        options: RenderOptions | None = None,
+        *,
+        on_progress: OnProgress | None = None,
+        **overrides: object,
+    ) -> "Stems":
+        """Render a score as a mix and as the stems whose sum it is, before the limiter.
+
+        `stems_by` says what a stem is. Arguments and errors are as in `render`.
+        """
+        overrides["stems"] = True
+        song = self.begin(source, options, live=False, **overrides)
+        mix, stems = [], []
+        while not song.is_over:
+            (part,) = self.advance([song], on_progress)
+            mix.append(part.samples)
+            stems.append(song.stems)
+        sounds = np.concatenate(stems, axis=2)[: len(song.parts)]
+        gain = min(1.0, CEILING / max(float(np.abs(sounds).max(initial=0.0)), CEILING))
+        audio = [Audio(sound * np.float32(gain), song.sample_rate) for sound in sounds]
+        whole = Audio(np.concatenate(mix, axis=1), song.sample_rate)
+        return Stems(whole, dict(zip(song.parts, audio, strict=True)), 20 * math.log10(gain))
 
     def stream(
         self,
@@ -169,23 +215,75 @@ class Renderer:
         if options.velocity != 1.0 and self.vocabulary.velocity_bins == 1:
             message = f"the model {self.name} knows no velocities"
             raise OptionError(message, "leave out velocity, or use gain")
-        score = as_score(source, options, allow_rests=options.to_end_of_track)
-        options = with_times(score, options)
-        score = part_to_render(score, options)
-        windows = self.windows(score, options)
-        ending = self._ending(score, options, len(windows))
-        # Without velocities, no note is softer for the loudest one's sake.
-        gain = self.gain(options) + (score.gain if self.vocabulary.velocity_bins > 1 else 0.0)
-        fades = score.fades if score.notes else ((0.0, 0.0),)  # rests are silent
-        # What is left out of the mel would draw partials where there are none, and take time.
-        score = replace(score, notes=tuple(windows.with_room(score.notes)))
-        vocoder, notes = self.checkpoint.vocoder, self.vocoder_notes(score)
-        band = self.band(score, options.seed) if options.full_band else None
-        if options.full_band and band is None:
+        if options.full_band and not self.has_band:
             hint = "leave out --full-band, or choose another model"
             raise OptionError(f"the model {self.name} has no sound above 8 kHz", hint)
-        sound = SongSound(vocoder, gain, ending, live=live, notes=notes, fades=fades, band=band)
-        return Song(self._cursor(windows), sampling, sound, windows.dropped)
+        score = as_score(source, options, allow_rests=options.to_end_of_track)
+        options = with_times(score, options)
+        whole, score = score, part_to_render(score, options)
+        parts: tuple[Part, ...] = ()
+        song_buses = buses(score)
+        if score.notes and (options.stems or options.solo or options.mute):
+            every = parts_of(whole, options.stems_by, within=score)
+            chosen = with_notes(choose(every, options.solo, options.mute))
+            score = chosen.score
+            song_buses = buses(score, chosen.numbers if options.stems else None)
+            parts = chosen.parts if options.stems else ()
+        return self._song(score, song_buses, parts, sampling, options, live)
+
+    def _song(
+        self,
+        score: Score,
+        song_buses: Sequence[Bus],
+        parts: tuple[Part, ...],
+        sampling: Sampling,
+        options: RenderOptions,
+        live: bool,
+    ) -> Song:
+        """A song of these buses, which hold all notes of the score, and of its parts."""
+        channels = count_channels(options.channels, song_buses)
+        # Without velocities, no note is softer for the loudest one's sake.
+        has_velocities = self.vocabulary.velocity_bins > 1
+        gains = [bus.score.gain if has_velocities else 0.0 for bus in song_buses]
+        seconds = sounding_seconds(score, options.duration, least_seconds(score, options))
+        voices: list[Voice] = []
+        dropped, count = Counter[int](), 0
+        rate = FULL_RATE if options.full_band else SAMPLE_RATE
+        for bus, gain in zip(song_buses, gains, strict=True):
+            own, duration, warp = bus.score, options.duration, None
+            least = least_seconds(score, options)
+            if bus.bend is not None or bus.vibrato is not None:
+                warp = TimeWarp(bus.bend, bus.vibrato, seconds)
+                own = warp.warp(own)
+                duration = None if duration is None else float(warp(duration))
+                least = None if least is None else float(warp(least))
+            windows = song_windows(own, self.vocabulary, duration, least)
+            count = count if warp is not None else len(windows)  # all that are not bent have equal
+            for index, number in windows.dropped.items():
+                begin = index * WINDOW_SECONDS
+                begin = begin if warp is None else warp.inverse(begin)
+                dropped[int(begin / WINDOW_SECONDS + 1e-6)] += number
+            # What is left out of the mel would draw partials where there are none, and take time.
+            own = replace(own, notes=tuple(windows.with_room(own.notes)))
+            # The noise of the band differs from bus to bus, as equal noise would add up.
+            seed = (options.seed + len(voices)) % MOST_SEEDS
+            notes = self.vocoder_notes(own)
+            stream = StreamingVocoder(self.checkpoint.vocoder, live=live, notes=notes)
+            band = self.band(own, seed) if options.full_band else None
+            voice = Voice(
+                self._cursor(windows),
+                stream if band is None else FullBandVocoder(stream, band),
+                BusGain(bus, channels, gain - gains[0], rate),
+                warp=warp,
+                sample_rate=rate,
+                may_skip=len(song_buses) > 1,
+            )
+            voices.append(voice)
+        count = count or math.ceil(round(seconds * SAMPLE_RATE) / WINDOW_SAMPLES)
+        mixer = Mixer([v.gain for v in voices], [bus.part for bus in song_buses], channels)
+        ending = self._ending(score, options, count)
+        sound = SongSound(mixer, self.gain(options) + gains[0], ending, rate)
+        return Song(voices, count, sampling, sound, dropped, channels, parts)
 
     @property
     def has_band(self) -> bool:
@@ -220,34 +318,46 @@ class Renderer:
         If a batch fails, its songs are rendered one by one, so that the error of one song, such as
         too little memory for its window, does not fail the others.
         """
-        mels: dict[Song, Tensor | Exception] = {}
+        mels: dict[Song, list[Tensor] | Exception] = {}
+        for song in songs:
+            song.begin_round()
         for sampling in dict.fromkeys(song.sampling for song in songs):
             group = [song for song in songs if song.sampling == sampling]
             mels.update(zip(group, self._try_mels(group, sampling, on_progress), strict=True))
         parts: list[Audio | Exception] = []
         for song in songs:
-            mel = mels[song]
+            made = mels[song]
             try:
-                if isinstance(mel, Exception):
-                    raise mel
-                parts.append(Audio(song.take_ready(mel.to(self.device))[None], song.sample_rate))
+                if isinstance(made, Exception):
+                    raise made
+                parts.append(Audio(song.take_ready(made, self.device), song.sample_rate))
             except Exception as error:
                 parts.append(_as_memory_error(error))
         return parts
 
     def _try_mels(
         self, songs: Sequence[Song], sampling: Sampling, on_progress: OnProgress | None
-    ) -> Sequence[Tensor | Exception]:
-        """The log-mel (256, 128) of each song's next window, or the error."""
+    ) -> Sequence[list[Tensor] | Exception]:
+        """The log-mels (256, 128) of the windows of each song's round, or the error."""
+        cursors = [voice.cursor for song in songs for voice in song.sounding]
+
+        def on_share(share: float) -> None:
+            if on_progress is not None:
+                on_progress(songs[0].progress(share))
+
         try:
-            return self.next_mels([song.cursor for song in songs], sampling, on_progress)
+            mels = iter(self.next_mels(cursors, sampling, on_share if on_progress else None))
+            return [[next(mels) for _ in song.sounding] for song in songs]
         except Exception as error:
             if len(songs) == 1:
                 return [_as_memory_error(error)]
-        return [mel for song in songs for mel in self._try_mels([song], sampling, on_progress)]
+        return [made for song in songs for made in self._try_mels([song], sampling, on_progress)]
 
     def windows(self, score: Score, options: RenderOptions | None = None) -> TokenWindows:
-        """The token windows that a score is rendered from; see `song_windows`."""
+        """The token windows that a score is rendered from, if all its notes share a bus.
+
+        See `song_windows`.
+        """
         options = options or RenderOptions()
         return song_windows(score, self.vocabulary, options.duration, least_seconds(score, options))
 
@@ -270,8 +380,13 @@ class Renderer:
     ) -> Iterator[Tensor]:
         """Render windows in order: natural log-mels (256, 128), each the context of the next."""
         cursor, sampling = self._cursor(windows), self.sampling(options)
+
+        def on_share(share: float) -> None:
+            if on_progress is not None:
+                on_progress(Progress(cursor.done + 1, cursor.count, share))
+
         while not cursor.is_over:
-            yield from self.next_mels([cursor], sampling, on_progress)
+            yield from self.next_mels([cursor], sampling, on_share if on_progress else None)
 
     def vocode(self, log_mel: Tensor, score: Score | None = None) -> Tensor:
         """Vocode a natural log-mel (T, 128): samples (320 T,), without gain and limiter.
@@ -369,18 +484,29 @@ class Renderer:
         self,
         cursors: Sequence[WindowCursor],
         sampling: Sampling,
-        on_progress: OnProgress | None = None,
+        on_share: Callable[[float], None] | None = None,
     ) -> list[Tensor]:
-        """Render the next window of each song: natural log-mels (256, 128), on the CPU.
+        """Render the next window of each song or bus: natural log-mels (256, 128), on the CPU.
 
         First windows have no context. They get a separate batch, as the mask that a common batch
-        needs would change the rounding of the other windows.
+        needs would change the rounding of the other windows. `on_share` is called with the share
+        of the work that is done.
         """
         first = [cursor for cursor in cursors if cursor.previous_mel is None]
         later = [cursor for cursor in cursors if cursor.previous_mel is not None]
+        groups = [
+            kind[begin : begin + MOST_WINDOWS]
+            for kind in (first, later)
+            for begin in range(0, len(kind), MOST_WINDOWS)
+        ]
         mels: dict[WindowCursor, Tensor] = {}
-        for group in filter(None, (first, later)):
-            made = self._render_windows(group, sampling, on_progress)
+        for number, group in enumerate(groups):
+
+            def on_step(share: float, number: int = number) -> None:
+                assert on_share is not None
+                on_share((number + share) / len(groups))
+
+            made = self._render_windows(group, sampling, on_step if on_share else None)
             mels.update(zip(group, made, strict=True))
         for cursor, log_mel in mels.items():
             cursor.move_on(log_mel)
@@ -394,7 +520,7 @@ class Renderer:
         self,
         cursors: Sequence[WindowCursor],
         sampling: Sampling,
-        on_progress: OnProgress | None,
+        on_share: Callable[[float], None] | None,
     ) -> Tensor:
         """Render the next windows of songs, all or none of them first ones: (B, 256, 128)."""
         numbers = [cursor.window.index for cursor in cursors]
@@ -403,13 +529,14 @@ class Renderer:
             mels = [cursor.previous_mel for cursor in cursors if cursor.previous_mel is not None]
             context = to_model(torch.stack(mels)).to(self.device) if mels else None
             memory = self._model.remember(notes, context)
+        steps = self._model.progress_steps(sampling)
         drawn = self._model.draw(
             memory,
             noise_source(sampling.seed, numbers, self.device),
             sampling,
             schedule=self.checkpoint.schedule,
             dtype=self.dtype,
-            on_step=self._reporter(on_progress, cursors[0], sampling),
+            on_step=None if on_share is None else lambda step: on_share(step / steps),
         )
         return from_model(drawn).cpu()
 
@@ -421,16 +548,6 @@ class Renderer:
         ids = [torch.tensor(cursor.window.ids) for cursor in cursors]
         padded = pad_sequence(ids, batch_first=True, padding_value=PAD)
         return self._model.encode_notes(padded.to(self.device), [len(row) for row in ids])
-
-    def _reporter(
-        self, on_progress: OnProgress | None, cursor: WindowCursor, sampling: Sampling
-    ) -> Callable[[int], None] | None:
-        """A function that is called after each step of a window and reports to `on_progress`."""
-        if on_progress is None:
-            return None
-        window, windows = cursor.done + 1, cursor.count
-        steps = self._model.progress_steps(sampling)
-        return lambda step: on_progress(Progress(window, windows, step / steps))
 
 
 def _as_memory_error(error: Exception) -> Exception:

@@ -1,9 +1,8 @@
-"""The state of a song while it is rendered: its next window, and its sound so far."""
+"""The state of a song while it is rendered: its buses, and its sound so far."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TypeAlias
 
 import numpy as np
@@ -12,69 +11,16 @@ import torch
 from torch import Tensor
 
 from spectro_render.audio.limiter import Limiter
-from spectro_render.constants import FULL_RATE, HOP_LENGTH, MEL_FLOOR, SAMPLE_RATE
-from spectro_render.network.frames import NoteMemory
-from spectro_render.options import Sampling
-from spectro_render.tokens.read import window_notes
-from spectro_render.tokens.vocabulary import TokenWindow, Vocabulary, WindowNote
-from spectro_render.tokens.write import rest_window
-from spectro_render.vocoder.band_sound import BandStream, FullBandVocoder
-from spectro_render.vocoder.melgan import Vocoder
-from spectro_render.vocoder.streaming import StreamingVocoder
+from spectro_render.constants import HOP_LENGTH, MEL_FLOOR, SAMPLE_RATE, WINDOW_SAMPLES
+from spectro_render.midi.parts import Part
+from spectro_render.options import Progress, Sampling
+from spectro_render.render.mixer import Mixer
+from spectro_render.render.voice import DECIBEL, RUNG_OUT, Voice
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 
-RUNG_OUT = -60.0  # dB under the loudest moment
 FALLEN, FALL_FRAMES = -20.0, 25  # dB, on the mean of half a second: then a sound is ringing out
-_DECIBEL = math.log(10) / 20  # in natural logarithms of amplitude
 FADE_OUT = 800  # samples at 16 kHz at the end, 50 ms, so that no sound ends in a step
-
-
-class WindowCursor:
-    """A position in the token windows of a song, with the notes and the mel before it."""
-
-    def __init__(
-        self, windows: Collection[TokenWindow], vocabulary: Vocabulary, memory_steps: int
-    ) -> None:
-        """`memory_steps` is how long ended notes are remembered, as in ModelConfig."""
-        self.count = len(windows)  # with those that are added
-        self._coming = iter(windows)
-        self._next = list(islice(self._coming, 2))  # the next window and the one after it
-        self._vocabulary = vocabulary
-        self._memory = NoteMemory(memory_steps)
-        self._notes: list[WindowNote] | None = None  # of the next window
-        self.done = 0  # number of windows that are rendered
-        self.previous_mel: Tensor | None = None  # log-mel (256, 128) of the last window done
-
-    @property
-    def is_over(self) -> bool:
-        """Whether no window is left."""
-        return self.done == self.count
-
-    @property
-    def window(self) -> TokenWindow:
-        """The next window."""
-        return self._next[0]
-
-    def next_notes(self) -> list[WindowNote]:
-        """The next window's notes, with those remembered from the windows before it."""
-        if self._notes is None:  # the memory goes on to the window after it
-            notes, *following = (
-                window_notes(window.ids, self._vocabulary) for window in self._next
-            )
-            self._notes = self._memory.recall(notes, *following)
-        return self._notes
-
-    def add_rest(self) -> None:
-        """Append a window in which the last notes ring out."""
-        self._next.append(rest_window(self.count, self._vocabulary))
-        self.count += 1
-
-    def move_on(self, log_mel: Tensor) -> None:
-        """Go to the next window, as the current one is rendered: its log-mel (256, 128)."""
-        self.previous_mel, self._notes = log_mel, None
-        self.done += 1
-        self._next = [*self._next[1:], *islice(self._coming, 1)]
 
 
 @dataclass(frozen=True)
@@ -87,38 +33,22 @@ class Ending:
 
 
 class SongSound:
-    """Turns the mels of a song into samples: vocoder, fades, limiter, cut to length."""
+    """Mixes the sound of a song's buses: sum, gain, limiter, cut to length."""
 
     def __init__(
-        self,
-        vocoder: Vocoder,
-        gain: float,
-        ending: Ending,
-        *,
-        live: bool,
-        notes: Tensor | None = None,
-        fades: Sequence[tuple[float, float]] = (),
-        band: BandStream | None = None,
+        self, mixer: Mixer, gain: float, ending: Ending, sample_rate: int = SAMPLE_RATE
     ) -> None:
-        """`gain` is in dB; `live` and `notes` as in StreamingVocoder, `fades` as in Score.
-
-        With a `band` the sound has it above the vocoder's, and comes at 48 kHz.
-        """
-        self._fades = np.array(fades, np.float64).reshape(-1, 2)
-        self._faded = 0  # samples
-        self._vocoder: StreamingVocoder | FullBandVocoder
-        self._vocoder = StreamingVocoder(vocoder, live=live, notes=notes)
-        self.sample_rate = SAMPLE_RATE  # Hz, of the samples that are returned
-        if band is not None:
-            self._vocoder = FullBandVocoder(self._vocoder, band)
-            self.sample_rate = FULL_RATE
-        self._limiter = Limiter(gain, sample_rate=self.sample_rate)
+        """`gain` is in dB, `sample_rate` that of the buses in Hz."""
+        self._mixer, self.sample_rate = mixer, sample_rate
+        self._gain = np.float32(10 ** (gain / 20))
+        self._limiter = Limiter(gain, sample_rate=sample_rate)
         self._ending, self._end = ending, ending.least  # samples at 16 kHz
         self._given = 0  # samples that are returned
-        self._frames = 0  # of the mels so far
-        self._peak = self._loudest = -math.inf  # of their log-mels, and of means of FALL_FRAMES
+        self._frames = 0  # whose levels are known
+        self._peak = self._loudest = -math.inf  # of the levels, and of means of FALL_FRAMES
         self._recent: Samples = np.zeros(FALL_FRAMES - 1, np.float32) + math.log(MEL_FLOOR)
         self.rings_on = False  # whether it needs another window
+        self._waiting: list[Samples] = []  # parts (P, C, S) of sound that the limiter holds
 
     def leave_peaks(self) -> None:
         """Limit no peaks, as the level is chosen when the sound is complete."""
@@ -130,27 +60,31 @@ class SongSound:
         is_known = self._ending.least == self._ending.most
         return self._ending.least * self.sample_rate // SAMPLE_RATE if is_known else None
 
-    def add(self, log_mel: Tensor) -> Samples:
-        """Add frames (T, 128), on the vocoder's device, and return the samples (S,) now final."""
-        if self._ending.most > self._ending.least:
-            self._find_end(log_mel.amax(1).float().cpu().numpy())
-        with torch.inference_mode():
-            samples = self._vocoder.push(log_mel)
-        return self._cut(self._limiter.push(self._fade(samples)))
+    def add(self, pieces: Sequence[Samples], *, is_last: bool = False) -> tuple[Samples, Samples]:
+        """Add the next samples (S,) of each bus; returns those of the mix that are now final.
 
-    def finish(self) -> Samples:
-        """The remaining samples (S,), after the last frames."""
-        with torch.inference_mode():
-            samples = self._vocoder.flush()
-        last = self._limiter.push(self._fade(samples)), self._limiter.flush()
-        return self._cut(np.concatenate(last))
+        They are (C, S), limited; and (P, C, S) of the parts that they are the sum of, before the
+        limiter. After the last ones, nothing is kept back.
+        """
+        parts = self._mixer.push(pieces)
+        limited = self._limiter.push(parts.sum(0) if len(parts) > 1 else parts[0])
+        if is_last:
+            limited = np.concatenate([limited, self._limiter.flush()], axis=1)
+        self._waiting.append(parts)
+        unlimited = np.concatenate(self._waiting, axis=2)
+        self._waiting = [unlimited[..., limited.shape[1] :]]
+        both = np.concatenate([limited[None], unlimited[..., : limited.shape[1]] * self._gain])
+        cut = self._cut(both)
+        return cut[0], cut[1:]
 
-    def _find_end(self, levels: Samples) -> None:
+    def find_end(self, levels: Samples) -> None:
         """Set the end to the first frame that is RUNG_OUT under the loudest one of the song.
 
         A sound that has not begun to fall is none that rings out: it ends as soon as it may. Levels
         are natural logarithms, one for each of the next frames.
         """
+        if self._ending.most <= self._ending.least:
+            return
         first, self._frames = self._frames, self._frames + len(levels)
         recent = np.concatenate([self._recent, levels])
         means = np.convolve(recent, np.full(FALL_FRAMES, 1 / FALL_FRAMES), mode="valid")
@@ -161,51 +95,54 @@ class SongSound:
         begin = max(0, -(-least // HOP_LENGTH) - first)  # the first frame that may be the end
         if begin >= len(levels) or (first * HOP_LENGTH > least and not self.rings_on):
             return
-        has_fallen = means[begin] < self._loudest + FALLEN * _DECIBEL
+        has_fallen = means[begin] < self._loudest + FALLEN * DECIBEL
         if not self.rings_on and not has_fallen:
             return
-        quiet = np.flatnonzero(levels[begin:] < self._peak + RUNG_OUT * _DECIBEL)
+        quiet = np.flatnonzero(levels[begin:] < self._peak + RUNG_OUT * DECIBEL)
         end = first + begin + int(quiet[0]) if len(quiet) else self._frames
         self._end = min(max(end * HOP_LENGTH, least), most)
         self.rings_on = not len(quiet) and self._end < most
 
-    def _fade(self, samples: Tensor) -> Samples:
-        """The next samples (S,), as loud as the song is there."""
-        sound: Samples = samples.cpu().numpy()
-        if len(self._fades):
-            seconds = (self._faded + np.arange(len(sound))) / self.sample_rate
-            sound = sound * np.interp(seconds, *self._fades.T).astype(np.float32)
-        self._faded += len(sound)
-        return sound
-
     def _cut(self, samples: Samples) -> Samples:
+        """The next samples (..., S), as far as the song goes, faded at its end."""
         end = self._end * self.sample_rate // SAMPLE_RATE
         fade_out = FADE_OUT * self.sample_rate // SAMPLE_RATE
-        part = samples[: max(0, end - self._given)]
+        part = samples[..., : max(0, end - self._given)]
         begin = end - fade_out
-        if not self._ending.is_cut and self._given + len(part) > begin and not self.rings_on:
-            places = np.arange(self._given, self._given + len(part)) - begin
+        if not self._ending.is_cut and self._given + part.shape[-1] > begin and not self.rings_on:
+            places = np.arange(self._given, self._given + part.shape[-1]) - begin
             share = np.clip((places + 1) / fade_out, 0, 1)
             part = part * (0.5 + 0.5 * np.cos(np.pi * share)).astype(np.float32)
-        self._given += len(part)
+        self._given += part.shape[-1]
         return part
 
 
 class Song:
-    """A song that is being rendered: its next window, its sampling options and its sound so far.
+    """A song that is being rendered: its buses, its sampling options and its sound so far.
 
     `dropped` says how many notes did not fit, by the index of the window.
     """
 
     def __init__(
         self,
-        cursor: WindowCursor,
+        voices: Sequence[Voice],
+        count: int,
         sampling: Sampling,
         sound: SongSound,
         dropped: Mapping[int, int],
+        channels: int = 1,
+        parts: tuple[Part, ...] = (),
     ) -> None:
-        self.cursor, self.sampling, self.sound = cursor, sampling, sound
-        self.dropped = dropped
+        """`count` is the number of windows of the song, `channels` that of its sound.
+
+        `parts` are those whose sound is wanted beside the mix.
+        """
+        self.voices, self.count, self.sampling, self.sound = voices, count, sampling, sound
+        self.dropped, self.channels, self.parts = dropped, channels, parts
+        self.stems: Samples = np.zeros((0, channels, 0), np.float32)  # (P, C, S), see `take_ready`
+        self._due: list[Voice] = []  # in this round
+        self.sounding: list[Voice] = []  # those of them in which something sounds
+        self._round = 0, 0  # samples that are covered at its begin and its end
 
     @property
     def sample_rate(self) -> int:
@@ -215,14 +152,63 @@ class Song:
     @property
     def is_over(self) -> bool:
         """Whether the last window has been rendered."""
-        return self.cursor.is_over
+        return self._done >= self.count * WINDOW_SAMPLES
 
-    def take_ready(self, log_mel: Tensor) -> Samples:
-        """Add the log-mel (256, 128) of a rendered window, on the vocoder's device.
+    @property
+    def _done(self) -> int:
+        """The number of samples at 16 kHz that the windows done cover."""
+        return min(voice.position for voice in self.voices)
 
-        Returns the samples (S,) that are now final.
+    @property
+    def done(self) -> int:
+        """The number of windows that are rendered."""
+        return self._done // WINDOW_SAMPLES
+
+    def begin_round(self) -> None:
+        """Choose the buses whose next window is due; `sounding` has those that are not silent.
+
+        Due are those that are furthest behind: all of them, unless some are bent.
         """
-        samples = self.sound.add(log_mel)
+        until = (self.done + 1) * WINDOW_SAMPLES
+        self._due = [voice for voice in self.voices if voice.position < until]
+        for voice in self._due:
+            if voice.cursor.is_over:
+                voice.cursor.add_rest()
+        self.sounding = [voice for voice in self._due if not voice.is_silent()]
+        ends = (v.next_position if v in self._due else v.position for v in self.voices)
+        self._round = self._done, min(ends)
+
+    def progress(self, share: float = 0.0) -> Progress:
+        """The progress of the song, when `share` of the windows that are due is done."""
+        begin, end = self._round if share else (self._done, self._done)
+        number, rest = divmod(begin, WINDOW_SAMPLES)
+        done = rest / WINDOW_SAMPLES + share * ((end - begin) / WINDOW_SAMPLES)
+        return Progress(number + 1, self.count, min(done, 1.0))
+
+    def take_ready(self, mels: Sequence[Tensor], device: torch.device) -> Samples:
+        """End a round: add the log-mels (256, 128) of the buses in `sounding`.
+
+        Returns the samples (C, S) that are now final; `stems` has those of the parts.
+        """
+        made = dict(zip(self.sounding, mels, strict=True))
+        pieces = []
+        for voice in self.voices:
+            if voice in made:
+                pieces.append(voice.add(made[voice].to(device)))
+            elif voice in self._due:
+                pieces.append(voice.skip(device))
+            else:
+                pieces.append(np.zeros(0, np.float32))
+        frames = self._done // HOP_LENGTH
+        levels = np.max([voice.take_levels(frames) for voice in self.voices], axis=0)
+        if len(levels):
+            self.sound.find_end(levels)
         if self.is_over and self.sound.rings_on:
-            self.cursor.add_rest()
-        return np.concatenate([samples, self.sound.finish()]) if self.is_over else samples
+            self.count += 1
+        samples, parts = self.sound.add(pieces)
+        if self.is_over:
+            last, last_parts = self.sound.add([v.finish() for v in self.voices], is_last=True)
+            samples = np.concatenate([samples, last], axis=1)
+            parts = np.concatenate([parts, last_parts], axis=2)
+        self.stems = parts
+        return samples

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from spectro_render import __version__
 from spectro_render.audio.encoders import BIT_DEPTHS, MAX_RATE, MIN_RATE
 from spectro_render.midi.changes import MAX_TEMPO, MAX_VELOCITY, MIN_TEMPO, MIN_VELOCITY
-from spectro_render.options import MAX_GUIDANCE, SAMPLERS, RenderOptions
+from spectro_render.options import CHANNELS, MAX_GUIDANCE, SAMPLERS, RenderOptions
 from spectro_render.serve.limits import Limits, Refusal
 
 
@@ -44,6 +44,7 @@ PARAMETERS = {
     "transpose": Parameter("semitones, of all but drums", int, -127, 127),
     "tempo": Parameter("times that of the file", float, MIN_TEMPO, MAX_TEMPO),
     "velocity": Parameter("times those of the file", float, MIN_VELOCITY, MAX_VELOCITY),
+    "channels": Parameter("mono or stereo; auto: stereo if the file pans", str, choices=CHANNELS),
     "full_band": Parameter(
         "sound up to 20 kHz, at 48 kHz; auto: if the model can", bool, choices=("on", "off", "auto")
     ),

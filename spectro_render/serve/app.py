@@ -209,7 +209,7 @@ class Desk:
         rendering = Rendering(
             title=order.title,
             score=order.score,
-            sound=sound_of_file(path, order.sample_rate),
+            sound=sound_of_file(path, (order.sample_rate, order.song.channels)),
             settings=describe(self._renderer.name, device, sampling, order.options),
             numbers={
                 "rendered in": f"{order.wall_seconds:.2f} s ({speed:.1f} times real time), with"
@@ -287,10 +287,11 @@ def _facts(order: Order) -> dict[str, Any]:
         "state": order.state,
         "error": order.error,
         "seconds": round(order.seconds, 4),
-        "windows": order.song.cursor.count,
-        "windows_done": order.song.cursor.done,
+        "windows": order.song.count,
+        "windows_done": order.song.done,
         "wall_seconds": round(order.wall_seconds, 4),
         "sample_rate": order.sample_rate,
+        "channels": order.song.channels,
         "samples": order.song.sound.length,  # None: not known before the last notes have rung out
         "tracks": [
             {

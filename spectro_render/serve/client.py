@@ -129,6 +129,7 @@ class ServerEngine:
                     bit_depth=encoding.bit_depth,
                     dither=encoding.dither,
                     quality=encoding.quality,
+                    channels=job["channels"],
                     length=job["samples"],
                 )
                 samples = self._receive(connection, address, task, job, writer)
@@ -171,19 +172,19 @@ class ServerEngine:
         job: Any,
         writer: AudioWriter,
     ) -> int:
-        """Write the sound of a song as it comes; returns the number of samples."""
+        """Write the sound of a song as it comes; returns the number of samples of each channel."""
         response = self._send(connection, "GET", f"{address}/sound.raw?bit_depth=float")
-        rest, samples, windows = b"", 0, job["windows"]
+        rest, samples, windows, channels = b"", 0, job["windows"], job["channels"]
         of_window = round(WINDOW_SECONDS * job["sample_rate"])
         try:
             while data := response.read1(_BLOCK):
                 if self._is_stopping:
                     raise SpectroRenderError("the run was ended")
                 data = rest + data
-                whole = len(data) // 4 * 4
-                rest = data[whole:]
-                writer.write(np.frombuffer(data[:whole], "<f4"))
-                samples += whole // 4
+                whole = len(data) // (4 * channels)
+                rest = data[4 * channels * whole :]
+                writer.write(np.frombuffer(data, "<f4", whole * channels).reshape(-1, channels).T)
+                samples += whole
                 window = min(samples // of_window, windows - 1)
                 share = min(samples / of_window - window, 1.0)
                 self.on_progress(task, Progress(window + 1, windows, share))

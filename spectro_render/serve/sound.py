@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import BinaryIO, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from spectro_render.audio.audio import AudioWriter
 from spectro_render.options import Encoding
@@ -45,6 +46,11 @@ class _Outbox:
         return data
 
 
+def deinterleave(data: bytes, channels: int) -> npt.NDArray[np.float32]:
+    """Little-endian float32 samples of all channels by turns, as an array (channels, S)."""
+    return np.frombuffer(data, "<f4").reshape(-1, channels).T
+
+
 def _open(order: Order) -> BinaryIO:
     try:
         return open(order.path, "rb")
@@ -65,10 +71,11 @@ def encode(order: Order, encoding: Encoding, file: BinaryIO) -> None:
             out_rate=encoding.sample_rate,
             format=encoding.format,
             bit_depth=encoding.bit_depth,
+            channels=order.song.channels,
         ) as writer,
     ):
-        while data := samples.read(4 * _BLOCK):
-            writer.write(np.frombuffer(data, "<f4"))
+        while data := samples.read(4 * order.song.channels * _BLOCK):
+            writer.write(deinterleave(data, order.song.channels))
 
 
 async def stream(order: Order, encoding: Encoding) -> AsyncIterator[bytes]:
@@ -84,9 +91,10 @@ async def stream(order: Order, encoding: Encoding) -> AsyncIterator[bytes]:
         out_rate=encoding.sample_rate,
         format=encoding.format,
         bit_depth=encoding.bit_depth,
+        channels=order.song.channels,
         length=order.song.sound.length,
     )
-    place = 0
+    place, channels = 0, order.song.channels
     file: BinaryIO | None = None
     order.readers += 1
     try:
@@ -96,7 +104,7 @@ async def stream(order: Order, encoding: Encoding) -> AsyncIterator[bytes]:
             while place < frames:
                 file = file or _open(order)
                 count = min(_BLOCK, frames - place)
-                writer.write(np.frombuffer(file.read(4 * count), "<f4"))
+                writer.write(deinterleave(file.read(4 * channels * count), channels))
                 place += count
                 if data := outbox.take():
                     yield data

@@ -23,7 +23,7 @@ from spectro_render.errors import NO_MEMORY
 from spectro_render.midi.length import least_seconds, part_to_render, sounding_seconds, with_times
 from spectro_render.midi.read import read_midi
 from spectro_render.midi.score import Score
-from spectro_render.options import RenderOptions
+from spectro_render.options import Encoding, RenderOptions
 from spectro_render.page.rendering import as_time
 from spectro_render.render.renderer import Renderer
 from spectro_render.render.song import Song
@@ -34,7 +34,10 @@ _NO_LIMIT = 25.0  # hours: more than any MIDI file that is read
 
 @dataclass(eq=False)
 class Order:
-    """A song that a client has ordered. Its sound grows in a file of float32 samples."""
+    """A song that a client has ordered.
+
+    Its sound grows in a file of float32 samples, those of all channels by turns.
+    """
 
     title: str  # as the client named it; only shown
     options: RenderOptions
@@ -48,7 +51,7 @@ class Order:
     created: float = field(default_factory=time.monotonic)
     asked: float = field(default_factory=time.monotonic)  # when a client last asked for it
     readers: int = 0  # clients that receive the sound now
-    frames: int = 0  # samples in the file so far
+    frames: int = 0  # samples of each channel in the file so far
     state: str = "waiting"  # then "rendering", and "done" or "failed"
     error: str = ""
     wall_seconds: float = 0.0  # from the order to the last sample
@@ -185,9 +188,11 @@ class Studio:
                     self._end(order, f"the sound cannot be stored: {error.strerror}")
                     continue
                 output = Destination(file)
-                writer = AudioWriter(output, format="raw", bit_depth="float")
+                channels = order.song.channels
+                writer = AudioWriter(output, format="raw", bit_depth="float", channels=channels)
                 task = Task(Job(None, None), b"", output)
-                active = ActiveSong(task, order.song, writer, time.monotonic())
+                encoding = Encoding("raw", "float")
+                active = ActiveSong(task, order.song, writer, time.monotonic(), encoding)
                 files[active] = order, file
                 order.state = "rendering"
                 self._slots.add(active)

@@ -108,6 +108,11 @@ class TokenWindow:
     dropped: int = 0  # notes that did not fit into this window and are left out of all windows
 
 
+def rest_window(index: int, vocabulary: Vocabulary) -> TokenWindow:
+    """A window in which nothing starts, and nothing goes on."""
+    return TokenWindow(index, (vocabulary.tie, EOS))
+
+
 class WindowNote(NamedTuple):
     """A note of one window."""
 

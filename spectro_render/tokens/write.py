@@ -34,7 +34,7 @@ from spectro_render.tokens.events import (
     to_sounds,
 )
 from spectro_render.tokens.fit import GoingOn, Page, fit_page, hold, in_order, without_sounds
-from spectro_render.tokens.vocabulary import EOS, TokenWindow, Vocabulary
+from spectro_render.tokens.vocabulary import EOS, TokenWindow, Vocabulary, rest_window
 
 if TYPE_CHECKING:
     from note_seq.protobuf.music_pb2 import NoteSequence
@@ -142,11 +142,6 @@ def tokenize(
     pretty_midi.PrettyMIDI are read as scores. `song_windows` makes windows one by one.
     """
     return list(TokenWindows(as_score(score), vocabulary, seconds))
-
-
-def rest_window(index: int, vocabulary: Vocabulary) -> TokenWindow:
-    """A window in which nothing starts, and nothing goes on."""
-    return TokenWindow(index, (vocabulary.tie, EOS))
 
 
 def song_windows(

@@ -141,6 +141,13 @@ class FullBandVocoder:
         self._high = torch.cat([self._high, self._band.push(log_mel)])
         return self._take(min(len(self._low), len(self._high)))
 
+    def rest(self, frames: int, device: torch.device) -> Tensor:
+        """Add silent frames as `StreamingVocoder.rest` does; returns the finished samples (S,)."""
+        self._resample(self._vocoder.rest(frames, device), last=False)
+        silence = torch.full((frames, N_MELS), LOG_MEL_MIN)
+        self._high = torch.cat([self._high, self._band.push(silence)])
+        return self._take(min(len(self._low), len(self._high)))
+
     def flush(self) -> Tensor:
         """Return the samples (S,) that are left."""
         self._resample(self._vocoder.flush(), last=True)

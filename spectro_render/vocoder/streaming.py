@@ -9,7 +9,7 @@ on the whole mel gets it at the end.
 import torch
 from torch import Tensor
 
-from spectro_render.constants import HOP_LENGTH, WINDOW_FRAMES
+from spectro_render.constants import HOP_LENGTH, LOG_MEL_MIN, N_MELS, WINDOW_FRAMES
 from spectro_render.vocoder.harmonic_map import notes_between
 from spectro_render.vocoder.melgan import Vocoder
 
@@ -64,6 +64,30 @@ class StreamingVocoder:
         samples = self._vocode(self._frames, self._start + len(self._frames))
         self._frames, self._start, self._done = None, 0, 0
         return samples
+
+    def rest(self, frames: int, device: torch.device) -> Tensor:
+        """Add silent frames, which are not vocoded; returns all samples (S,) up to their end.
+
+        `frames` is a multiple of the vocoder's period. A vocoder that needs the whole mel gets the
+        frames.
+        """
+        if self._context is None:
+            return self.push(torch.full((frames, N_MELS), LOG_MEL_MIN, device=device))
+        period = self._vocoder.period
+        silence = torch.full(
+            (-(-self._context // period) * period, N_MELS), LOG_MEL_MIN, device=device
+        )
+        begin, pieces = 0, []
+        if self._frames is not None:
+            begin = self._start + len(self._frames)
+            if begin > self._done:
+                self._frames = torch.cat([self._frames, silence])
+                pieces.append(self._vocode(self._frames, begin))
+        pieces.append(torch.zeros(frames * HOP_LENGTH, device=device))
+        self._done = begin + frames
+        self._start = max(0, self._done - len(silence))
+        self._frames = silence[: self._done - self._start]
+        return torch.cat(pieces)
 
     @torch.no_grad()
     def _vocode(self, frames: Tensor, end: int) -> Tensor:

@@ -76,7 +76,7 @@ def window_alone(
     options: "RenderOptions | None" = None,
 ) -> "Tensor":
     """Render a window alone, with the mel `before` as its context: log-mel (256, 128)."""
-    from spectro_render.render.song import WindowCursor
+    from spectro_render.render.voice import WindowCursor
 
     cursor = WindowCursor([window], renderer.vocabulary, 0)
     cursor.previous_mel = before
