@@ -6,6 +6,7 @@ If one song fails, the others are rendered all the same.
 from __future__ import annotations
 
 import os
+import re
 import time
 import traceback
 from collections import Counter, deque
@@ -34,6 +35,7 @@ from spectro_render.errors import (
 from spectro_render.report import Reporter, SongBars, complain, count, times_real_time
 
 MOST_SHOWN = 10  # failures that are listed at the end
+MOST_KINDS = 8  # of events that are not played, listed at the end
 _FATAL = (WeightsError, DeviceError, EngineError)  # every other song would fail, too
 
 
@@ -88,10 +90,14 @@ class Batch:
         self._seconds = 0.0  # of sound so far
         self._drawing_failures = 0
         self._shown: Exception | None = None  # the bug that was last printed
+        self._ignored: Counter[str] = Counter()  # number of songs by what is not played in them
+        self._lossy_songs = 0  # in which something is not played
+        self._is_many = False  # whether what is not played is summed up at the end
 
     def run(self, jobs: Sequence[Job]) -> int:
         """Render all jobs, and return the number of failures."""
         waiting = deque(jobs)
+        self._is_many = len(jobs) > 1
         started = time.monotonic()
         try:
             with self.reporter.songs(len(jobs)) as self._bars:
@@ -103,6 +109,7 @@ class Batch:
                     for task, event in self.engine.advance():
                         self.handle(task, event)
                     self._fill(waiting)
+            self._report_ignored()
             if len(jobs) > 1:
                 text = self._summary(time.monotonic() - started)
                 self.reporter.summary(self._results, self._failures, text)
@@ -237,7 +244,9 @@ class Batch:
         """Report what was damaged in a file, and what of it is not played."""
         if begun.repairs:
             self.reporter.say(f"{job.name}: repaired: {'; '.join(begun.repairs)}")
-        if begun.ignored:
+        self._lossy_songs += bool(begun.ignored)
+        self._ignored.update({_kind(phrase) for phrase in begun.ignored})
+        if begun.ignored and not self._is_many:
             self.reporter.say(f"{job.name}: ignored: {', '.join(begun.ignored)}")
         if begun.is_whole and job.is_streamed:
             why = "the vocoder needs the whole song"
@@ -246,6 +255,17 @@ class Batch:
             self.reporter.say(
                 f"{job.name}: too dense at {seconds:.2f} s: {count(notes, 'note')} left out"
             )
+
+    def _report_ignored(self) -> None:
+        """Report in one line what is not played in several songs."""
+        if not (self._is_many and self._ignored):
+            return
+        common = self._ignored.most_common(MOST_KINDS)
+        kinds = [f"{kind} ({count(number, 'song')})" for kind, number in common]
+        if len(self._ignored) > MOST_KINDS:
+            kinds.append(f"and {count(len(self._ignored) - MOST_KINDS, 'other kind')}")
+        songs = count(self._lossy_songs, "song")
+        self.reporter.say(f"ignored in {songs}: {', '.join(kinds)}; info shows it for each")
 
     def _finish(self, task: Task, begun: Begun, made: Finished) -> None:
         """Report and record a song that is complete."""
@@ -345,6 +365,11 @@ class Batch:
         if self._counts["failed"] and isinstance(self._history, History):
             text += f"; the reasons are in {self._history.path}"
         return text
+
+
+def _kind(phrase: str) -> str:
+    """What a song ignores, without the number: 'pan (3 events)' -> 'pan'."""
+    return re.sub(r" \(\d+ \w+\)$|^\d+ (?=notes? )", "", phrase)
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
