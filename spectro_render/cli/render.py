@@ -25,7 +25,7 @@ from spectro_render.cli.completion import (
     offer_vocoders,
     with_files,
 )
-from spectro_render.cli.help import GroupedCommand
+from spectro_render.cli.help import GroupedCommand, is_given
 from spectro_render.cli.values import hertz, seconds
 from spectro_render.cli.words import check_first_word
 from spectro_render.constants import FULL_RATE, SAMPLE_RATE
@@ -92,6 +92,7 @@ def _print_version(context: typer.Context, wanted: bool) -> None:
 
 @rendering.command(cls=GroupedCommand)
 def render(
+    context: typer.Context,
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
@@ -426,6 +427,7 @@ def render(
         bool,
         typer.Option(
             "--version",
+            allow_from_autoenv=False,
             callback=_print_version,
             is_eager=True,
             help="Print the version and exit.",
@@ -444,7 +446,7 @@ def render(
 
     Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.
     """
-    from spectro_render.audio.encoders import check_format
+    from spectro_render.audio.encoders import BIT_DEPTHS, LOSSY, check_format
     from spectro_render.audio.normalize import MOST_OF_ALBUM, parse_level
     from spectro_render.batch.batch import Batch
     from spectro_render.batch.engine import LocalEngine
@@ -476,8 +478,13 @@ def render(
     check_first_word(inputs or [])
     names, listed = read_lists(inputs or [], files_from)
     several = is_batch(names, listed)
+    file_format = choose_format(output, "raw" if raw else format, batch=several)
+    if not is_given(context, "quality") and file_format not in LOSSY:
+        quality = None
+    if not is_given(context, "bit_depth") and bit_depth not in BIT_DEPTHS[file_format]:
+        bit_depth = None
     encoding = Encoding(
-        choose_format(output, "raw" if raw else format, batch=several),
+        file_format,
         bit_depth,
         sample_rate,
         quality,
