@@ -30,6 +30,7 @@ from spectro_render.errors import (
     OutputError,
     SpectroRenderError,
     WeightsError,
+    WeightsNotFound,
     reason_of,
 )
 from spectro_render.report import Reporter, SongBars, complain, count, times_real_time
@@ -127,6 +128,34 @@ class Batch:
             if self._folder is not None:
                 sweep(self._folder)
         return self._counts["failed"] + self._drawing_failures + self.reporter.is_cut_off
+
+    def preview(self, jobs: Sequence[Job]) -> int:
+        """Print what `run` would do, and return the number of inputs that are missing.
+
+        Nothing is written, and no model is fetched: without it, known outputs count as outdated.
+        """
+        for job in jobs:
+            try:
+                job.check_input()
+                why = ""
+                if job.is_complete:
+                    with suppress(WeightsNotFound):
+                        why, _ = self._why_kept(job)
+            except (SpectroRenderError, OSError) as error:
+                complain(f"{job.name}: {_reason(error)}")
+                self._counts["failed"] += 1
+                self.reporter.record({"status": "failed", **_names(job), "error": _reason(error)})
+                continue
+            status = "skipped" if why else "planned"
+            self._counts[status] += 1
+            names = _names(job)
+            line = why or f"would be written to {names['output']}"
+            self.reporter.say(f"{job.name}: {line}")
+            self.reporter.record({"status": status, **names, **({"reason": why} if why else {})})
+        if len(jobs) > 1:
+            counts = self._results.items()
+            self.reporter.say(", ".join(f"{number} {name}" for name, number in counts))
+        return self._counts["failed"] + self.reporter.is_cut_off
 
     def _fill(self, waiting: deque[Job]) -> None:
         """Begin waiting jobs until the engine has no more room."""
@@ -349,8 +378,8 @@ class Batch:
 
     @property
     def _results(self) -> dict[str, int]:
-        """The number of jobs that were rendered, skipped and failed, without zeros."""
-        names = ("rendered", "skipped", "failed")
+        """The number of jobs by what became of them, without zeros."""
+        names = ("planned", "rendered", "skipped", "failed")
         return {name: self._counts[name] for name in names if self._counts[name]}
 
     def _summary(self, wall_seconds: float) -> str:

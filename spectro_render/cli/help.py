@@ -16,7 +16,7 @@ _OTHER = "Other options"
 _GROUPS = {
     "Input and output": (
         *("output", "files_from", "format", "quality", "sample_rate", "bit_depth", "no_dither"),
-        *("raw", "normalize", "force", "skip_existing", "plot", "report"),
+        *("raw", "normalize", "force", "skip_existing", "dry_run", "plot", "report"),
     ),
     "Sound": (
         *("fast", "best", "steps", "sampler", "guidance", "seed", "start", "duration", "tail"),

@@ -108,8 +108,8 @@ def render(
             "--output",
             "-o",
             metavar="OUT",
-            help="Audio file, folder, or - for standard output."
-            "  [default: song.wav beside song.mid]",
+            help="Audio file, folder, or - for standard output; or a name with fields, such as"
+            " 'out/{stem}-{seed}.{format}'.  [default: song.wav beside song.mid]",
         ),
     ] = None,
     files_from: Annotated[
@@ -398,6 +398,12 @@ def render(
             help="Keep outputs that exist, however they were made.",
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print what would be rendered and where, and write nothing."
+        ),
+    ] = False,
     plot: Annotated[
         str | None,
         typer.Option(
@@ -460,7 +466,7 @@ def render(
     )
     from spectro_render.batch.mapping import map_jobs, read_mapping
     from spectro_render.batch.tasks import Cluster, Settings
-    from spectro_render.checkpoints.find import fingerprint_of, resolve_model
+    from spectro_render.checkpoints.find import fingerprint_of, require_at_hand, resolve_model
     from spectro_render.midi.changes import changes_of
     from spectro_render.options import Encoding, ModelChoice, RenderOptions
 
@@ -497,7 +503,14 @@ def render(
     rate = FULL_RATE if full_band else SAMPLE_RATE  # unless another is chosen
     out_rate = rate if sample_rate is None else sample_rate
     check_format(encoding.format, bit_depth, out_rate, quality)
-    jobs = plan_jobs(names, output, encoding.format, listed)
+    shared = {  # fields of a template that are the same for all songs
+        "seed": seed,
+        "model": os.path.basename(os.path.normpath(model)),
+        "quality": "fast" if fast else "best" if best else "default",
+        "steps": steps or "default",
+        "start": start,
+    }
+    jobs = plan_jobs(names, output, encoding.format, listed, shared)
     given: dict[str, Any] = {
         "programs": changes.programs(program),
         "drums": None if drums is None else drums == "on",
@@ -553,6 +566,12 @@ def render(
         if encoding.level and stream:
             reporter.say("the sound is written when the song is complete: its level is measured")
         find_model = cache(partial(resolve_model, model, vocoder, reporter))
+
+        def fingerprint() -> str:
+            if dry_run:
+                require_at_hand(model, vocoder)
+            return fingerprint_of(find_model())
+
         where: Engine
         if cluster is None and (len(jobs) == 1 or workers == 1):
             where = LocalEngine(settings, len(jobs), find_model)
@@ -568,7 +587,7 @@ def render(
             settings,
             where,
             reporter,
-            lambda: fingerprint_of(find_model()),
+            fingerprint,
             stream=stream,
             force=force or is_album,  # its songs have one gain
             skip_existing=skip_existing,
@@ -577,6 +596,8 @@ def render(
             has_records=output is not None,
             draw=pages.draw if pages else None,
         )
+        if dry_run:
+            return 1 if batch.preview(jobs) else 0
         return 1 if batch.run(longest_first(jobs) if cluster else jobs) else 0
 
 
