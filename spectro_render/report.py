@@ -65,13 +65,13 @@ class Reporter:
         if self._quiet or not sys.stderr.isatty():
             yield SongBars()
             return
-        bars = _make_bar("{task.fields[state]}", "left, {task.fields[speed]}")
-        self._bars = _VisibleBars(bars, number)
+        bars = _make_bar("{task.fields[state]}", "{task.fields[end]}")
+        self._bars = shown = _VisibleBars(bars, number)
         try:
-            yield self._bars
+            yield shown
         finally:
             self._bars = SongBars()
-            bars.stop()
+            shown.end()
 
     def summary(
         self, results: Mapping[str, int], failures: Sequence[tuple[str, str]], text: str
@@ -96,7 +96,8 @@ class Reporter:
             yield lambda _: None
             return
         with _make_bar(f"{{task.fields[done]}} of {as_size(size)}", "left") as bar:
-            task = bar.add_task(one_line(name), total=size, completed=done, done=as_size(done))
+            layout = _Layout(bar)
+            task = bar.add_task(layout.name(name), total=size, completed=done, done=as_size(done))
             yield lambda done: bar.update(task, completed=done, done=as_size(done))
 
 
@@ -119,25 +120,32 @@ class _VisibleBars(SongBars):
     """Progress bars on a terminal, with one for all songs at the top."""
 
     def __init__(self, bars: rich_progress.Progress, songs: int) -> None:
-        self._bars = bars
+        self._bars, self._layout = bars, _Layout(bars)
         self._songs, self._over = songs, 0
         self._begun = time.monotonic()
         self._seconds = 0.0  # of sound, in songs that have ended
         self._rows: dict[object, _Row] = {}
         self._lock = threading.Lock()
+        self._is_over = False  # whether nothing more is shown, though a thread may still render
         self._whole = None
         if songs > 1:
-            self._whole = bars.add_task("songs", total=songs, state=f"0 of {songs}", speed="")
+            self._whole = bars.add_task("songs", total=songs, state=f"0 of {songs}", end="")
 
     def show(self, song: object, name: str, progress: Progress) -> None:
         with self._lock:
+            if self._is_over:
+                return
             self._bars.start()  # not before: a download may have had a bar of its own
             row = self._rows.get(song) or self._add(song, name, progress.windows)
             row.done = progress.done
             if row.number is not None:
-                state = f"window {progress.window}/{progress.windows}"
-                speed = _speed(row.done * WINDOW_SECONDS, row.begun)
-                self._bars.update(row.number, completed=row.done, state=state, speed=speed)
+                self._layout.update()
+                state = self._layout.state("window", progress.window, progress.windows)
+                end = self._layout.end(row.done * WINDOW_SECONDS, row.begun)
+                text = self._layout.name(name)
+                self._bars.update(
+                    row.number, completed=row.done, description=text, state=state, end=end
+                )
             self._show_whole()
 
     def hide(self, song: object, seconds: float = 0.0) -> None:
@@ -151,6 +159,12 @@ class _VisibleBars(SongBars):
             if self._over == self._songs:
                 self._bars.stop()
 
+    def end(self) -> None:
+        """Take all bars off the screen, for good."""
+        with self._lock:
+            self._is_over = True
+            self._bars.stop()
+
     @contextmanager
     def moved_away(self, for_stream: TextIO) -> Iterator[None]:
         is_in_the_way = self._bars.live.is_started and for_stream.isatty()
@@ -163,7 +177,8 @@ class _VisibleBars(SongBars):
     def _add(self, song: object, name: str, windows: int) -> _Row:
         row = self._rows[song] = _Row(windows)
         if sum(other.number is not None for other in self._rows.values()) < MOST_BARS:
-            row.number = self._bars.add_task(one_line(name), total=windows, state="", speed="")
+            text = self._layout.name(name)
+            row.number = self._bars.add_task(text, total=windows, state="", end="")
         return row
 
     def _show_whole(self) -> None:
@@ -172,8 +187,8 @@ class _VisibleBars(SongBars):
         rows = self._rows.values()
         done = self._over + sum(row.done / row.windows for row in rows)
         seconds = self._seconds + sum(row.done for row in rows) * WINDOW_SECONDS
-        state, speed = f"{self._over} of {self._songs}", _speed(seconds, self._begun)
-        self._bars.update(self._whole, completed=done, state=state, speed=speed)
+        state, end = f"{self._over} of {self._songs}", self._layout.end(seconds, self._begun)
+        self._bars.update(self._whole, completed=done, state=state, end=end)
 
 
 @dataclass
@@ -186,8 +201,53 @@ class _Row:
     begun: float = field(default_factory=time.monotonic)
 
 
-def _speed(seconds: float, begun: float) -> str:
-    return f"{times_real_time(seconds, time.monotonic() - begun):.1f}x real time"
+class _Layout:
+    """What has room on a line of bars: a name, the bar, a state, the time left and the speed.
+
+    On narrow terminals, words are left out first, then the speed.
+    """
+
+    def __init__(self, bars: rich_progress.Progress) -> None:
+        self._bars = bars
+        self.update()
+
+    def update(self) -> None:
+        """Fit the columns to the terminal, which may have changed its size."""
+        from rich.progress import BarColumn
+
+        # A terminal shows ^C where the cursor is, behind the last bar. If that were in the last
+        # column, the line would be broken, and a part of the bars could not be removed.
+        self._width = self._bars.console.width - 4
+        self._has_words, self._has_speed = self._width >= 88, self._width >= 64
+        self._name_width = self._width // 3
+        others = 14 + 7 + 22 + 4 if self._has_words else 9 + 7 + 13 + 4 if self._has_speed else 19
+        width = self._width - self._name_width - others
+        for column in self._bars.columns:
+            if isinstance(column, BarColumn):
+                column.bar_width = min(40, max(8, width))
+
+    def name(self, path: str) -> str:
+        """The path of a song, or its name, or the beginning and the end of that."""
+        from rich.cells import cell_len, set_cell_size
+
+        text, width = one_line(path), self._name_width
+        if cell_len(text) > width:
+            text = os.path.basename(text)
+        if cell_len(text) <= width:
+            return text
+        end = width // 2
+        return f"{set_cell_size(text, width - 1 - end)}…{set_cell_size(text[::-1], end)[::-1]}"
+
+    def state(self, noun: str, number: int, total: int) -> str:
+        """A position: `window 3/10`, or `3/10` where there is no room."""
+        return f"{noun} {number}/{total}" if self._has_words else f"{number}/{total}"
+
+    def end(self, seconds: float, begun: float) -> str:
+        """What follows the time left: the speed at which `seconds` of sound were made."""
+        speed = f"{times_real_time(seconds, time.monotonic() - begun):.1f}x"
+        if self._has_words:
+            return f"left, {speed} real time"
+        return f"left, {speed}" if self._has_speed else ""
 
 
 def complain(text: str) -> None:
@@ -261,13 +321,14 @@ def _table(results: Mapping[str, int], failures: Sequence[tuple[str, str]]) -> T
 def _make_bar(state: str, end: str) -> rich_progress.Progress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Column
 
     return Progress(
-        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
         BarColumn(),
-        TextColumn(state),
-        TimeRemainingColumn(),
-        TextColumn(end),
+        TextColumn(state, table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        TextColumn(end, table_column=Column(no_wrap=True)),
         console=Console(stderr=True),
         redirect_stdout=False,  # it may carry sound
         transient=True,  # the line that reports the result takes its place

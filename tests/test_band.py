@@ -313,10 +313,9 @@ class TestTraining:
     def test_pieces_are_played_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for module in (data, training_band):
             monkeypatch.setattr(module, "PIECE_WINDOWS", 1)
-            monkeypatch.setattr(module, "PIECES_PER_SHARD", 1)
         for name in "ab":
             (tmp_path / f"{name}.mid").write_bytes(b"no MIDI")  # so all music is made up
-        spec = CacheSpec(tmp_path, tmp_path / "train", Vocabulary(32, "full"), hours=0.1)
+        spec = CacheSpec(tmp_path, tmp_path / "train", Vocabulary(32, "full"), hours=0.1, pieces=1)
         spec.folder.mkdir()
         data._start_worker(spec)
         data._write_shard(0)

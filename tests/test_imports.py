@@ -60,6 +60,7 @@ def modules_after(code: str) -> set[str]:
         "from spectro_render.cli.app import run; assert run(['info', '--help']) == 0",
         "from spectro_render.cli.app import run; assert run(['train', '--help']) == 0",
         "from spectro_render.cli.app import run; assert run(['evaluate', '--help']) == 0",
+        "from spectro_render.cli.app import run; assert run(['config']) == 0",
         "from spectro_render.cli.app import run; assert run(['x.mid', '--steps', '0']) == 2",
         "from spectro_render.cli.app import run; assert run(['models', 'list']) == 0",
         COMPLETING,

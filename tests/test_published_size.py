@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,7 +59,7 @@ def load(limit: float) -> dict[str, float]:
     """Load the model by its name in a new process, in at most `limit` times its size of memory."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     program = [sys.executable, "-c", LOAD, PUBLISHED]
-    done = run_program(program, stdout=subprocess.PIPE, text=True, env=environment, check=True)
+    done = run_program(program, capture_output=True, text=True, env=environment, check=True)
     cost: dict[str, float] = json.loads(done.stdout)
     assert cost["weights"] > 1.6e9
     assert cost["peak"] < limit * cost["weights"]

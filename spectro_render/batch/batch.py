@@ -6,6 +6,7 @@ If one song fails, the others are rendered all the same.
 from __future__ import annotations
 
 import os
+import re
 import time
 import traceback
 from collections import Counter, deque
@@ -30,11 +31,13 @@ from spectro_render.errors import (
     OutputError,
     SpectroRenderError,
     WeightsError,
+    WeightsNotFound,
     reason_of,
 )
 from spectro_render.report import Reporter, SongBars, complain, count, times_real_time
 
 MOST_SHOWN = 10  # failures that are listed at the end
+MOST_KINDS = 8  # of events that are not played, listed at the end
 _FATAL = (WeightsError, DeviceError, EngineError)  # every other song would fail, too
 
 
@@ -89,10 +92,14 @@ class Batch:
         self._seconds = 0.0  # of sound so far
         self._drawing_failures = 0
         self._shown: Exception | None = None  # the bug that was last printed
+        self._ignored: Counter[str] = Counter()  # number of songs by what is not played in them
+        self._lossy_songs = 0  # in which something is not played
+        self._is_many = False  # whether what is not played is summed up at the end
 
     def run(self, jobs: Sequence[Job]) -> int:
         """Render all jobs, and return the number of failures."""
         waiting = deque(jobs)
+        self._is_many = len(jobs) > 1
         started = time.monotonic()
         try:
             with self.reporter.songs(len(jobs)) as self._bars:
@@ -104,6 +111,7 @@ class Batch:
                     for task, event in self.engine.advance():
                         self.handle(task, event)
                     self._fill(waiting)
+            self._report_ignored()
             if len(jobs) > 1:
                 text = self._summary(time.monotonic() - started)
                 self.reporter.summary(self._results, self._failures, text)
@@ -121,6 +129,34 @@ class Batch:
             if self._folder is not None:
                 sweep(self._folder)
         return self._counts["failed"] + self._drawing_failures + self.reporter.is_cut_off
+
+    def preview(self, jobs: Sequence[Job]) -> int:
+        """Print what `run` would do, and return the number of inputs that are missing.
+
+        Nothing is written, and no model is fetched: without it, known outputs count as outdated.
+        """
+        for job in jobs:
+            try:
+                job.check_input()
+                why = ""
+                if job.is_complete:
+                    with suppress(WeightsNotFound):
+                        why, _ = self._why_kept(job)
+            except (SpectroRenderError, OSError) as error:
+                complain(f"{job.name}: {_reason(error)}")
+                self._counts["failed"] += 1
+                self.reporter.record({"status": "failed", **_names(job), "error": _reason(error)})
+                continue
+            status = "skipped" if why else "planned"
+            self._counts[status] += 1
+            names = _names(job)
+            line = why or f"would be written to {names['output']}"
+            self.reporter.say(f"{job.name}: {line}")
+            self.reporter.record({"status": status, **names, **({"reason": why} if why else {})})
+        if len(jobs) > 1:
+            counts = self._results.items()
+            self.reporter.say(", ".join(f"{number} {name}" for name, number in counts))
+        return self._counts["failed"] + self.reporter.is_cut_off
 
     def _fill(self, waiting: deque[Job]) -> None:
         """Begin waiting jobs until the engine has no more room."""
@@ -242,7 +278,9 @@ class Batch:
         """Report what was damaged in a file, and what of it is not played."""
         if begun.repairs:
             self.reporter.say(f"{job.name}: repaired: {'; '.join(begun.repairs)}")
-        if begun.ignored:
+        self._lossy_songs += bool(begun.ignored)
+        self._ignored.update({_kind(phrase) for phrase in begun.ignored})
+        if begun.ignored and not self._is_many:
             self.reporter.say(f"{job.name}: ignored: {', '.join(begun.ignored)}")
         if begun.is_whole and job.is_streamed:
             why = "the vocoder needs the whole song"
@@ -251,6 +289,17 @@ class Batch:
             self.reporter.say(
                 f"{job.name}: too dense at {seconds:.2f} s: {count(notes, 'note')} left out"
             )
+
+    def _report_ignored(self) -> None:
+        """Report in one line what is not played in several songs."""
+        if not (self._is_many and self._ignored):
+            return
+        common = self._ignored.most_common(MOST_KINDS)
+        kinds = [f"{kind} ({count(number, 'song')})" for kind, number in common]
+        if len(self._ignored) > MOST_KINDS:
+            kinds.append(f"and {count(len(self._ignored) - MOST_KINDS, 'other kind')}")
+        songs = count(self._lossy_songs, "song")
+        self.reporter.say(f"ignored in {songs}: {', '.join(kinds)}; info shows it for each")
 
     def _finish(self, task: Task, begun: Begun, made: Finished) -> None:
         """Report and record a song that is complete."""
@@ -338,8 +387,8 @@ class Batch:
 
     @property
     def _results(self) -> dict[str, int]:
-        """The number of jobs that were rendered, skipped and failed, without zeros."""
-        names = ("rendered", "skipped", "failed")
+        """The number of jobs by what became of them, without zeros."""
+        names = ("planned", "rendered", "skipped", "failed")
         return {name: self._counts[name] for name in names if self._counts[name]}
 
     def _summary(self, wall_seconds: float) -> str:
@@ -354,6 +403,11 @@ class Batch:
         if self._counts["failed"] and isinstance(self._history, History):
             text += f"; the reasons are in {self._history.path}"
         return text
+
+
+def _kind(phrase: str) -> str:
+    """What a song ignores, without the number: 'pan (3 events)' -> 'pan'."""
+    return re.sub(r" \(\d+ \w+\)$|^\d+ (?=notes? )", "", phrase)
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:

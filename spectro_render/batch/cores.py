@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
@@ -41,6 +43,9 @@ class Cores(Generic[Result]):
         self.number = number
         self._threads: ThreadPoolExecutor | None = None
         self._running: list[Future[Result]] = []
+        # Work that is done. The caller waits for it in this queue, which is written in C: an
+        # interrupt leaves Python's own locks, which futures have, in disorder.
+        self._done: SimpleQueue[Future[Result]] = SimpleQueue()
         self._is_cancelled = False
 
     def start(self, work: Callable[[], Result], *, here: bool = False) -> Future[Result]:
@@ -51,42 +56,51 @@ class Cores(Generic[Result]):
         """
         from concurrent.futures import Future, ThreadPoolExecutor
 
+        future: Future[Result] = Future()
         if here or self.number == 1:
-            future: Future[Result] = Future()
             try:
                 future.set_result(work())
             except Exception as error:
                 future.set_exception(error)
+            self._done.put(future)
         else:
             if self._threads is None:
                 import torch
 
                 self._threads = ThreadPoolExecutor(self.number, "core", torch.set_num_threads, (1,))
-            future = self._threads.submit(work)
+            self._threads.submit(self._work, work, future)
         self._running.append(future)
         return future
 
     def first(self) -> Future[Result]:
-        """Wait until some of the work is done, and return the future of the work started first."""
-        from concurrent.futures import FIRST_COMPLETED, wait
-
-        done, _ = wait(self._running, return_when=FIRST_COMPLETED)
-        future = next(future for future in self._running if future in done)
+        """Wait until some of the work is done, and return the future of the work done first."""
+        future = self._done.get()
         self._running.remove(future)
         return future
 
     def stop(self) -> None:
         """Cancel all work at its next `check`, and wait for it to end; its results are lost."""
-        from concurrent.futures import wait
-
         self._is_cancelled = True
-        wait(self._running)
+        # Not by `first`, as an interrupt may have taken a future from the queue and lost it.
+        while not all(future.done() for future in self._running):
+            with suppress(Empty):
+                self._done.get(timeout=0.1)
         self._running.clear()
+        self._done = SimpleQueue()
         self._is_cancelled = False
 
     def cancel(self) -> None:
         """Cancel all work at its next `check`, from any thread; `stop` waits for it."""
         self._is_cancelled = True
+
+    def _work(self, work: Callable[[], Result], future: Future[Result]) -> None:
+        """Do some work in a thread."""
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+        finally:
+            self._done.put(future)
 
     def check(self) -> None:
         """Raise Cancelled if the work has been cancelled; to be called by the work."""

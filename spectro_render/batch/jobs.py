@@ -9,7 +9,7 @@ import os
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,6 +17,7 @@ from pathlib import Path
 from spectro_render.atomic import walk
 from spectro_render.audio.encoders import ELSEWHERE, SUFFIXES, format_of
 from spectro_render.audio.stems import INDEX, stems_folder
+from spectro_render.batch.template import NOWHERE, check_template, fill_template, is_template
 from spectro_render.errors import MidiError, OptionError, OutputError, reason_of
 from spectro_render.midi.read import MIDI_SUFFIXES, read_bytes
 from spectro_render.options import RenderOptions
@@ -193,6 +194,8 @@ def common_folder(
     inputs: Sequence[str], output: str | None, listed: Sequence[str] = ()
 ) -> Path | None:
     """The folder that has all outputs, directly or in folders below; None if there is none."""
+    if is_template(output):
+        return None
     if output is not None and output != STREAM and (is_batch(inputs, listed) or _is_folder(output)):
         return Path(output)
     if output is None and not listed and len(inputs) == 1 and os.path.isdir(inputs[0]):
@@ -205,7 +208,9 @@ def choose_format(output: str | None, format: str | None, *, batch: bool) -> str
 
     Raises OptionError for a suffix that is unknown or contradicts `format`.
     """
-    if output is None or output == STREAM or batch or _is_folder(output):
+    in_template = is_template(output) and Path(output or "").suffix.startswith(".{")
+    in_folder = output is None or output == STREAM or _is_folder(output)
+    if output is None or in_folder or in_template or (batch and not is_template(output)):
         return format or "wav"
     if format is None:
         return format_of(output)
@@ -215,13 +220,19 @@ def choose_format(output: str | None, format: str | None, *, batch: bool) -> str
 
 
 def plan_jobs(
-    inputs: Sequence[str], output: str | None, format: str, listed: Sequence[str] = ()
+    inputs: Sequence[str],
+    output: str | None,
+    format: str,
+    listed: Sequence[str] = (),
+    values: Mapping[str, object] | None = None,
 ) -> list[Job]:
     """Make one job for each MIDI file in `inputs` and in `listed` (see `read_lists`), in order.
 
     A folder is searched with all folders in it; hidden names and links to folders are skipped. The
     outputs are at the same places below `output`. For a pattern (`**` stands for any folders) that
     is the place below its first wildcard; a listed file keeps the folders of its name.
+
+    An output with braces is a template, whose fields are filled for each song and from `values`.
 
     Inputs that would share an output keep their own suffix in its name: `a.mid` and `a.kar` become
     `a.mid.wav` and `a.kar.wav`. Raises OptionError for no inputs, an output that does not suit
@@ -230,11 +241,23 @@ def plan_jobs(
     _check_inputs((*inputs, *listed))
     _refuse_sound(inputs)
     batch = is_batch(inputs, listed)
+    template = output if is_template(output) else None
+    if template is not None:
+        check_template(template, values or {})
+        output = f"{NOWHERE}/"
     if batch:
         _check_batch_output(output)
     found = [job for name in inputs for job in _jobs_of(name, output, format, batch)]
     found += [job for name in listed for job in _listed_jobs(Path(name), output, format)]
-    distinct = _distinct(list(dict.fromkeys(found)))
+    distinct = list(dict.fromkeys(found))
+    if template is not None:
+        distinct = [
+            replace(job, target=fill_template(template, job.target, job.source, values or {}))
+            if job.target
+            else job
+            for job in distinct
+        ]
+    distinct = _distinct(distinct, may_rename=template is None)
     sources = {_identity(job.source) for job in distinct if job.source} - {None}
     for job in distinct:
         if job.target and _identity(job.target) in sources:
@@ -394,9 +417,9 @@ def _is_folder(output: str) -> bool:
     return output.endswith(("/", os.sep)) or os.path.isdir(output)
 
 
-def _distinct(jobs: list[Job]) -> list[Job]:
+def _distinct(jobs: list[Job], *, may_rename: bool) -> list[Job]:
     """Rename outputs that several jobs share. Raises OptionError if that is not enough."""
-    shared = _shared_targets(jobs)
+    shared = _shared_targets(jobs) if may_rename else set()
     longer = []
     for job in jobs:
         if job.source and job.target and job.target in shared:
@@ -404,9 +427,10 @@ def _distinct(jobs: list[Job]) -> list[Job]:
         longer.append(job)
     for target in _shared_targets(longer):
         sources = " and ".join(job.name for job in longer if job.target == target)
-        raise OptionError(
-            f"{sources} would have the same output {target}", "a list (@LIST) keeps their folders"
-        )
+        hint = "a list (@LIST) keeps their folders"
+        if not may_rename:
+            hint = "use {folder}, {stem} or {name}"
+        raise OptionError(f"{sources} would have the same output {target}", hint)
     return longer
 
 

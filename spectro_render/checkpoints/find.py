@@ -148,6 +148,14 @@ def resolve_model(
     return ModelFiles(model_name(path), path, place, kind, reporter.say)
 
 
+def require_at_hand(name: str | os.PathLike[str], vocoder: str | os.PathLike[str] | None) -> None:
+    """Raise WeightsNotFound if `resolve_model` would have to fetch something."""
+    find_model(name)
+    if vocoder is not None and vocoder not in VOCODERS and not is_onnx(vocoder):
+        if _find(vocoder, has_vocoder) is None:
+            raise _not_found(vocoder)
+
+
 def _find_vocoder(choice: str | os.PathLike[str], reporter: Reporter) -> tuple[Path, str]:
     """Find an ONNX file or the directory of a model with a vocoder; returns also its kind."""
     if is_onnx(choice):

@@ -23,6 +23,7 @@ import typer
 
 from spectro_render.batch.cores import let_idle_threads_sleep
 from spectro_render.cli.completion import COMPLETE, SUB_COMMANDS, first_word, read_line_of_bash
+from spectro_render.cli.defaults import PREFIX, check_names, read_config
 from spectro_render.cli.help import SETTINGS
 from spectro_render.cli.render import rendering
 from spectro_render.cli.words import usage_message
@@ -43,6 +44,7 @@ _MODULES = {
     "evaluate": "spectro_render.cli.evaluate",
     "again": "spectro_render.cli.again",
     "serve": "spectro_render.cli.serve",
+    "config": "spectro_render.cli.config",
 }
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 CLOSED_PIPE = 128 + 13  # what a shell reports for a program that SIGPIPE ended
@@ -191,10 +193,15 @@ def _invoke(arguments: list[str]) -> int:
         return 1
     word = arguments[0] if arguments else None
     command = typer.main.get_command(_program_of(word))
+    settings = {**SETTINGS, "auto_envvar_prefix": PREFIX}
+    if word != "config":  # which mends a file that is wrong
+        settings["default_map"] = read_config()
+    if word not in _MODULES:
+        check_names(command, settings["default_map"])
     try:
         with (
             _missing_packages(word),
-            command.make_context(PROGRAM, arguments, **SETTINGS) as context,
+            command.make_context(PROGRAM, arguments, **settings) as context,
         ):
             return int(command.invoke(context) or 0)
     except typer.Exit as done:
@@ -224,8 +231,9 @@ def _program_of(word: str | None) -> typer.Typer:
         module = import_module(_MODULES[word])
     # Without a callback, Typer would drop the name of a program's only command.
     program = typer.Typer(rich_markup_mode=None, callback=lambda: None)
-    if word == "models":
-        program.add_typer(module.models, name=word)
+    command = getattr(module, word)
+    if isinstance(command, typer.Typer):
+        program.add_typer(command, name=word)
     else:
-        program.command(word)(getattr(module, word))
+        program.command(word)(command)
     return program

@@ -16,7 +16,7 @@ _OTHER = "Other options"
 _GROUPS = {
     "Input and output": (
         *("output", "files_from", "format", "quality", "sample_rate", "bit_depth", "no_dither"),
-        *("raw", "no_tags", "force", "skip_existing", "plot", "report"),
+        *("raw", "no_tags", "force", "skip_existing", "dry_run", "plot", "report"),
     ),
     "Sound": (
         *("fast", "best", "steps", "sampler", "guidance", "seed", "start", "duration", "tail"),
@@ -50,12 +50,38 @@ _COMMANDS = {
     "evaluate": "Measure how good a model sounds.",
     "again": "Render an audio file again from its tags.",
     "serve": "Render for others, on a page and over HTTP.",
+    "config": "Show and change your own defaults.",
 }
 _NOTE = "Each command has its own --help. A file with such a name is given as ./info."
 
 
+# Of two of these options, the one that is given in a place of higher precedence counts alone.
+_RIVALS = (
+    *(("fast", "best"), ("fast", "steps"), ("fast", "sampler"), ("best", "steps")),
+    *(("best", "sampler"), ("raw", "format"), ("force", "skip_existing")),
+    *(("bars", "start"), ("bars", "duration"), ("workers", "engine")),
+)
+_PRECEDENCE = ("DEFAULT", "DEFAULT_MAP", "ENVIRONMENT", "COMMANDLINE")
+
+
 class GroupedCommand(TyperCommand):
     """A command whose help has its options in groups, then examples and the sub-commands."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Parse arguments. `--best` overrides `fast` in a variable or in the file, and so on."""
+        rest = super().parse_args(ctx, args)
+        defaults = {parameter.name: parameter.default for parameter in self.params}
+        for pair in _RIVALS:
+            if any(ctx.params.get(name) in (None, False) for name in pair):
+                continue
+            ranks = [
+                _PRECEDENCE.index(getattr(ctx.get_parameter_source(name), "name", "DEFAULT"))
+                for name in pair
+            ]
+            if min(ranks) > 0 and ranks[0] != ranks[1]:
+                weaker = pair[ranks.index(min(ranks))]
+                ctx.params[weaker] = defaults[weaker]
+        return rest
 
     def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
         """Write the arguments, and the options group by group."""
@@ -84,3 +110,8 @@ class GroupedCommand(TyperCommand):
         formatter.write_paragraph()
         with formatter.indentation():
             formatter.write_text(_NOTE)
+
+
+def is_given(context: Context, name: str) -> bool:
+    """Whether an option is on the command line, and not only in a variable or in the file."""
+    return getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"

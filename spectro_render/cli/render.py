@@ -26,7 +26,7 @@ from spectro_render.cli.completion import (
     offer_vocoders,
     with_files,
 )
-from spectro_render.cli.help import GroupedCommand
+from spectro_render.cli.help import GroupedCommand, is_given
 from spectro_render.cli.values import hertz, seconds
 from spectro_render.cli.words import check_first_word
 from spectro_render.constants import FULL_RATE, SAMPLE_RATE
@@ -96,6 +96,7 @@ def _print_version(context: typer.Context, wanted: bool) -> None:
 
 @rendering.command(cls=GroupedCommand)
 def render(
+    context: typer.Context,
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
@@ -111,8 +112,8 @@ def render(
             "--output",
             "-o",
             metavar="OUT",
-            help="Audio file, folder, or - for standard output."
-            "  [default: song.wav beside song.mid]",
+            help="Audio file, folder, or - for standard output; or a name with fields, such as"
+            " 'out/{stem}-{seed}.{format}'.  [default: song.wav beside song.mid]",
         ),
     ] = None,
     files_from: Annotated[
@@ -445,6 +446,12 @@ def render(
             help="Keep outputs that exist, however they were made.",
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print what would be rendered and where, and write nothing."
+        ),
+    ] = False,
     plot: Annotated[
         str | None,
         typer.Option(
@@ -474,6 +481,7 @@ def render(
         bool,
         typer.Option(
             "--version",
+            allow_from_autoenv=False,
             callback=_print_version,
             is_eager=True,
             help="Print the version and exit.",
@@ -492,7 +500,7 @@ def render(
 
     Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.
     """
-    from spectro_render.audio.encoders import check_format
+    from spectro_render.audio.encoders import BIT_DEPTHS, LOSSY, check_format
     from spectro_render.audio.normalize import MOST_OF_ALBUM, parse_level
     from spectro_render.batch.batch import Batch
     from spectro_render.batch.engine import LocalEngine
@@ -506,7 +514,7 @@ def render(
     )
     from spectro_render.batch.mapping import map_jobs, read_mapping
     from spectro_render.batch.tasks import Cluster, Settings
-    from spectro_render.checkpoints.find import fingerprint_of, resolve_model
+    from spectro_render.checkpoints.find import fingerprint_of, require_at_hand, resolve_model
     from spectro_render.midi.changes import changes_of
     from spectro_render.options import Encoding, ModelChoice, RenderOptions
 
@@ -524,8 +532,13 @@ def render(
     check_first_word(inputs or [])
     names, listed = read_lists(inputs or [], files_from)
     several = is_batch(names, listed)
+    file_format = choose_format(output, "raw" if raw else format, batch=several)
+    if not is_given(context, "quality") and file_format not in LOSSY:
+        quality = None
+    if not is_given(context, "bit_depth") and bit_depth not in BIT_DEPTHS[file_format]:
+        bit_depth = None
     encoding = Encoding(
-        choose_format(output, "raw" if raw else format, batch=several),
+        file_format,
         bit_depth,
         sample_rate,
         quality,
@@ -539,7 +552,14 @@ def render(
     rate = FULL_RATE if full_band else SAMPLE_RATE  # unless another is chosen
     out_rate = rate if sample_rate is None else sample_rate
     check_format(encoding.format, bit_depth, out_rate, quality)
-    jobs = plan_jobs(names, output, encoding.format, listed)
+    shared = {  # fields of a template that are the same for all songs
+        "seed": seed,
+        "model": os.path.basename(os.path.normpath(model)),
+        "quality": "fast" if fast else "best" if best else "default",
+        "steps": steps or "default",
+        "start": start,
+    }
+    jobs = plan_jobs(names, output, encoding.format, listed, shared)
     given: dict[str, Any] = {
         "programs": changes.programs(program),
         "drums": None if drums is None else drums == "on",
@@ -613,6 +633,12 @@ def render(
             reporter.say("the sound is written when the song is complete: its level is measured")
         find_model = cache(partial(resolve_model, model, vocoder, reporter))
         remote: ServerEngine | None = None
+
+        def fingerprint() -> str:
+            if dry_run:
+                require_at_hand(model, vocoder)
+            return fingerprint_of(find_model())
+
         where: Engine
         if server is not None:
             from spectro_render.serve.client import ServerEngine
@@ -632,7 +658,7 @@ def render(
             settings,
             where,
             reporter,
-            remote.fingerprint if remote else lambda: fingerprint_of(find_model()),
+            remote.fingerprint if remote else fingerprint,
             stream=stream,
             force=force or is_album,  # its songs have one gain
             skip_existing=skip_existing,
@@ -641,6 +667,8 @@ def render(
             has_records=output is not None,
             draw=pages.draw if pages else None,
         )
+        if dry_run:
+            return 1 if batch.preview(jobs) else 0
         return 1 if batch.run(longest_first(jobs) if cluster else jobs) else 0
 
 

@@ -122,22 +122,36 @@ def run_program(
 
 
 def run_on_terminal(
-    arguments: Sequence[str | os.PathLike[str]], streams: tuple[str, ...], **options: Any
+    arguments: Sequence[str | os.PathLike[str]],
+    streams: tuple[str, ...],
+    columns: int = 120,
+    interrupt_at: str = "",
+    **options: Any,
 ) -> tuple[int, str]:
-    """The exit code of a program, and what a terminal of 120 columns shows of some streams."""
+    """The exit code of a program, and what it writes to a terminal with some of its streams.
+
+    Ctrl-C is pressed once the terminal has got the text `interrupt_at`.
+    """
     import pty
 
-    environment = {**(options.pop("env", None) or os.environ), "TERM": "xterm", "COLUMNS": "120"}
+    environment = {**(options.pop("env", None) or os.environ), "TERM": "xterm"}
+    environment["COLUMNS"] = str(columns)
     terminal, other_end = pty.openpty()
     with open(terminal, "rb", buffering=0) as shown, open(other_end, "wb", buffering=0) as shows:
         options |= {"env": environment, **dict.fromkeys(streams, shows)}
         with start_program(arguments, **options) as process:
             shows.close()
-            said = read_all(shown.fileno())
-            return process.wait(), said
+            said = b""
+            while interrupt_at.encode() not in said:
+                said += os.read(terminal, 4096)
+            if interrupt_at:
+                os.write(terminal, b"\x03")  # which the terminal shows as ^C
+                process.send_signal(signal.SIGINT)
+            said += read_all(shown.fileno())
+            return process.wait(), said.decode()
 
 
-def read_all(terminal: int) -> str:
+def read_all(terminal: int) -> bytes:
     """All that a process says to a terminal."""
     shown = b""
     try:
@@ -145,7 +159,7 @@ def read_all(terminal: int) -> str:
             shown += block
     except OSError:  # Linux raises this when the other end is closed
         pass
-    return shown.decode()
+    return shown
 
 
 def wait_until(is_true: Callable[[], Any], process: Popen | None = None) -> None:
