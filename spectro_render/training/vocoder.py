@@ -531,8 +531,8 @@ def train_vocoder(
     else:
         if start_from is not None:
             trainer.start_from(start_from)
-        is_known = start_from is not None and start_from.config.delays >= config.delays
-        if config.lines and not (is_known and start_from.config.lines):
+        known = start_from.config if start_from is not None else VocoderConfig()
+        if config.lines and not (known.lines and known.delays >= config.delays):
             trainer.take_lines(measure_lines(config.lines))
     recordings = Recordings(shards[1:], velocity_bins, drawn)
     trainer.train(recordings, Recordings(shards[:1], velocity_bins))
