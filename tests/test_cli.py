@@ -528,6 +528,7 @@ def test_info_json(song: MakeSong, here: Path, capfd: pytest.CaptureFixture[str]
     assert (facts["seconds"], facts["windows"], facts["notes"]) == (2.0, 1, 4)
     bass = next(track for track in facts["tracks"] if track["program"] == 33)
     assert bass == {
+        "part": 2,
         "name": "",
         "channel": 2,
         "instrument": "Electric Bass (finger)",

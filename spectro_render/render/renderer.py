@@ -267,11 +267,11 @@ class Renderer:
             own = replace(own, notes=tuple(windows.with_room(own.notes)))
             # The noise of the band differs from bus to bus, as equal noise would add up.
             seed = (options.seed + len(voices)) % MOST_SEEDS
-            stream: StreamingVocoder | FullBandVocoder = StreamingVocoder(
+            low = StreamingVocoder(
                 self.checkpoint.vocoder, live=live, notes=self.vocoder_notes(own)
             )
-            if options.full_band and (band := self.band(own, seed)) is not None:
-                stream = FullBandVocoder(stream, band)
+            band = self.band(own, seed) if options.full_band else None
+            stream = low if band is None else FullBandVocoder(low, band)
             voice = Voice(
                 self._cursor(windows),
                 stream,
