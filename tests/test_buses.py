@@ -1,6 +1,7 @@
 """What channels do beside their notes, the buses of a file, and how they are mixed."""
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from spectro_render.render.mixer import place
 from spectro_render.render.renderer import Renderer
 from tests.support.smf_writer import smf, track
 from tests.support.tolerances import STEPS_OF_16_BIT
+from tests.support.toys import write_toy_band
 
 TICK = 0.005  # seconds
 CASES = Path(__file__).parent / "data" / "cases"
@@ -373,6 +375,23 @@ def test_a_score_of_rests_is_silent(renderer: Renderer) -> None:
     options = RenderOptions(to_end_of_track=True, stems=True)
     audio = renderer.render(CASES / "18b_stem_of_rests.mid", options)
     assert audio.seconds == 10.0 and not audio.samples.any()
+
+
+def test_buses_have_the_full_band_and_bends_move_it(tiny_model: Path, tmp_path: Path) -> None:
+    model = tmp_path / "banded"
+    shutil.copytree(tiny_model, model)
+    write_toy_band(model)
+    banded = Renderer.load(model, device="cpu")
+    options = RenderOptions(gain=-40.0, tail=1.0, channels="stereo")
+    plain = banded.render(data_of(*EVERYTHING), options)
+    full = banded.render(data_of(*EVERYTHING), options, full_band=True)
+    assert full.sample_rate == 48_000
+    assert full.samples.shape == (2, 3 * plain.samples.shape[1])
+    for side, own in zip(full.samples, plain.samples, strict=True):
+        low, expected = np.fft.rfft(side) / 3, np.fft.rfft(own)
+        below = np.arange(round(0.6 * len(expected)))  # 4.8 kHz
+        error = np.linalg.norm(low[below] - expected[below])
+        assert error < 0.05 * np.linalg.norm(expected[below])
 
 
 # --- with the bundled model
