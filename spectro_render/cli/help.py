@@ -51,6 +51,7 @@ _COMMANDS = {
     "again": "Render an audio file again from its tags.",
     "serve": "Render for others, on a page and over HTTP.",
     "config": "Show and change your own defaults.",
+    "doctor": "Show versions, devices, speed and what is missing.",
 }
 _NOTE = "Each command has its own --help. A file with such a name is given as ./info."
 
