@@ -31,6 +31,7 @@ _GROUPS = {
         "velocity",
         "bars",
         "mapping",
+        *("channels", "stems", "stems_by", "solo", "mute"),
     ),
     "Model and device": ("model", "vocoder", "device", "dtype", "server"),
     "Many files": ("batch_size", "workers"),
