@@ -4,7 +4,7 @@ SpectroRenderError          message, and a hint: what to do next
 ├── MidiError               unreadable, no notes, too long
 ├── TokenError              ids that do not follow the grammar of a window
 ├── WeightsError            a model directory that cannot be used
-│   ├── WeightsNotFound     every place looked at
+│   ├── WeightsNotFound     no model of this name
 │   ├── WeightsCorrupt      expected and found
 │   └── DownloadError       why a model cannot be fetched
 ├── DeviceError             a device or number format that this machine lacks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 SAMPLERS = ("ddpm", "ddpm-small", "ddim", "dpm++", "diffusers")  # of diffusion models
 CHANNELS = ("auto", "mono", "stereo")
@@ -47,6 +48,35 @@ class RenderOptions:
     tempo: float = 1.0  # times that of the file
     velocity: float = 1.0  # times those of the file, at most 127
     bars: str | None = None  # such as "40-48", "40" or "40-"; in place of start and duration
+
+
+class RenderOverrides(TypedDict, total=False):
+    """The fields of RenderOptions, to be given by keyword."""
+
+    quality: str | None
+    sampler: str | None
+    steps: int | None
+    guidance: float | None
+    seed: int
+    gain: float | None
+    start: float
+    duration: float | None
+    tail: float | None
+    to_end_of_track: bool
+    full_band: bool | None
+    channels: str
+    stems: bool
+    stems_by: str
+    solo: tuple[str, ...]
+    mute: tuple[str, ...]
+    max_hours: float
+    programs: Mapping[int | str, int | str]
+    skip_missing: bool
+    drums: bool
+    transpose: int
+    tempo: float
+    velocity: float
+    bars: str | None
 
 
 @dataclass(frozen=True)

@@ -323,7 +323,19 @@ def _make_bar(state: str, end: str) -> rich_progress.Progress:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
-    return Progress(
+    class Bars(Progress):
+        """Bars that only the thread of the display draws.
+
+        An interrupt comes in the main thread. If that were drawing, rich would draw a part again.
+        """
+
+        def start(self) -> None:
+            self.live.start(refresh=False)
+
+        def refresh(self) -> None:
+            pass
+
+    return Bars(
         TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
         BarColumn(),
         TextColumn(state, table_column=Column(no_wrap=True)),

@@ -62,7 +62,7 @@ def offered(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([""], ["info", "models", "train", "evaluate", "again", "serve", "config"]),
+        ([""], ["info", "models", "train", "evaluate", "again", "serve", "config", "doctor"]),
         (["in"], ["info"]),
         (["info"], ["info"]),
         (["--fa"], ["--fast"]),

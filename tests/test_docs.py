@@ -31,7 +31,7 @@ PACKAGE = ROOT / "spectro_render"
 PICTURE = ROOT / "docs" / "images" / "demo.png"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page: page.read_text(encoding="utf-8") for page in PAGES}
-SUB_COMMANDS = ("info", "models", "train", "evaluate", "again", "serve", "config")
+SUB_COMMANDS = ("info", "models", "train", "evaluate", "again", "serve", "config", "doctor")
 WIDTH = 100  # columns
 FENCED = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -232,6 +232,7 @@ HOME_PAGES = {  # of the options of each command
     ("models", "check"): "models",
     ("models", "convert"): "models",
     ("config",): "command-line",
+    ("doctor",): "command-line",
     ("config", "set"): "command-line",
     ("train",): "training",
     ("evaluate",): "evaluation",

@@ -5,6 +5,9 @@ The writer needs the memory of one block, however long the song is.
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -39,9 +42,9 @@ def check_finite(samples: Samples) -> None:
         raise OutputError("the sound holds values that are not numbers", "check the weights")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Audio:
-    """Sound in memory."""
+    """Sound in memory. A notebook shows it as a player."""
 
     samples: Samples  # (channels, S) float32 in [-1, 1]
     sample_rate: int = SAMPLE_RATE  # Hz
@@ -50,6 +53,21 @@ class Audio:
     def seconds(self) -> float:
         """The length in seconds."""
         return float(self.samples.shape[-1] / self.sample_rate)
+
+    def __repr__(self) -> str:
+        channels = 1 if self.samples.ndim == 1 else self.samples.shape[0]
+        noun = "channel" if channels == 1 else "channels"
+        return f"Audio({self.seconds:.2f} s, {channels} {noun}, {self.sample_rate} Hz)"
+
+    def _repr_html_(self) -> str:
+        """A player with the sound as a WAV file, for notebooks."""
+        file = io.BytesIO()
+        channels = 1 if self.samples.ndim == 1 else self.samples.shape[0]
+        with AudioWriter(file, sample_rate=self.sample_rate, channels=channels) as writer:
+            writer.write(self.samples)
+        data = base64.b64encode(file.getvalue()).decode()
+        player = f'<audio controls src="data:audio/wav;base64,{data}"></audio>'
+        return f"<div>{player}<br>{html.escape(repr(self))}</div>"
 
     def save(
         self,

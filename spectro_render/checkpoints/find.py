@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from spectro_render.checkpoints.files import read_json
@@ -94,7 +95,7 @@ def _size_of(path: Path) -> int:
 def find_model(name: str | os.PathLike[str]) -> Path:
     """Find the directory of a model on this machine by name or path; names take precedence.
 
-    Raises WeightsNotFound, whose message has the known names and every place searched.
+    Raises WeightsNotFound, whose hint is the name that may be meant, or all known names.
     """
     path = _find(name)
     if path is None:
@@ -227,7 +228,7 @@ def _not_found(name: str | os.PathLike[str]) -> WeightsNotFound:
     if parse_hub_name(name):
         message = f"no model {str(name)!r} here: looked at {Path(name)} and {cache_folder()}"
         return WeightsNotFound(message, f"spectro-render models pull {name}, if the Hub has it")
-    places = [*(root / name for root in MODEL_FOLDERS), Path(name)]
-    names = ", ".join((*available_models(), *KNOWN_MODELS))
-    message = f"no model {str(name)!r}: looked at {', '.join(map(str, places))}"
-    return WeightsNotFound(message, f"known names: {names}")
+    known = [*available_models(), *KNOWN_MODELS]
+    near = get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known names: {', '.join(known)}"
+    return WeightsNotFound(f"no model {str(name)!r}, and no such directory", hint)

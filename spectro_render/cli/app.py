@@ -45,6 +45,7 @@ _MODULES = {
     "again": "spectro_render.cli.again",
     "serve": "spectro_render.cli.serve",
     "config": "spectro_render.cli.config",
+    "doctor": "spectro_render.cli.doctor",
 }
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 CLOSED_PIPE = 128 + 13  # what a shell reports for a program that SIGPIPE ended

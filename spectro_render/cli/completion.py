@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable
 
-SUB_COMMANDS = ("info", "models", "train", "evaluate", "again", "serve", "config")
+SUB_COMMANDS = ("info", "models", "train", "evaluate", "again", "serve", "config", "doctor")
 COMPLETE = "_SPECTRO_RENDER_COMPLETE"  # the name that Typer derives from the program's
 
 

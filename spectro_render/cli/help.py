@@ -31,6 +31,7 @@ _GROUPS = {
         "velocity",
         "bars",
         "mapping",
+        *("channels", "stems", "stems_by", "solo", "mute"),
     ),
     "Model and device": ("model", "vocoder", "device", "dtype", "server"),
     "Many files": ("batch_size", "workers"),
@@ -51,6 +52,7 @@ _COMMANDS = {
     "again": "Render an audio file again from its tags.",
     "serve": "Render for others, on a page and over HTTP.",
     "config": "Show and change your own defaults.",
+    "doctor": "Show versions, devices, speed and what is missing.",
 }
 _NOTE = "Each command has its own --help. A file with such a name is given as ./info."
 

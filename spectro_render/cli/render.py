@@ -90,7 +90,13 @@ def _print_version(context: typer.Context, wanted: bool) -> None:
     if wanted and not context.resilient_parsing:  # not while a shell completes
         from spectro_render import __version__
 
-        print(f"{PROGRAM} {__version__}")
+        if context.params.get("verbose"):
+            from spectro_render.cli.doctor import versions
+
+            for name, value in versions().items():
+                print(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
+        else:
+            print(f"{PROGRAM} {__version__}")
         raise typer.Exit()
 
 
@@ -483,8 +489,16 @@ def render(
             "--version",
             allow_from_autoenv=False,
             callback=_print_version,
-            is_eager=True,
             help="Print the version and exit.",
+        ),
+    ] = False,
+    verbose: Annotated[
+        bool,
+        typer.Option(
+            "--verbose",
+            allow_from_autoenv=False,
+            is_eager=True,
+            help="With --version: print all versions and devices, for reports of faults.",
         ),
     ] = False,
 ) -> int:
@@ -523,6 +537,8 @@ def render(
     except OSError:  # oneMKL would end the program
         message = "the working folder does not exist any more"
         raise EngineError(message, "change to another folder") from None
+    if verbose:
+        raise OptionError("--verbose is for --version", "add --version, or leave it out")
     if fast and best:
         raise OptionError("--fast and --best exclude each other", "leave one out")
     if raw and format:

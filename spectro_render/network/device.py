@@ -79,5 +79,9 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise DeviceError(f"device {name!r} cannot be used here", "use 'auto' or 'cpu'") from error
+        why = ""
+        if name.startswith("cuda") and torch.version.cuda is None:
+            why = ": this PyTorch is built for CPUs"
+        message = f"device {name!r} cannot be used here{why}"
+        raise DeviceError(message, "use 'auto' or 'cpu'") from error
     return device

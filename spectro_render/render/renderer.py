@@ -4,8 +4,10 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -48,6 +50,11 @@ from spectro_render.vocoder.band_sound import BandStream, FullBandVocoder
 from spectro_render.vocoder.harmonic_map import map_notes
 from spectro_render.vocoder.streaming import StreamingVocoder
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from spectro_render.options import RenderOverrides
+
 # Tables of notes are padded to a multiple of this number of rows. Matrix products with fewer rows
 # round differently, and a song's sound would depend on the other songs in its batch.
 NOTE_ROWS = 64
@@ -80,6 +87,10 @@ class Renderer:
         self._model: MelModel = checkpoint.model.to(device).eval()
         if isinstance(checkpoint.vocoder, torch.nn.Module):
             checkpoint.vocoder.to(device).eval()
+
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"Renderer({self.name!r}, device={str(self.device)!r}, dtype={dtype!r})"
 
     @classmethod
     def load(
@@ -129,7 +140,7 @@ class Renderer:
         options: RenderOptions | None = None,
         *,
         on_progress: OnProgress | None = None,
-        **overrides: object,
+        **overrides: "Unpack[RenderOverrides]",
     ) -> Audio:
         """Render a score, or a MIDI file (a path, its bytes or an open file).
 
@@ -158,7 +169,7 @@ class Renderer:
         options: RenderOptions | None = None,
         *,
         on_progress: OnProgress | None = None,
-        **overrides: object,
+        **overrides: "Unpack[RenderOverrides]",
     ) -> "Stems":
         """Render a score as a mix and as the stems whose sum it is, before the limiter.
 
@@ -184,7 +195,7 @@ class Renderer:
         *,
         live: bool = True,
         on_progress: OnProgress | None = None,
-        **overrides: object,
+        **overrides: "Unpack[RenderOverrides]",
     ) -> Iterator[Audio]:
         """Render in parts of about 5.12 s, which together are the sound of `render`.
 
@@ -204,13 +215,19 @@ class Renderer:
         options: RenderOptions | None = None,
         *,
         live: bool = True,
-        **overrides: object,
+        **overrides: "Unpack[RenderOverrides]",
     ) -> Song:
         """Read a song, which `advance` then renders, alone or together with other songs.
 
         Arguments and errors are as in `stream`.
         """
-        options = replace(options or RenderOptions(), **overrides)  # type: ignore[arg-type]
+        known = [each.name for each in fields(RenderOptions)]
+        for name in overrides:
+            if name not in known:
+                near = get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(known)}"
+                raise OptionError(f"no such option: {name}", hint)
+        options = replace(options or RenderOptions(), **overrides)
         sampling = self.sampling(options)
         if options.velocity != 1.0 and self.vocabulary.velocity_bins == 1:
             message = f"the model {self.name} knows no velocities"
