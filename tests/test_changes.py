@@ -461,7 +461,7 @@ def test_a_batch_with_a_mapping_file(run: Run, song: MakeSong, tmp_path: Path) -
 
     got, err = statuses("[program]\nLead = 'violin'\n[files.'c.mid']\ntempo = 2\n")
     assert got == {"a": "rendered", "b": "rendered"}
-    assert "a.mid: ignored: program for 'Lead': no track is called 'Lead'" in err
+    assert "ignored in 1 song: program for 'Lead': no track is called 'Lead' (1 song)" in err
     assert "map.toml: no input matches 'c.mid'" in err
     assert statuses("[program]\nLead = 41\n")[0] == {"a": "skipped", "b": "skipped"}
     again = "[program]\nLead = 41\n[files.'b.mid']\ntempo = 2\n"
@@ -497,7 +497,7 @@ def test_info_lists_bars_tempos_and_classes(
     assert lines[1:] == [
         "  bars 0 to 1 (0 is a pickup), 1/4, 3/4 from bar 1, 100 to 120 quarter notes a minute"
         " (1 change)",
-        "        1 note  channel  1  Glockenspiel, C4 to C4",
+        "   1        1 note  channel  1  Glockenspiel, C4 to C4",
         "  published models play Celesta for Glockenspiel (1 note)",
     ]
     assert cli.run(["info", "--json", str(tmp_path / "bells.mid")]) == 0

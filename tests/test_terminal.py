@@ -60,7 +60,7 @@ def test_what_is_ignored_is_summed_up_for_several_songs(
     import mido
 
     monkeypatch.chdir(tmp_path)
-    for name, controllers in (("a", (10, 91)), ("b", (10,)), ("c", ())):
+    for name, controllers in (("a", (74, 91)), ("b", (74,)), ("c", ())):
         path = song(f"in/{name}.mid", seconds=1)
         file = mido.MidiFile(str(path))
         for number in controllers:
@@ -69,5 +69,6 @@ def test_what_is_ignored_is_summed_up_for_several_songs(
     assert cli.run(["in", "-o", "out", "--model", str(tiny_model)]) == 0
     lines = [line for line in capfd.readouterr().err.splitlines() if "ignored" in line]
     assert lines == [
-        "spectro-render: ignored in 2 songs: pan (2 songs), reverb (1 song); info shows it for each"
+        "spectro-render: ignored in 2 songs: brightness (2 songs), reverb (1 song);"
+        " --json shows it for each"
     ]

@@ -299,7 +299,7 @@ class Batch:
         if len(self._ignored) > MOST_KINDS:
             kinds.append(f"and {count(len(self._ignored) - MOST_KINDS, 'other kind')}")
         songs = count(self._lossy_songs, "song")
-        self.reporter.say(f"ignored in {songs}: {', '.join(kinds)}; info shows it for each")
+        self.reporter.say(f"ignored in {songs}: {', '.join(kinds)}; --json shows it for each")
 
     def _finish(self, task: Task, begun: Begun, made: Finished) -> None:
         """Report and record a song that is complete."""
