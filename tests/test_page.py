@@ -191,7 +191,7 @@ def test_a_page_plays_and_seeks(show: Callable[..., "Page"], stems: tuple[Stem, 
     wait_until(lambda: page.evaluate("player.getCurrentTime() > 0.5"))
     assert page.inner_text("#play") == "Pause"
     for _ in range(5):
-        time, cursor = page.evaluate(f"new Promise(r => requestAnimationFrame(() => r({BOTH})))")
+        time, cursor = page.evaluate(BOTH)
         assert cursor == pytest.approx(time, abs=0.05)
         page.wait_for_timeout(60)
     page.click("#play")

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-# Sound may play without a click; in a container, the browser cannot make a sandbox of its own.
-OPTIONS = ["--autoplay-policy=no-user-gesture-required", "--no-sandbox"]
+# Sound may play without a click; in a container, the browser cannot make a sandbox of its own; and
+# a GPU that is simulated would take most of the time.
+OPTIONS = ["--autoplay-policy=no-user-gesture-required", "--no-sandbox", "--disable-gpu"]
 
 
 @contextmanager
