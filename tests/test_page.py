@@ -342,6 +342,17 @@ def test_several_songs_are_drawn_into_folders(
     ]
 
 
+def test_stems_beside_the_mix_are_on_the_page(
+    song: MakeSong, tiny_model: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "a.html"
+    arguments = [str(song()), "--model", str(tiny_model), "--stems", "--stems-by", "program"]
+    assert run([*arguments, "--report", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.count('class="sound"') == 1 + 4
+    assert 'aria-label="Solo: String Ensemble 1"' in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

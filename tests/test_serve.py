@@ -438,22 +438,19 @@ def test_the_command_renders_on_a_server(
 ) -> None:
     song("in/a.mid", seconds=12)
     song("in/b.mid", seconds=3)
-    options = [
-        "--program",
-        "2=Violin",
-        "--seed",
-        "4",
-        "--sample-rate",
-        "44100",
-        "--format",
-        "flac",
-        "-q",
-    ]
+    options = ["--program", "2=Violin", "--mute", "drums", "--seed", "4", "-q"]
+    options += ["--sample-rate", "44100", "--format", "flac"]
     here, there = str(tmp_path / "here"), str(tmp_path / "there")
     folder = str(tmp_path / "in")
     assert run([folder, "-o", here, *options, "--model", str(tiny_model)]) == 0
     assert run([folder, "-o", there, *options, "--server", server.url]) == 0
     for name in ("a.flac", "b.flac"):
+        recipes = []
+        for where in (here, there):
+            with soundfile.SoundFile(Path(where, name)) as file:
+                recipes.append(json.loads(file.comment))
+        assert [recipe.pop("model") for recipe in recipes] == [str(tiny_model), "tiny"]
+        assert recipes[0] == recipes[1]
         one, other = (soundfile.read(Path(where, name), dtype="int16") for where in (here, there))
         assert one[1] == other[1] == 44_100
         assert np.abs(one[0].astype(int) - other[0].astype(int)).max() <= 2

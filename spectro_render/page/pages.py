@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from spectro_render import __version__
 from spectro_render.atomic import new_file
+from spectro_render.audio.stems import INDEX, stems_folder
 from spectro_render.batch.jobs import Job
 from spectro_render.batch.tasks import Begun, Finished, Settings, Task
 from spectro_render.errors import (
@@ -21,7 +23,7 @@ from spectro_render.errors import (
 from spectro_render.midi.length import part_to_render
 from spectro_render.midi.read import as_score
 from spectro_render.options import RenderOptions, Sampling
-from spectro_render.page.rendering import Rendering
+from spectro_render.page.rendering import Rendering, Stem
 from spectro_render.page.sound import sound_of_file
 from spectro_render.report import count, times_real_time
 
@@ -118,10 +120,21 @@ class Pages:
                 f" ({times_real_time(made.seconds, made.wall_seconds):.1f} times real time)"
             },
             losses=losses_of(begun),
+            stems=_stems_beside(target) if task.job.has_stems else (),
         )
         for kind, place in places.items():
             _write(place, _MAKERS[kind](rendering))
         return {kind: str(place) for kind, place in places.items()}
+
+
+def _stems_beside(mix: Path) -> list[Stem]:
+    """The stems of a mix, which are in the folder beside it. Raises OutputError."""
+    folder = stems_folder(mix)
+    try:
+        stems = json.loads((folder / INDEX).read_bytes())["stems"]
+    except (OSError, ValueError, KeyError) as error:
+        raise OutputError(f"{folder}: the stems cannot be read again: {error}") from error
+    return [Stem(stem["name"], sound_of_file(folder / stem["file"])) for stem in stems]
 
 
 def _plot(rendering: Rendering) -> bytes:

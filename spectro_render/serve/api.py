@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from spectro_render import __version__
 from spectro_render.audio.encoders import BIT_DEPTHS, MAX_RATE, MIN_RATE
 from spectro_render.midi.changes import MAX_TEMPO, MAX_VELOCITY, MIN_TEMPO, MIN_VELOCITY
-from spectro_render.options import CHANNELS, MAX_GUIDANCE, SAMPLERS, RenderOptions
+from spectro_render.options import CHANNELS, MAX_GUIDANCE, SAMPLERS, STEMS_BY, RenderOptions
 from spectro_render.serve.limits import Limits, Refusal
 
 
@@ -45,6 +45,9 @@ PARAMETERS = {
     "tempo": Parameter("times that of the file", float, MIN_TEMPO, MAX_TEMPO),
     "velocity": Parameter("times those of the file", float, MIN_VELOCITY, MAX_VELOCITY),
     "channels": Parameter("mono or stereo; auto: stereo if the file pans", str, choices=CHANNELS),
+    "solo": Parameter("a part to render; may be repeated", str),
+    "mute": Parameter("a part that is not rendered; may be repeated", str),
+    "stems_by": Parameter("what a part is", str, choices=STEMS_BY),
     "full_band": Parameter(
         "sound up to 20 kHz, at 48 kHz; auto: if the model can", bool, choices=("on", "off", "auto")
     ),
@@ -57,6 +60,7 @@ def options_of(query: Sequence[tuple[str, str]], limits: Limits) -> RenderOption
     """The options of a request. Raises Refusal for unknown names and impossible values."""
     values: dict[str, Any] = {}
     programs: dict[int | str, int | str] = {}
+    parts: dict[str, list[str]] = {"solo": [], "mute": []}
     for name, text in query:
         if name in OTHERS:
             continue
@@ -74,6 +78,9 @@ def options_of(query: Sequence[tuple[str, str]], limits: Limits) -> RenderOption
             part, _, instrument = text.rpartition("=")
             programs[part] = instrument
             continue
+        if name in parts:
+            parts[name].append(text)
+            continue
         if parameter.kind is str:
             values[name] = text
             continue
@@ -85,7 +92,8 @@ def options_of(query: Sequence[tuple[str, str]], limits: Limits) -> RenderOption
         if not parameter.least <= value <= most:
             raise Refusal(400, f"{name} is {text}; allowed is {parameter.least:g} to {most:g}")
         values[name] = value
-    return RenderOptions(**values, programs=programs)
+    solo, mute = map(tuple, parts.values())
+    return RenderOptions(**values, programs=programs, solo=solo, mute=mute)
 
 
 def description(limits: Limits) -> dict[str, Any]:

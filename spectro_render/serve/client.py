@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -18,9 +18,13 @@ from urllib.parse import urlencode, urlsplit
 import numpy as np
 
 from spectro_render.audio.audio import AudioWriter
+from spectro_render.audio.tags import Tags
+from spectro_render.batch.history import checksum
+from spectro_render.batch.recipe import tags_of
 from spectro_render.batch.tasks import Begun, Event, Finished, Settings, Task, discard
 from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.errors import EngineError, OptionError, SpectroRenderError, reason_of
+from spectro_render.midi.read import read_midi
 from spectro_render.options import FULL_BAND_RATE, Encoding, Progress, RenderOptions
 from spectro_render.serve.api import PARAMETERS
 
@@ -131,6 +135,7 @@ class ServerEngine:
                     quality=encoding.quality,
                     channels=job["channels"],
                     length=job["samples"],
+                    tags=self._tags(task),
                 )
                 samples = self._receive(connection, address, task, job, writer)
                 writer.close()
@@ -149,6 +154,16 @@ class ServerEngine:
             )
         finally:
             connection.close()
+
+    def _tags(self, task: Task) -> Tags | None:
+        """The tags of a song, if the user wants any and the format has them."""
+        if not self._settings.encoding.tags or self._settings.encoding.format == "raw":
+            return None
+        options = task.job.options or self._settings.options
+        about = read_midi(task.data, allow_rests=options.to_end_of_track).about
+        model = replace(self._settings.model, name=self.about["model"])
+        settings = replace(self._settings, model=model)
+        return tags_of(settings, task.job, about, checksum(task.data), self.fingerprint())
 
     def _order(
         self, connection: http.client.HTTPConnection, data: bytes, query: list[tuple[str, Any]]
@@ -267,7 +282,9 @@ def _query_of(options: RenderOptions, encoding: Encoding) -> list[tuple[str, Any
         name, value = field.name, getattr(options, field.name)
         if name == "max_hours" or value == getattr(usual, name):  # the server has its own limit
             continue
-        if name == "programs":
+        if name in ("solo", "mute"):
+            query += [(name, part) for part in value]
+        elif name == "programs":
             query += [("program", f"{part}={program}") for part, program in value.items()]
         elif name not in PARAMETERS:
             option = f"--{name.replace('_', '-')}"
