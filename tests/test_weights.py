@@ -558,8 +558,7 @@ def test_a_path_is_a_name_too(folders: tuple[Path, Path]) -> None:
 def test_unknown_names(folders: tuple[Path, Path]) -> None:
     with pytest.raises(WeightsNotFound) as caught:
         find_model("huge")
-    for place in (folders[0] / "huge", folders[1] / "huge", "known names"):
-        assert str(place) in str(caught.value)
+    assert str(caught.value).startswith("no model 'huge', and no such directory; known names: ")
 
 
 def test_the_error_of_a_folder_that_is_no_model(tmp_path: Path) -> None:
