@@ -80,6 +80,18 @@ def test_blocks_make_no_difference() -> None:
     assert whole.true_peak == pytest.approx(parts.true_peak, abs=1e-4)
 
 
+def test_blocks_without_samples_make_no_difference() -> None:
+    """A song's first part may have none."""
+    sound = hits(3, channels=2)
+    meter, empty = LoudnessMeter(RATE, 2), np.zeros((2, 0), np.float32)
+    for block in (empty, sound[:, :1000], empty, empty, sound[:, 1000:], empty):
+        meter.push(block)
+    meter.push(empty, last=True)
+    expected = meter_of(sound)
+    assert meter.integrated == pytest.approx(expected.integrated, abs=1e-6)
+    assert meter.true_peak == pytest.approx(expected.true_peak, abs=1e-4)
+
+
 # --- normalizing ------------------------------------------------------------------------------
 
 

@@ -203,6 +203,7 @@ class AudioWriter:
 
     def discard(self) -> None:
         """Remove what has been written, as the file will not be complete."""
+        self._resampler = None
         self._destination.discard()
 
     def _put(self, frames: Samples, *, last: bool = False) -> None:

@@ -58,7 +58,8 @@ class LoudnessMeter:
             self._peak = max(self._peak, float(np.abs(between).max()))
         sound = self._to_filter.resample_chunk(frames, last=last).reshape(-1, self._channels)
         filtered = sound.astype(np.float64)
-        for number, (above, below) in enumerate((_SHELF, _HIGH_PASS)):
+        # Of no samples, SciPy's filter returns a state that is not initialised.
+        for number, (above, below) in enumerate((_SHELF, _HIGH_PASS) if len(sound) else ()):
             filtered, self._states[number] = lfilter(
                 above, below, filtered, axis=0, zi=self._states[number]
             )

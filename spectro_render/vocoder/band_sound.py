@@ -6,6 +6,7 @@ its pieces are cut. T mel frames, E = 4 T steps of 5 ms, B bands.
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,7 +133,7 @@ class FullBandVocoder:
         import soxr
 
         self._vocoder, self._band = vocoder, band
-        self._resampler = soxr.ResampleStream(SAMPLE_RATE, FULL_RATE, 1, "float32", "VHQ")
+        self._resampler: Any = soxr.ResampleStream(SAMPLE_RATE, FULL_RATE, 1, "float32", "VHQ")
         self._low = self._high = torch.zeros(0)  # samples that wait for those of the other part
 
     def push(self, log_mel: Tensor) -> Tensor:
@@ -156,6 +157,8 @@ class FullBandVocoder:
 
     def _resample(self, samples: Tensor, *, last: bool) -> None:
         made = self._resampler.resample_chunk(samples.cpu().numpy(), last=last)
+        if last:  # Python may end before it is collected; nanobind complains of that
+            self._resampler = None
         self._low = torch.cat([self._low, torch.from_numpy(made)])
 
     def _take(self, count: int) -> Tensor:
