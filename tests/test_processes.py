@@ -3,6 +3,7 @@
 import shlex
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from tests.support.processes import (
     LIMIT,
     PIPE,
     REPOSITORY,
+    is_idle,
+    is_running,
     run_program,
     start_program,
+    usage,
     wait_until,
 )
 
@@ -29,14 +33,6 @@ time.sleep(3600)
 """
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="Linux only")
-
-
-def is_running(pid: int) -> bool:
-    """Zombies that nobody has waited for do not count."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @needs_proc
@@ -63,6 +59,31 @@ def test_waiting_ends_where_what_is_waited_for_cannot_come() -> None:
     with start_program([sys.executable, "-c", "raise SystemExit(3)"]) as process:
         with pytest.raises(AssertionError, match="ended with 3"):
             wait_until(lambda: False, process)
+
+
+THREADS = """
+import threading, time
+print(1, flush=True)
+while True:
+    threads = [threading.Thread(target=time.sleep, args=(0.001,)) for _ in range(20)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+"""
+
+
+@needs_proc
+def test_looks_at_a_process_whose_threads_come_and_go() -> None:
+    """A thread may end between the look at the folder and the look at its file."""
+    with start_program([sys.executable, "-c", THREADS], stdout=PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        end = time.monotonic() + 2
+        while time.monotonic() < end:
+            assert not is_idle(process.pid)
+        process.kill()
+        process.wait()
+        assert not is_idle(process.pid)
+        assert usage(process.pid) is None
 
 
 # --- whoever starts the tests -------------------------------------------------------------------

@@ -18,7 +18,15 @@ from spectro_render.cli.app import run
 from spectro_render.errors import SpectroRenderError
 from spectro_render.options import Encoding, ModelChoice, RenderOptions
 from spectro_render.report import Reporter
-from tests.support.processes import LIMIT, PIPE, run_program, start_program, wait_until
+from tests.support.processes import (
+    LIMIT,
+    PIPE,
+    is_running,
+    run_program,
+    start_program,
+    stat_fields,
+    wait_until,
+)
 from tests.support.songs import MakeSong
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes as Linux does")
@@ -61,11 +69,8 @@ def children(parent: int) -> list[int]:
     """The running processes that a process has started."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state, ppid = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-        except OSError:
-            continue
-        if int(ppid) == parent and state != "Z":
+        state = stat_fields(folder)
+        if state and int(state[1]) == parent and state[0] != "Z":
             found.append(int(folder.name))
     return found
 
@@ -73,13 +78,6 @@ def children(parent: int) -> list[int]:
 def workers(program: int) -> list[int]:
     """The workers of a program, which are children of the server that starts them."""
     return [worker for server in children(program) for worker in children(server)]
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.parametrize("number", ["2", "3"])

@@ -25,11 +25,12 @@ __all__ += [
     "end_marked",
     "guard_session",
     "is_idle",
+    "is_running",
     "read_all",
     "run_on_terminal",
     "run_program",
 ]
-__all__ += ["start_program", "take_default_signals", "usage", "wait_until"]
+__all__ += ["start_program", "stat_fields", "take_default_signals", "usage", "wait_until"]
 
 REPOSITORY = Path(__file__).parents[2]
 LIMIT = 600.0  # seconds until a program is ended; one that does not hang takes much less
@@ -180,13 +181,32 @@ class Usage(NamedTuple):
     peak_memory: int  # bytes: VmHWM
 
 
+def stat_fields(path: Path) -> list[str]:
+    """The fields of a process or thread, from its state on; none when it has ended.
+
+    It may end between any two looks, and while its file is read (ESRCH).
+    """
+    try:
+        return (path / "stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def is_running(pid: int) -> bool:
+    """Zombies that nobody has waited for do not count."""
+    return stat_fields(Path(f"/proc/{pid}"))[:1] not in ([], ["Z"])
+
+
 def usage(pid: int) -> Usage | None:
     """The usage of a running process; None when it has ended."""
-    status = Path(f"/proc/{pid}/status").read_text()
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
     peak = re.search(r"VmHWM:\s*(\d+) kB", status)
-    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    times = stat_fields(Path(f"/proc/{pid}"))[11:13]
     ticks = sum(map(int, times))
-    return Usage(ticks / os.sysconf("SC_CLK_TCK"), 1024 * int(peak[1])) if peak else None
+    return Usage(ticks / os.sysconf("SC_CLK_TCK"), 1024 * int(peak[1])) if peak and times else None
 
 
 def is_idle(pid: int) -> bool:
@@ -196,12 +216,12 @@ def is_idle(pid: int) -> bool:
     """
     before = usage(pid)
     for _ in range(5):
-        tasks = Path(f"/proc/{pid}/task").iterdir()
-        states = {(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks}
-        if states != {"S"}:
-            return False
+        with suppress(FileNotFoundError):  # the process has ended
+            tasks = list(Path(f"/proc/{pid}/task").iterdir())
+            if {tuple(stat_fields(task)[:1]) for task in tasks} != {("S",)}:
+                return False  # one runs, or has just ended
         time.sleep(0.1)
-    return usage(pid) == before
+    return before is not None and usage(pid) == before
 
 
 def end_marked(mark: str) -> None:
