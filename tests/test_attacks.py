@@ -91,7 +91,7 @@ def test_a_sound_begins_as_late_as_its_source_does() -> None:
     assert table.begins(notes).tolist() == [10.5, 10.75, 10.175]  # 10 ms, at most 15, the usual
     assert "delay" in table.state_dict()
     assert "delay" not in LineTable(1).state_dict()
-    with pytest.raises(ValueError, match="delays are part of a line table"):
+    with pytest.raises(ValueError, match="parts of a line table"):
         VocoderConfig(delays=True)
 
 

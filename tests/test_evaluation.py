@@ -28,7 +28,7 @@ from tests.support.songs import MakeSong
 for package in ("mir_eval", "onnxruntime"):
     pytest.importorskip(package, reason="needs the extra 'evaluate'")
 
-from spectro_render.evaluation import distances, faults, onsets, probes, transcription
+from spectro_render.evaluation import distances, faults, onsets, probes, transcription, vibrato
 from spectro_render.evaluation.arrays import Matrix
 from spectro_render.evaluation.drums import drum_f1
 from spectro_render.evaluation.files import compare, compare_copy
@@ -338,6 +338,22 @@ class TestDistances:
         noise = np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE).astype(np.float32)
         assert distances.stft_distance(noise / 2, noise) == pytest.approx(0.5 + np.log(2), abs=1e-3)
 
+    def test_change_from_frame_to_frame(self) -> None:
+        assert distances.change(np.array([[0.0, 1.0], [1.0, 1.0], [1.0, -2.0]])) == 1.0
+        assert np.isnan(distances.change(np.zeros((1, 128))))
+
+    def test_rises_of_bursts(self) -> None:
+        """Noise 40 dB louder for every third tenth of a second, at once or within 50 ms."""
+        noise = np.random.default_rng(0).normal(0, 0.1, 3 * SAMPLE_RATE)
+        tenth = np.arange(len(noise)) / 1600
+        is_loud = tenth % 3 < 1
+        sudden = np.where(is_loud, 1.0, 0.01)
+        soft = np.where(is_loud, 0.01 ** np.clip(1 - 2 * (tenth % 3), 0, 1), 0.01)
+        found = distances.rises(np.float32(noise * sudden))
+        assert 33 < found < 41
+        assert distances.rises(np.float32(noise * soft)) < 12
+        assert np.isnan(distances.rises(np.zeros(100, np.float32)))
+
     def test_chroma_knows_octaves_as_the_same(self) -> None:
         assert distances.chroma_similarity(sines(440.0), sines(880.0)) > 0.95
         assert distances.chroma_similarity(sines(440.0), sines(622.25)) < 0.2
@@ -416,6 +432,29 @@ class TestProbes:
         assert found.within == 0
         assert found.worst == pytest.approx(20, abs=0.1)
         assert found.far_off == pytest.approx({"program-31": -20, "drum-34": 6.02}, abs=0.1)
+
+    def test_vibrato_of_notes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """... of 15 cents at 5 Hz beside half of it, another rate, and none at all."""
+        monkeypatch.setattr(vibrato, "PROGRAMS", (40, 73))
+        monkeypatch.setattr(vibrato, "PITCHES", (64,))
+
+        def sway(cents: float, rate: float) -> Samples:
+            time = np.arange(round(2.8 * SAMPLE_RATE)) / SAMPLE_RATE
+            hertz = 330 * 2 ** (cents * np.sin(2 * np.pi * rate * time) / 1200)
+            phase = 2 * np.pi * np.cumsum(hertz) / SAMPLE_RATE
+            return np.float32(sum(np.sin(h * phase) / h for h in range(1, 9)) / 20)
+
+        def compared(cents: float, rate: float) -> vibrato.Vibrato:
+            return vibrato.compare_vibrato(lambda *_: sway(cents, rate), lambda *_: sway(15, 5))
+
+        assert compared(15, 5) == (2, 1, 1)
+        half = compared(7.5, 5.5)
+        assert half.deviation == pytest.approx(0.5, abs=0.03)
+        assert half.rate == 1
+        assert compared(15, 7.5).rate == 0
+        assert compared(0, 5).deviation < 0.05
+        none = vibrato.compare_vibrato(lambda *_: sway(15, 5), lambda *_: sway(0, 5))
+        assert none.notes == 0
 
     def test_rank_correlation(self) -> None:
         rising = np.array([1.0, 2.0, 3.0, 4.0])
@@ -641,12 +680,16 @@ class TestCommand:
     ) -> None:
         monkeypatch.setattr(probes, "SLAKH_PROGRAMS", SLAKH_PROGRAMS[:4])
         monkeypatch.setattr(probes, "DRUMS", probes.DRUMS[:2])
+        monkeypatch.setattr(vibrato, "PROGRAMS", (40,))
         phrases = dict(list(probes.level_phrases().items())[:3])
         monkeypatch.setattr(probes, "level_phrases", lambda: phrases)
         arguments = ["evaluate", str(folder / "songs"), "--model", str(tiny_model), "--json", "-q"]
-        assert run([*arguments, "--parts", "instruments,velocity,levels", "--steps", "1"]) == 0
+        assert (
+            run([*arguments, "--parts", "instruments,velocity,levels,vibrato", "--steps", "1"]) == 0
+        )
         found = json.loads(capsys.readouterr().out)
         assert found["files"] == 0
         assert 0 <= found["instruments"]["top1"] <= found["instruments"]["top3"] <= 1
         assert -1 <= found["velocity"]["rank_correlation"] <= 1
         assert found["levels"]["far_off"].keys() <= phrases.keys()
+        assert found["vibrato"]["notes"] == 3

@@ -19,7 +19,7 @@ from spectro_render.midi.score import Note, Score
 from spectro_render.network.device import find_device
 from spectro_render.network.model import SpectrogramModel
 from spectro_render.render.renderer import Renderer
-from spectro_render.training.lines import _measure, _play
+from spectro_render.training.lines import _course, _measure, _play
 from spectro_render.training.synth import SOUNDFONTS, Synthesizer
 from spectro_render.vocoder import harmonic_map as maps
 from spectro_render.vocoder.griffin_lim import SEGMENT
@@ -33,6 +33,7 @@ from spectro_render.vocoder.harmonic_map import (
     notes_between,
 )
 from spectro_render.vocoder.lines import (
+    COURSE_FRAMES,
     DRUM_KIT,
     LOWEST_PITCH,
     MELODIC_SOURCES,
@@ -130,6 +131,51 @@ class TestLineTable:
         assert made.release[700] == pytest.approx(4, rel=0.2)  # frames of 20 ms
         assert made.decay[700] > 500
 
+    def test_a_course_is_followed_and_its_end_repeated(self) -> None:
+        """... by deviations and by phases, faster for higher keys."""
+        made = LineTable(1, courses=True)
+        frame = torch.arange(COURSE_FRAMES)
+        made.course[13] = 20 * torch.sin(2 * math.pi * frame / 10) + 5  # pitch 60
+        made.repeat[13] = 40
+        age = torch.tensor([0.0, 2.5, 12.5, 159.0, 162.5, 1002.5])
+        note = torch.zeros(len(age), dtype=torch.long)
+        cents, _ = made.deviation(torch.tensor([13]), torch.tensor([60]), note, age)
+        wave = 20 * math.sin(2 * math.pi * 0.2) + 5  # the same two frames later
+        torch.testing.assert_close(cents[[1, 2, 4, 5]], cents[[1]].expand(4), atol=1e-4, rtol=0)
+        assert cents[1] == pytest.approx(wave, abs=0.01)
+        faster, _ = made.deviation(torch.tensor([13]), torch.tensor([61]), note, age)
+        slower_age = age * 2 ** (1 / 12)
+        again, _ = made.deviation(torch.tensor([13]), torch.tensor([60]), note, slower_age)
+        torch.testing.assert_close(faster, again, atol=1e-3, rtol=0)
+        steps = torch.arange(0.0, 400.0)
+        note = torch.zeros(len(steps), dtype=torch.long)
+        cents, ahead = made.deviation(torch.tensor([13]), torch.tensor([60]), note, steps)
+        slope = ahead.diff() * 50
+        middle = 2 ** ((cents[1:] + cents[:-1]).double() / 2400) - 1
+        torch.testing.assert_close(slope, middle, atol=2e-4, rtol=0)
+
+    def test_a_course_that_no_one_measured_stays_in_bounds(self) -> None:
+        """Numbers from a file may be anything finite."""
+        made = LineTable(1, courses=True)
+        made.course[:], made.repeat[:] = 6e4, 0.0
+        zero = torch.zeros(1, dtype=torch.long)
+        cents, ahead = made.deviation(zero, zero + 21, zero, torch.tensor([5000.0]))
+        assert cents.item() == 200
+        assert ahead.isfinite().all()
+
+    def test_the_course_of_a_tone_is_measured_at_the_right_time(self) -> None:
+        """... 15 cents of vibrato at 5 Hz that begin 0.5 s after the onset."""
+        time = torch.arange(round(3.6 * SAMPLE_RATE)) / SAMPLE_RATE
+        cents = 15 * torch.sin(2 * math.pi * 5 * (time - 0.5)) * (time > 0.5)
+        sound = tone(440 * 2 ** (cents / 1200))
+        course, repeat = _course(sound, 440.0 * torch.arange(1, 7))
+        frame = torch.arange(COURSE_FRAMES) / 50
+        expected = 15 * torch.sin(2 * math.pi * 5 * (frame - 0.5)) * (frame > 0.5)
+        assert course[2:20].abs().max() < 1
+        assert torch.corrcoef(torch.stack([course[30:], expected[30:]]))[0, 1] > 0.99
+        assert course[30:].std() / expected[30:].std() == pytest.approx(1.2, abs=0.15)
+        assert repeat % 10 == 0
+
 
 HAS_FLUIDSYNTH = bool(ctypes.util.find_library("fluidsynth")) and any(
     Path(path).is_file() for path in SOUNDFONTS
@@ -141,7 +187,7 @@ def test_a_piano_decays_and_a_violin_has_vibrato() -> None:
     """... whose lowest partials are near the harmonics of the pitch played."""
     made, synthesizer = LineTable(20), Synthesizer()
     for program in (0, 40):
-        (sound,) = _play(synthesizer, range(69, 70), program)
+        (sound,) = _play(synthesizer, [69], program, 1.0)
         _measure(made, program, sound, 69)
         strongest = made.hertz(torch.tensor([program]), torch.tensor([69]))[0, :4] / 440
         assert (1200 * (strongest / strongest.round().clamp(min=1)).log2()).abs().max() < 30
@@ -150,6 +196,24 @@ def test_a_piano_decays_and_a_violin_has_vibrato() -> None:
 
 
 class TestHarmonicMap:
+    def test_lines_move_as_the_table_says_where_the_mel_stands_still(self) -> None:
+        mel = log_mel(steady(2.0, 440.0))
+        made = LineTable(12, courses=True)
+        made.decay[:], made.vibrato[:] = 1000, 20
+        frame = torch.arange(COURSE_FRAMES)
+        made.course[:] = 30 * torch.sin(2 * math.pi * frame / 10)
+        made.repeat[:] = 40
+        notes = rows((69, 0.0, 100.0))
+        lines = _expected(notes, made, 100)[1]
+        moved = lines.hertz / lines.nominal
+        assert (1200 * moved.log2()).abs().max() == pytest.approx(29, abs=1.5)
+        partials = harmonic_map(mel, notes, made, BINS).partials[:, 70]  # the second: 880 Hz
+        advance = (partials[1:80] / partials[:79]).angle() / (2 * math.pi)
+        middle = (made.course[0, 2:81] + made.course[0, 1:80]) / 2  # ages count from a frame before
+        expected = 880 / 50 * 2 ** (middle / 1200)
+        off = (advance - expected + 0.5) % 1 - 0.5
+        assert off[5:].abs().max() < 0.002
+
     def test_lines_lie_where_the_notes_have_them(self) -> None:
         mel = log_mel(steady(2.0, 220.0))
         made = harmonic_map(mel, rows((57, 0.0, 100.0)), table(), BINS)

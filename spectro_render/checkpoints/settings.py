@@ -278,6 +278,7 @@ VOCODER_SETTINGS: dict[str, Rule] = {  # melgan/config.json
     "lines": Whole(0, 1024),
     "attacks": OneOf((False, True)),
     "delays": OneOf((False, True)),
+    "courses": OneOf((False, True)),
 }
 BAND_SETTINGS: dict[str, Rule] = {"width": Whole(1, 4096)}  # band/config.json
 

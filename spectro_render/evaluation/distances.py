@@ -19,6 +19,8 @@ FLOOR = 1e-5  # of a full-scale sine's magnitude: softer parts do not count
 CHROMA_FFT = 4096
 AUDIBLE = 1e-3  # of the loudest frame's chroma: softer frames are left out
 LOUDNESS_FRAMES = 5  # 100 ms: one value of the loudness curve
+STEP = 160  # samples, 10 ms
+QUIET = 1e-4  # of full scale: softer sounds do not count as rises
 SOFTEST = -80.0  # dB: lowest value of the loudness curve
 
 
@@ -31,6 +33,27 @@ def mel_distance(mel: Matrix, reference: Matrix) -> float:
     """Mean absolute difference of two log-mels (T, 128) in nats, over the frames of the shorter."""
     frames = min(len(mel), len(reference))
     return float(np.abs(mel[:frames] - reference[:frames]).mean())
+
+
+def change(mel: Matrix) -> float:
+    """Mean absolute change of a log-mel (T, 128) from frame to frame in nats; NaN for one frame."""
+    return float(np.abs(np.diff(mel, axis=0)).mean()) if len(mel) > 1 else float("nan")
+
+
+def rises(samples: Samples) -> float:
+    """How suddenly samples (S,) get louder: the 99th percentile of rises within 10 ms, in dB.
+
+    It is the mean over eight grids of steps of 10 ms, since an onset may lie between two steps.
+    """
+    found = []
+    for start in range(0, STEP, STEP // 8):
+        length = max(len(samples) - start, 0) // STEP * STEP
+        steps = samples[start : start + length].astype(np.float64).reshape(-1, STEP)
+        level = 20 * np.log10(np.sqrt((steps**2).mean(1)) + QUIET)
+        if len(level) < 2:
+            return float("nan")
+        found.append(np.percentile(np.diff(level), 99))
+    return float(np.mean(found))
 
 
 def mel_cepstrum(mel: Matrix, orders: range) -> Matrix:

@@ -29,6 +29,7 @@ RATIOS = {
     "note_f1_ratio": ("note_f1", "note_f1_reference"),
     "drum_f1_ratio": ("drum_f1", "drum_f1_reference"),
     "seam_ratio": ("seam", "seam_reference"),
+    "change_ratio": ("change", "change_reference"),
     "vocoder_note_f1_ratio": ("vocoder_note_f1", "note_f1_reference"),
 }
 

@@ -13,6 +13,7 @@ from spectro_render.evaluation.arrays import Samples
 from spectro_render.evaluation.files import FileEvaluator
 from spectro_render.evaluation.measures import Measures, Values, pool, values_of
 from spectro_render.evaluation.probes import Play, compare_levels, follow_velocity, identify
+from spectro_render.evaluation.vibrato import compare_vibrato
 from spectro_render.midi.score import Score
 from spectro_render.report import Reporter, complain
 
@@ -58,6 +59,7 @@ class Session:
             "instruments": identify,
             "velocity": follow_velocity,
             "levels": compare_levels,
+            "vibrato": compare_vibrato,
         }
         found = measures[part](partial(self._play, "model"), partial(self._play, "reference"))
         self.probes[part] = found._asdict()

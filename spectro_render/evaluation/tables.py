@@ -34,6 +34,12 @@ DESCRIPTIONS = {
     "chroma": Description("similarity of the pitch classes; 1: the same", heading="chroma"),
     "loudness": Description("correlation of the loudness curves", heading="loud"),
     "louder_db": Description("level above the reference, dB", digits=1),
+    "change": Description("change of the sound's log-mel from frame to frame, nats"),
+    "change_reference": Description("change of the reference's log-mel, nats"),
+    "change_ratio": Description("change over change_reference", heading="change"),
+    "change_mel": Description("change of the Transformer's mels, nats"),
+    "rises": Description("99th percentile of rises of the sound's level within 10 ms, dB", 1),
+    "rises_reference": Description("99th percentile of rises of the reference's level, dB", 1),
     "clipped": Description("samples beyond 0.99 of full scale, per file, as delivered", 1, "clip"),
     "silent": Description("share of the sound's frames below -60 dBFS"),
     "silent_reference": Description("share of the reference's frames below -60 dBFS"),
@@ -106,6 +112,10 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         yield "levels_95", as_text(found["within"], 1), meaning
         far_off = ", ".join(f"{name} {level:+.0f}" for name, level in found["far_off"].items())
         yield "levels_worst", as_text(found["worst"], 1), f"the farthest off, dB ({far_off})"
+    if found := summary.get("vibrato"):
+        meaning = f"deviation of partials over the reference's, {found['notes']} notes with vibrato"
+        yield "vibrato", as_text(found["deviation"], 2), meaning
+        yield "vibrato_rate", as_text(found["rate"], 2), "share of them with a rate within 1 Hz"
     if found := summary.get("frechet"):
         meaning = f"distance from the references in the {found['embedding']} embedding"
         yield "frechet_distance", as_text(found["distance"], 2), meaning

@@ -6,20 +6,22 @@ frequencies of lines come from two spectra of half a second, interpolated at the
 
 import math
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from spectro_render.constants import FRAME_RATE, N_MELS, SAMPLE_RATE, WIN_LENGTH
+from spectro_render.constants import FRAME_RATE, HOP_LENGTH, N_MELS, SAMPLE_RATE, WIN_LENGTH
 from spectro_render.mel import log_mel
 from spectro_render.midi.score import Note, Score
 from spectro_render.training.progress import Countdown
 from spectro_render.training.synth import Synthesizer
-from spectro_render.vocoder.harmonic_map import line_mel
+from spectro_render.vocoder.harmonic_map import STEADY_CENTS, line_mel
 from spectro_render.vocoder.lines import (
+    COURSE_FRAMES,
     DRUM_KIT,
     LONGEST_DECAY,
     LOWEST_PITCH,
@@ -33,7 +35,8 @@ from spectro_render.vocoder.lines import (
 
 LEAD = 0.1  # seconds before the first note
 HELD = 1.0  # seconds for which each note is held
-APART = 1.7  # seconds from note to note
+AFTER = 0.7  # seconds from a note's end to the next onset
+APART = HELD + AFTER
 VELOCITY = 100
 DRUMS = range(27, 88)
 SPECTRA = (0.06, 0.42)  # seconds after the onset at which the two spectra begin
@@ -48,7 +51,14 @@ BEGUN = 0.03  # of the largest power in the first BEGINNING samples: then a note
 BEGINNING = 1280  # samples, 80 ms
 SHORT, SHORT_HOP = 16, 4  # samples whose power is compared with that, and between them
 LEAST_NOISE = 0.1  # of the mel: what is no line is at least so much
-SETTLED = slice(32, 184)  # hops of a held note from which vibrato is measured
+SETTLED = slice(8, 46)  # frames of a held note from which vibrato is measured
+LONG = 3.4  # seconds for which notes with vibrato are held once more, to measure its course
+MOST_CENTS = 60.0  # of a course: more is no vibrato but a line that was mistaken for another
+CLEAR = 40.0  # dB below a note's loudest frame: softer ones say nothing about its pitch
+EMPHASIS = 0.4  # of a course: spectra of 80 ms smooth it, which this makes good
+SLOW = 25  # frames whose mean is not emphasised
+ALIKE = 40  # frames of a course that are compared to find what goes on for ever
+SHORTEST_REPEAT = 6  # frames
 STRONGEST = 8  # lines from which it is measured
 SWINGING_HZ = (500.0, 3000.0)  # in which they lie; lower ones beat with their neighbours
 PROBE, PROBE_HOP = 800, 80  # samples under each window, and between them
@@ -66,7 +76,7 @@ def measure_lines(
     The soundfont is by default that of `find_soundfont`; `workers` is the number of processes.
     Raises SpectroRenderError without FluidSynth or a soundfont.
     """
-    table = LineTable(lines, delays=True)
+    table = LineTable(lines, delays=True, courses=True)
     countdown = Countdown("lines of programs", DRUM_KIT + 1, say)
     context = multiprocessing.get_context("spawn")  # FluidSynth and torch do not survive a fork
     with context.Pool(workers, _start_worker, (soundfont,)) as pool:
@@ -90,29 +100,39 @@ def _start_worker(soundfont: Path | None) -> None:
 def _measure_program(job: tuple[int, int]) -> tuple[int, dict[str, Tensor]]:
     """The first source of a program (DRUM_KIT: of drums), and its rows of a table, by name."""
     lines, program = job
-    table = LineTable(lines, delays=True)
+    table = LineTable(lines, delays=True, courses=True)
     pitches = range(LOWEST_PITCH, LOWEST_PITCH + PITCHES * PITCH_STEP, PITCH_STEP)
     if program == DRUM_KIT:
         first, count = MELODIC_SOURCES, SOURCES - MELODIC_SOURCES
-        for drum, sound in zip(DRUMS, _play(_synthesizer, DRUMS, None), strict=True):
+        for drum, sound in zip(DRUMS, _play(_synthesizer, DRUMS, None, HELD), strict=True):
             _measure(table, first + drum, sound, None)
     else:
         first, count = program * PITCHES, PITCHES
-        for step, sound in enumerate(_play(_synthesizer, pitches, program)):
+        for step, sound in enumerate(_play(_synthesizer, pitches, program, HELD)):
             _measure(table, first + step, sound, pitches[step])
+        moving = (table.vibrato[first : first + count] > STEADY_CENTS).nonzero()[:, 0].tolist()
+        sounds = _play(_synthesizer, [pitches[step] for step in moving], program, LONG)
+        for step, sound in zip(moving, sounds, strict=True):
+            source = first + step
+            hertz = table.hertz(torch.tensor([source]), torch.tensor([pitches[step]]))[0]
+            hertz = hertz[table.level[source] > NO_LINE]
+            table.course[source], table.repeat[source] = _course(sound, hertz)
     rows = {name: buffer[first : first + count].clone() for name, buffer in table.named_buffers()}
     return first, rows
 
 
-def _play(synthesizer: Synthesizer, pitches: range, program: int | None) -> list[Tensor]:
+def _play(
+    synthesizer: Synthesizer, pitches: Sequence[int], program: int | None, held: float
+) -> list[Tensor]:
     """The sounds (S,) of single notes of a program, or of drums, each from its onset."""
-    starts = [LEAD + APART * number for number in range(len(pitches))]
+    apart = held + AFTER
+    starts = [LEAD + apart * number for number in range(len(pitches))]
     notes = tuple(
-        Note(start, start + HELD, pitch, VELOCITY, program or 0, program is None)
+        Note(start, start + held, pitch, VELOCITY, program or 0, program is None)
         for start, pitch in zip(starts, pitches, strict=True)
     )
-    samples = synthesizer.render_score(Score(notes, APART * len(pitches)))
-    length = round((APART - LEAD) * SAMPLE_RATE)
+    samples = synthesizer.render_score(Score(notes, apart * len(pitches)))
+    length = round((apart - LEAD) * SAMPLE_RATE)
     begins = [round(start * SAMPLE_RATE) for start in starts]
     return [torch.from_numpy(samples[begin : begin + length].copy()) for begin in begins]
 
@@ -128,7 +148,7 @@ def _measure(table: LineTable, source: int, sound: Tensor, pitch: int | None) ->
     table.release[source] = _fading(power[end : end + 2], power[end + 10 : end + 12], 10).clamp(
         0.5, 100
     )
-    lines = _peaks(sound.numpy()) if pitch is not None else []
+    lines = find_lines(sound.numpy()) if pitch is not None else []
     age = torch.exp(-(torch.arange(end) + 1) / table.decay[source])
     if pitch is not None:
         lines = lines[: table.level.shape[1]]
@@ -166,8 +186,11 @@ def _fading(before: Tensor, after: Tensor, frames: int) -> Tensor:
     return 2 * frames / ratio.clamp(min=1e-3)
 
 
-def _peaks(sound: np.ndarray) -> list[tuple[float, float]]:
-    """Frequency in Hz, and magnitude as in the mel's STFT, of each line; the strongest first."""
+def find_lines(sound: np.ndarray) -> list[tuple[float, float]]:
+    """The lines in the spectrum of a note (S,): frequencies in Hz and magnitudes, strongest first.
+
+    Magnitudes are as in the mel's STFT. The note begins at the first sample.
+    """
     spectrum = np.zeros(PADDED // 2 + 1)
     for start in SPECTRA:
         first = round(start * SAMPLE_RATE)
@@ -200,11 +223,38 @@ def _peaks(sound: np.ndarray) -> list[tuple[float, float]]:
 
 
 def _vibrato(sound: Tensor, hertz: Tensor) -> Tensor:
-    """Standard deviation in cents of a note's frequency: the median of its strongest lines."""
+    """Standard deviation in cents of a note's frequency."""
+    cents = line_deviations(sound, hertz)[SETTLED]
+    return (cents - cents.median()).clamp(-MOST_CENTS, MOST_CENTS).std()
+
+
+def _course(sound: Tensor, hertz: Tensor) -> tuple[Tensor, int]:
+    """How the lines of a note have to move, (COURSE_FRAMES,) cents, and how many of them repeat."""
+    frames = sound[: (COURSE_FRAMES + 2) * HOP_LENGTH].view(-1, HOP_LENGTH)
+    level = 10 * (frames.square().mean(1)[:COURSE_FRAMES] + 1e-12).log10()
+    cents = line_deviations(sound, hertz)[:COURSE_FRAMES].clamp(-MOST_CENTS, MOST_CENTS)
+    clear = level > level.max() - CLEAR
+    course = torch.where(clear, cents, cents[clear].median())
+    padded = F.pad(course[None], (SLOW // 2, SLOW // 2), mode="replicate")
+    course = course + EMPHASIS * (course - F.avg_pool1d(padded, SLOW, 1)[0])
+    best, least = 1, torch.inf
+    for repeat in range(SHORTEST_REPEAT, COURSE_FRAMES - ALIKE):
+        error = float((course[-ALIKE:] - course[-ALIKE - repeat : -repeat]).square().mean())
+        if error < least:
+            best, least = repeat, error
+    return course, best
+
+
+def line_deviations(sound: Tensor, hertz: Tensor) -> Tensor:
+    """By how many cents a note's lines lie above their frequencies, at the ages of whole frames.
+
+    `hertz` are the frequencies, the strongest line's first. The deviation is the median of the
+    strongest lines, from the phase of each against a steady sine, every 5 ms.
+    """
     hertz = hertz[(hertz > SWINGING_HZ[0]) & (hertz < SWINGING_HZ[1])][:STRONGEST]
+    length = len(sound) // HOP_LENGTH
     if not len(hertz):
-        return torch.tensor(0.0)
-    # The phase of each line against a steady sine of its mean frequency, every 5 ms.
+        return torch.zeros(length)
     frames = sound.unfold(0, PROBE, PROBE_HOP) * torch.hann_window(PROBE)
     time = torch.arange(PROBE) / SAMPLE_RATE
     angle = -2 * torch.pi * hertz[:, None] * time
@@ -213,6 +263,8 @@ def _vibrato(sound: Tensor, hertz: Tensor) -> Tensor:
     advance = turned.diff(dim=0) - hertz * PROBE_HOP / SAMPLE_RATE
     advance = (advance + 0.5) % 1 - 0.5
     off = advance * SAMPLE_RATE / PROBE_HOP / hertz
-    cents = 1200 / math.log(2) * off[SETTLED].median(1).values
-    cents = cents.view(-1, 4).mean(1)  # every 20 ms
-    return (cents - cents.median()).clamp(-60, 60).std()
+    cents = 1200 / math.log(2) * off.median(1).values
+    # An advance belongs to the middle of two probes, 440 samples after the first one's begin; four
+    # of them, from the seventh before it on, have their middle at the frame's.
+    cents = torch.cat([cents[:1].expand(7), cents])[: 4 * length].unfold(0, 4, 4).mean(1)
+    return torch.cat([cents, cents[-1:].expand(length - len(cents))])

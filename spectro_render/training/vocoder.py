@@ -57,6 +57,7 @@ MARGIN_FRAMES = 2  # on either side of a crop, so that the spectra at its ends a
 CHECK_CLIPS = 16
 REMEMBERED_STEPS = 300  # for which notes that have ended are known, in 10 ms steps
 LINES = 40  # of each note in the line table
+SETTINGS_OF_NOTES = ("lines", "attacks", "delays", "courses")
 CONTRAST = 1.3  # of vocoders trained here: less loses notes, more does not help (EXPERIMENTS.md)
 COLUMNS = 4  # clips in a picture
 
@@ -316,7 +317,7 @@ class VocoderTrainer(TrainingRun[MelGAN]):
         own, other = self.model, vocoder
         known = replace(
             other.config,
-            **{name: getattr(own.config, name) for name in ("lines", "attacks", "delays")},
+            **{name: getattr(own.config, name) for name in SETTINGS_OF_NOTES},
         )
         if known != own.config or not own.config.lines:
             raise OptionError("the vocoder to start from has another shape", "train from scratch")
@@ -330,7 +331,7 @@ class VocoderTrainer(TrainingRun[MelGAN]):
     def take_lines(self, table: LineTable) -> None:
         """Use another line table."""
         assert isinstance(self.model.generator, SpectrumGenerator)
-        # A vocoder need not store delays.
+        # A vocoder need not store delays and courses.
         self.model.generator.table.load_state_dict(table.state_dict(), strict=False)
         self.average = Average(self.model, self.options.ema_decay)
 
@@ -533,7 +534,9 @@ def train_vocoder(
         raise SpectroRenderError(
             f"there are too few shards in {places}", "run the data stage first"
         )
-    config = config or VocoderConfig(contrast=CONTRAST, lines=LINES, attacks=True, delays=True)
+    config = config or VocoderConfig(
+        contrast=CONTRAST, lines=LINES, attacks=True, delays=True, courses=True
+    )
     trainer = VocoderTrainer(config, options, folder, device, say)
     if trainer.checkpoint.exists():
         trainer.resume()
@@ -541,7 +544,7 @@ def train_vocoder(
         if start_from is not None:
             trainer.start_from(start_from)
         own = None if start_from is None else start_from.config
-        is_known = own is not None and own.lines and own.delays >= config.delays
+        is_known = own is not None and own.lines and own.delays and own.courses
         if lines is None and config.lines and not is_known:
             lines = measure_lines(config.lines)
         if lines is not None:

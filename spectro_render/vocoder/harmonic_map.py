@@ -6,9 +6,10 @@ A mel says how strong each band is, but not where in the band a partial lies. No
           -> levels fitted to the mel -> tonal and noisy magnitudes
 
 Lines and noise share a band's power as the table expects, and the mel decides how much that is. The
-lines of a note may lie a few cents off, all of them equally: how many, is estimated for each frame
-from how the mel's bands share the power of the upper lines, so that vibrato is followed. Everything
-is local: a frame of the map depends on few frames of the mel around it.
+lines of a note may lie a few cents off, all of them equally: how many, the table knows for the age
+of the note. If it does not, it is estimated for each frame from how the mel's bands share the power
+of the upper lines, so that vibrato is followed. Everything is local: a frame of the map depends on
+few frames of the mel around it.
 
 N notes, Q pairs of a note and a frame, P lines of such pairs, T mel frames, M = 128 mel bands,
 K frequency bins. A note is a row of five numbers: program (128: drums), pitch, velocity (0 to 1),
@@ -160,7 +161,7 @@ def _map_of_piece(
 ) -> HarmonicMap:
     """The harmonic map, made at once; `place` is that of the first frame in its segment."""
     length, mel = len(log_mel), log_mel.exp()
-    pairs, lines, noise = _expected(notes, table, length)
+    pairs, lines, noise, ahead = _expected(notes, table, length)
     cents = log_mel.new_zeros(len(pairs[0]))
     if bool(lines.moves.any()):
         cents = _deviations(lines, log_mel, noise, pairs)
@@ -173,7 +174,7 @@ def _map_of_piece(
     spread = _spread(lines, bins, 2 * WIN_LENGTH)
     drawn = _draw(lines, spread, length, bins).sqrt()
     noisy = 2**0.5 * _noise_spectrum(noise, bins) * gain
-    turns = _turns(lines, cents, *pairs, notes[:, 3], place)
+    turns = _turns(lines, cents, ahead, *pairs, notes[:, 3], place)
     partials = _draw_phases(lines, spread, turns, length, bins) / drawn.clamp(min=FAINT)
     return HarmonicMap(_smear(2 * drawn * gain), _smear(noisy), partials)
 
@@ -191,8 +192,12 @@ def _spans(notes: Tensor, table: LineTable, length: int) -> tuple[Tensor, Tensor
 
 def _expected(
     notes: Tensor, table: LineTable, length: int
-) -> tuple[tuple[Tensor, Tensor], _Lines, Tensor]:
-    """The note and the frame of each pair, the lines of all, and the mel of the noise (T, M)."""
+) -> tuple[tuple[Tensor, Tensor], _Lines, Tensor, Tensor]:
+    """What is expected of notes before they are compared with a mel.
+
+    Returns the note and the frame of each pair, the lines of all, the mel of the noise (T, M), and
+    by how many seconds the phases of each pair's lines are ahead of steady ones, (Q,) float64.
+    """
     program, pitch = notes[:, 0].long(), notes[:, 1].long()
     velocity, onset, offset = notes[:, 2:].unbind(1)
     source = source_of(program, pitch)
@@ -233,16 +238,17 @@ def _expected(
         is_kept = (power[block] > SLIGHT * total[place]) & (level[note[block]] > NO_LINE)
         kept.append(is_kept.nonzero() + torch.tensor([block.start, 0]))
     pair, line = torch.cat(kept).unbind(1)
-    moves = table.vibrato[source][note[pair]] > STEADY_CENTS
-    lines = _Lines(
-        pair,
-        frame[pair],
-        hertz[note[pair], line],
-        power[pair, line].sqrt(),
-        hertz[note[pair], line],
-        moves,
-    )
-    return (note, frame), lines, noise.sqrt()
+    nominal, ahead = hertz[note[pair], line], since.new_zeros(len(note))
+    if table.has_courses:
+        cents, ahead = table.deviation(source, pitch, note, since)
+        moved_to, moves = (
+            nominal * 2 ** (cents / 1200)[pair],
+            torch.zeros_like(pair, dtype=torch.bool),
+        )
+    else:
+        moved_to, moves = nominal, table.vibrato[source][note[pair]] > STEADY_CENTS
+    lines = _Lines(pair, frame[pair], moved_to, power[pair, line].sqrt(), nominal, moves)
+    return (note, frame), lines, noise.sqrt(), ahead
 
 
 def _band_of(hertz: Tensor) -> Tensor:
@@ -304,13 +310,20 @@ def _draw_phases(
 
 
 def _turns(
-    lines: _Lines, cents: Tensor, note: Tensor, frame: Tensor, onset: Tensor, place: int
+    lines: _Lines,
+    cents: Tensor,
+    ahead: Tensor,
+    note: Tensor,
+    frame: Tensor,
+    onset: Tensor,
+    place: int,
 ) -> Tensor:
     """The phases (P,) of lines, in turns: steady from each note's onset, and as the lines move.
 
-    How far a line has moved is summed within segments of SEGMENT frames only. The sum is bent so
-    that a segment ends with whole turns, which detunes a line by at most half a turn in a segment;
-    so phases join, and those of a segment depend on no earlier one.
+    `ahead` (Q,) are seconds by which the table's courses have moved them. How far a line has moved
+    by `cents` (Q,) is summed within segments of SEGMENT frames only. The sum is bent so that a
+    segment ends with whole turns, which detunes a line by at most half a turn in a segment; so
+    phases join, and those of a segment depend on no earlier one.
     """
     off = 2 ** (cents.double() / 1200) - 1  # (Q,): relative to the nominal frequency
     segment = (frame + place) // SEGMENT
@@ -330,7 +343,7 @@ def _turns(
     whole = ((summed + off / FRAME_RATE)[last] * goes_on[last])[number]
 
     pair, nominal = lines.pair, lines.nominal.double()
-    age = (frame + 1 - onset[note]) / FRAME_RATE
+    age = (frame + 1 - onset[note]) / FRAME_RATE + ahead
     over = nominal * whole[pair]
     over = over - over.round()
     share = (frame + place - segment * SEGMENT)[pair] / SEGMENT

@@ -8,7 +8,7 @@ table. S sources, I lines of each, M = 128 mel bands.
 import torch
 from torch import Tensor, nn
 
-from spectro_render.constants import HOP_LENGTH, N_MELS
+from spectro_render.constants import FRAME_RATE, HOP_LENGTH, N_MELS
 
 PROGRAMS = 128
 DRUM_KIT = 128  # the program number of drums
@@ -20,6 +20,8 @@ SOURCES = MELODIC_SOURCES + 128  # then one for each drum sound
 LONGEST_DECAY = 1000.0  # frames
 MOST_DELAY = 240.0  # samples, 15 ms: what begins later has no attack
 USUAL_DELAY = 56.0  # samples: a common one, where delays are not known
+COURSE_FRAMES = 160  # 3.2 s
+MOST_CENTS = 200.0  # by which lines move
 NO_LINE = -30.0  # natural log: the level of lines that a source does not have
 
 
@@ -38,10 +40,17 @@ class LineTable(nn.Module):
     release: Tensor  # (S,) frames in which it does so after its end
     vibrato: Tensor  # (S,) standard deviation of its frequency in cents
     delay: Tensor  # (S,) samples at 16 kHz from a note's onset to where its sound begins
+    course: Tensor  # (S, F) cents by which its lines move, from its onset on, frame by frame
+    repeat: Tensor  # (S,) whole frames: the last so many of a course go on for ever
 
-    def __init__(self, lines: int, *, delays: bool = False) -> None:
-        """`lines` are those of each source; `delays`: whether delays are stored with the others."""
+    def __init__(self, lines: int, *, delays: bool = False, courses: bool = False) -> None:
+        """Make a table of harmonics.
+
+        `lines` are those of each source. `delays` and `courses` say whether `delay`, and whether
+        `course` and `repeat`, are stored with the others. What is not stored has a usual value.
+        """
         super().__init__()
+        self.has_courses = courses
         h = torch.arange(1, lines + 1)
         interval = 12 * h.log2()
         self.register_buffer("semitones", interval.round().repeat(SOURCES, 1))
@@ -54,11 +63,49 @@ class LineTable(nn.Module):
         self.register_buffer("release", torch.full((SOURCES,), 5.0))
         self.register_buffer("vibrato", torch.zeros(SOURCES))
         self.register_buffer("delay", torch.full((SOURCES,), USUAL_DELAY), persistent=delays)
+        frames = COURSE_FRAMES if courses else 1
+        self.register_buffer("course", torch.zeros(SOURCES, frames), persistent=courses)
+        self.register_buffer("repeat", torch.ones(SOURCES), persistent=courses)
 
     def hertz(self, source: Tensor, pitch: Tensor) -> Tensor:
         """Frequencies (N, I) in Hz of the lines of notes, given their sources and pitches (N,)."""
         above = self.semitones[source] + self.cents[source] / 100
         return 440 * 2 ** ((pitch[:, None] - 69 + above) / 12)
+
+    def deviation(
+        self, source: Tensor, pitch: Tensor, note: Tensor, age: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """How far the lines of notes lie from `hertz`, for Q pairs of a note and its age.
+
+        `source` and `pitch` are those of the N notes, `note` the number of each pair's note, and
+        `age` (Q,) the mel frames since its onset. Returns the deviation in cents (Q,), and by how
+        many seconds the phases of its lines are ahead of steady ones, (Q,) float64: the integral of
+        the relative deviation over time.
+        """
+        # A sampler plays a recording faster for a higher key, and so its vibrato.
+        measured = LOWEST_PITCH + PITCH_STEP * (source % PITCHES)
+        speed = 2 ** ((pitch - measured).double() / 12)
+        speed = torch.where(source < MELODIC_SOURCES, speed, torch.ones_like(speed))[note]
+        course = self.course[source].clamp(-MOST_CENTS, MOST_CENTS).double()
+        last = course.shape[1] - 1
+        repeat = self.repeat[source].clamp(1, max(last, 1)).double()[note]
+        relative = 2 ** (course / 1200) - 1
+        ahead = torch.zeros_like(course)
+        ahead[:, 1:] = ((relative[:, 1:] + relative[:, :-1]) / 2).cumsum(1)
+
+        def value(curve: Tensor, place: Tensor) -> Tensor:
+            whole = place.floor().clamp(0, last)
+            left = note * (last + 1) + whole.long()
+            right = torch.where(whole < last, left + 1, left)
+            curve = curve.flatten()
+            return torch.lerp(curve[left], curve[right], (place - whole).clamp(0, 1))
+
+        place = age.double() * speed
+        rounds = torch.where(place > last, ((place - last) / repeat).ceil(), 0.0)
+        place = place - rounds * repeat
+        more = value(ahead, torch.full_like(place, last)) - value(ahead, last - repeat)
+        seconds = (value(ahead, place) + rounds * more) / (speed * FRAME_RATE)
+        return value(course, place).to(self.course), seconds
 
     def begins(self, notes: Tensor) -> Tensor:
         """The mel frames (N,), from time 0, at which the sounds of notes (N, 5) begin."""
@@ -67,9 +114,9 @@ class LineTable(nn.Module):
         return notes[:, 3] + delay / HOP_LENGTH
 
 
-def numbers_of_table(lines: int, *, delays: bool = False) -> int:
+def numbers_of_table(lines: int, *, delays: bool = False, courses: bool = False) -> int:
     """The number of numbers that are stored of a LineTable."""
-    return SOURCES * (3 * lines + N_MELS + 3 + delays)
+    return SOURCES * (3 * lines + N_MELS + 3 + delays + courses * (COURSE_FRAMES + 1))
 
 
 def source_of(program: Tensor, pitch: Tensor) -> Tensor:

@@ -96,6 +96,7 @@ class VocoderConfig:
     lines: int = 0  # of each note in the line table; 0: notes are not used
     attacks: bool = False  # whether onsets of notes are made sudden, see `sharpen_attacks`
     delays: bool = False  # whether the line table says how late the sound of each source begins
+    courses: bool = False  # whether it says how the partials of each source move: its vibrato
 
     def __post_init__(self) -> None:
         """Check the shape. Raises ValueError for a network that cannot be built."""
@@ -109,8 +110,8 @@ class VocoderConfig:
             )
         if self.attacks and not self.lines:
             raise ValueError("attacks are made sudden only in a vocoder that reads notes")
-        if self.delays and not self.lines:
-            raise ValueError("delays are part of a line table")
+        if (self.delays or self.courses) and not self.lines:
+            raise ValueError("delays and courses are parts of a line table")
         if self.lines and self.head == "waveform":
             raise ValueError("notes are of no use to a waveform head")
         if self.window // 2 % self.patch:
@@ -174,7 +175,7 @@ def count_weights(config: VocoderConfig) -> int:
     count = magnitude_network(inputs=2, outputs=1)
     if config.lines:
         count += magnitude_network(inputs=4, outputs=2) + numbers_of_table(
-            config.lines, delays=config.delays
+            config.lines, delays=config.delays, courses=config.courses
         )
     return count
 
@@ -324,7 +325,7 @@ class SpectrumGenerator(MagnitudeNetwork):
         self.noted: MagnitudeNetwork | None = None
         if config.lines:
             self.noted = MagnitudeNetwork(config, inputs=4, outputs=2)
-            self.table = LineTable(config.lines, delays=config.delays)
+            self.table = LineTable(config.lines, delays=config.delays, courses=config.courses)
 
     @torch.no_grad()
     def begin_with_notes(self) -> None:
