@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from spectro_render.audio.normalize import (
     HIGHEST_PEAK,
     NormalizingWriter,
     album_gain,
+    choose_gain,
     normalize,
     parse_level,
 )
@@ -116,6 +118,20 @@ def test_a_loudness_that_peaks_do_not_allow() -> None:
     assert writer.result is not None
     assert writer.result.remark == "the peaks leave no room for more"
     assert writer.result.true_peak <= HIGHEST_PEAK + 0.05
+
+
+@pytest.mark.parametrize("target", [-16.0, -14.0, -11.0, -5.0])
+def test_sound_is_measured_few_times(target: float) -> None:
+    """... where its peaks are limited, whether there is room for the loudness or not."""
+    sound, reads = hits(4), 0
+
+    def blocks() -> Iterator[np.ndarray]:
+        nonlocal reads
+        reads += 1
+        yield sound
+
+    choose_gain(Level("lufs", target), meter_of(sound), blocks, RATE)
+    assert 1 <= reads <= 4
 
 
 def test_a_file_is_as_loud_as_sound_in_memory(tmp_path: Path) -> None:

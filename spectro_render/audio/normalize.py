@@ -30,7 +30,8 @@ MOST_OF_ALBUM = 400  # songs, each of which keeps two files open
 _BLOCK = 1 << 16  # samples that are read at once
 _EXACT = 0.1  # LU, dB
 _MOST_PASSES = 8
-_RELAXED = 1.5  # dB of gain for a missing LU, as the limiter takes back a part of it
+_FIRST_SLOPE = 0.7  # LU for a dB of gain, before it is known: the limiter takes back a part
+_LEAST_SLOPE = 0.15  # of those that were measured
 _MOST_LIMITED = 12.0  # dB, beyond which more gain makes sound only coarser
 
 
@@ -219,10 +220,12 @@ def choose_gain(
     loudness = measured.integrated
     if loudness is None:
         return 0.0, CEILING, "it has no 0.4 s above -70 LUFS, so its loudness is not defined"
-    first = gain = level.target - loudness
+    gain = level.target - loudness
+    most = gain + _MOST_LIMITED
     if measured.true_peak + gain <= HIGHEST_PEAK:
         return gain, math.inf, ""
-    ceiling = 10 ** (HIGHEST_PEAK / 20)
+    ceiling, slope = 10 ** (HIGHEST_PEAK / 20), _FIRST_SLOPE
+    before: tuple[float, float] | None = None  # gain and loudness of the last pass
     for number in range(_MOST_PASSES):
         after: LoudnessMeter | None = None
         for block in limited(blocks(), gain, ceiling, sample_rate):
@@ -236,8 +239,14 @@ def choose_gain(
             return gain, ceiling, ""
         if excess > 0:
             ceiling *= 10 ** (-(excess + _EXACT / 10) / 20)
+        elif gain == most and missing > 0:
+            break
+        if before is not None and abs(gain - before[0]) > _EXACT:
+            slope = (after.integrated - before[1]) / (gain - before[0])
+            slope = min(max(slope, _LEAST_SLOPE), 1.0)
         if number < _MOST_PASSES - 2:  # then only the peaks are mended
-            gain = min(gain + _RELAXED * missing, first + _MOST_LIMITED)
+            before = gain, after.integrated
+            gain = min(gain + missing / slope, most)
         elif excess <= 0:
             break
     return gain, ceiling, "the peaks leave no room for more"
