@@ -120,8 +120,8 @@ def test_a_loudness_that_peaks_do_not_allow() -> None:
     assert writer.result.true_peak <= HIGHEST_PEAK + 0.05
 
 
-@pytest.mark.parametrize("target", [-16.0, -14.0, -11.0, -5.0])
-def test_sound_is_measured_few_times(target: float) -> None:
+@pytest.mark.parametrize(("target", "most"), [(-16.0, 5), (-12.0, 5), (-9.0, 3), (-5.0, 3)])
+def test_sound_is_measured_few_times(target: float, most: int) -> None:
     """... where its peaks are limited, whether there is room for the loudness or not."""
     sound, reads = hits(4), 0
 
@@ -131,7 +131,7 @@ def test_sound_is_measured_few_times(target: float) -> None:
         yield sound
 
     choose_gain(Level("lufs", target), meter_of(sound), blocks, RATE)
-    assert 1 <= reads <= 4
+    assert 1 <= reads <= most
 
 
 def test_a_file_is_as_loud_as_sound_in_memory(tmp_path: Path) -> None:
