@@ -25,7 +25,7 @@ from spectro_render.vocoder import harmonic_map as maps
 from spectro_render.vocoder.griffin_lim import SEGMENT
 from spectro_render.vocoder.harmonic_map import (
     REACH,
-    _expected,
+    expected_lines,
     harmonic_map,
     line_mel,
     map_notes,
@@ -204,7 +204,7 @@ class TestHarmonicMap:
         made.course[:] = 30 * torch.sin(2 * math.pi * frame / 10)
         made.repeat[:] = 40
         notes = rows((69, 0.0, 100.0))
-        lines = _expected(notes, made, 100)[1]
+        lines = expected_lines(notes, made, 100)[1]
         moved = lines.hertz / lines.nominal
         assert (1200 * moved.log2()).abs().max() == pytest.approx(29, abs=1.5)
         partials = harmonic_map(mel, notes, made, BINS).partials[:, 70]  # the second: 880 Hz
@@ -295,9 +295,9 @@ class TestHarmonicMap:
 
         def expected(notes: Tensor, table: LineTable, length: int) -> Any:
             lengths.append(length)
-            return _expected(notes, table, length)
+            return expected_lines(notes, table, length)
 
-        monkeypatch.setattr(maps, "_expected", expected)
+        monkeypatch.setattr(maps, "expected_lines", expected)
         monkeypatch.setattr(maps, "MOST_PAIRS", 1)
         parts = harmonic_map(mel, notes, table(vibrato=15.0), BINS)
         assert lengths == [SEGMENT + REACH, *[SEGMENT + 2 * REACH] * 2, SEGMENT + REACH]

@@ -4,6 +4,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from functools import partial
@@ -19,8 +20,15 @@ from spectro_render.audio.limiter import CEILING, DEFAULT_GAIN
 from spectro_render.checkpoints.find import resolve_model
 from spectro_render.checkpoints.load import Checkpoint, load_model
 from spectro_render.checkpoints.manifest import ModelFiles
-from spectro_render.constants import FULL_RATE, SAMPLE_RATE, WINDOW_SAMPLES, WINDOW_SECONDS
-from spectro_render.diffusion import check_sampling, noise_source
+from spectro_render.constants import (
+    FRAME_RATE,
+    FULL_RATE,
+    SAMPLE_RATE,
+    STEPS_PER_SECOND,
+    WINDOW_SAMPLES,
+    WINDOW_SECONDS,
+)
+from spectro_render.diffusion import check_sampling, noise_source, window_generator
 from spectro_render.errors import OptionError
 from spectro_render.mel import from_model, to_model
 from spectro_render.midi.buses import Bus, buses
@@ -44,11 +52,14 @@ from spectro_render.render.song import Ending, Song, SongSound
 from spectro_render.render.voice import Voice, WindowCursor
 from spectro_render.render.warp import TimeWarp
 from spectro_render.report import Reporter, count
-from spectro_render.tokens.vocabulary import PAD, TokenWindow
+from spectro_render.tokens.vocabulary import MAX_VELOCITY, PAD, TokenWindow
 from spectro_render.tokens.write import TokenWindows, song_windows
 from spectro_render.vocoder.band_sound import BandStream, FullBandVocoder
-from spectro_render.vocoder.harmonic_map import map_notes
+from spectro_render.vocoder.harmonic_map import NOTE_NUMBERS, map_notes
+from spectro_render.vocoder.lines import LineTable
+from spectro_render.vocoder.melgan import MelGAN, SpectrumGenerator
 from spectro_render.vocoder.streaming import StreamingVocoder
+from spectro_render.vocoder.texture import add_texture
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -85,6 +96,15 @@ class Renderer:
         self.dtype = dtype
         self.sample_rate = SAMPLE_RATE  # Hz
         self._model: MelModel = checkpoint.model.to(device).eval()
+        self._curves = next(
+            (part for part in self._model.modules() if isinstance(part, NoteCurves)), None
+        )
+        # Curves draw the middle of all mels that may be; other networks draw samples.
+        has_lines = self._curves is not None and checkpoint.reads_notes
+        self._lines: LineTable | None = None  # on the CPU, if mels get texture
+        if has_lines and isinstance(checkpoint.vocoder, MelGAN):
+            assert isinstance(checkpoint.vocoder.generator, SpectrumGenerator)
+            self._lines = deepcopy(checkpoint.vocoder.generator.table)
         if isinstance(checkpoint.vocoder, torch.nn.Module):
             checkpoint.vocoder.to(device).eval()
 
@@ -460,9 +480,7 @@ class Renderer:
 
         Models with curves of notes know only the keys that their soundfont plays.
         """
-        curves = next(
-            (part for part in self._model.modules() if isinstance(part, NoteCurves)), None
-        )
+        curves = self._curves
         if curves is None:
             return ()
         words = self.vocabulary
@@ -525,9 +543,28 @@ class Renderer:
 
             made = self._render_windows(group, sampling, on_step if on_share else None)
             mels.update(zip(group, made, strict=True))
+        finished = [self._textured(cursor, mels[cursor], sampling.seed) for cursor in cursors]
         for cursor, log_mel in mels.items():
-            cursor.move_on(log_mel)
-        return [mels[cursor] for cursor in cursors]
+            cursor.move_on(log_mel)  # the network continues what it has drawn, without texture
+        return finished
+
+    @torch.inference_mode()
+    def _textured(self, cursor: WindowCursor, log_mel: Tensor, seed: int) -> Tensor:
+        """The log-mel (256, 128) of a cursor's window, with texture if its model leaves it out."""
+        if self._lines is None:
+            return log_mel
+        notes = [
+            [
+                DRUM_KIT if note.is_drum else note.program,
+                note.pitch,
+                self.vocabulary.bin_velocity(note.velocity_bin) / MAX_VELOCITY,
+                note.onset * FRAME_RATE / STEPS_PER_SECOND,
+                note.offset * FRAME_RATE / STEPS_PER_SECOND,
+            ]
+            for note in cursor.next_notes()
+        ]
+        rows = torch.tensor(notes, dtype=torch.float64).view(-1, NOTE_NUMBERS)
+        return add_texture(log_mel, rows, self._lines, window_generator(seed, cursor.window.index))
 
     def _cursor(self, windows: Collection[TokenWindow]) -> WindowCursor:
         return WindowCursor(windows, self.vocabulary, self._model.config.memory_steps)

@@ -36,7 +36,6 @@ SLIGHT = 1e-3  # of a band's expected power: weaker lines are left out
 SIDE = 3  # a line reaches over so many zeros of its lobe to each side
 STEPS = 256  # of the table of the lobe, between two zeros
 LOWEST_HZ, HIGHEST_HZ = 20.0, 7990.0
-LOBE_HZ = SAMPLE_RATE / (2 * WIN_LENGTH)  # from a line to the first zeros: twice as much
 SCATTER = 7.123456  # turns per Hz: the start phases of lines differ, or they would make a pulse
 MOST_PAIRS = 1 << 17  # of notes and frames, which are mapped at once: about 2 kB each
 BLOCK = 1 << 13  # of these pairs, whose lines are chosen at once: about 2 kB each
@@ -161,21 +160,23 @@ def _map_of_piece(
 ) -> HarmonicMap:
     """The harmonic map, made at once; `place` is that of the first frame in its segment."""
     length, mel = len(log_mel), log_mel.exp()
-    pairs, lines, noise, ahead = _expected(notes, table, length)
+    pairs, lines, noise, ahead = expected_lines(notes, table, length)
     cents = log_mel.new_zeros(len(pairs[0]))
     if bool(lines.moves.any()):
         cents = _deviations(lines, log_mel, noise, pairs)
         lines = lines._replace(hertz=lines.hertz * 2 ** (cents[lines.pair] / 1200))
     plain_bins = N_FFT // 2 + 1  # of the mel's own STFT
-    plain_noise = _noise_spectrum(noise, plain_bins)
-    drawn = _draw(lines, _spread(lines, plain_bins, WIN_LENGTH), length, plain_bins)
+    plain_noise = noise_spectrum(noise, plain_bins)
+    drawn = draw_power(lines, spread_lines(lines, plain_bins, WIN_LENGTH), length, plain_bins)
     level = _fit(mel, (drawn + plain_noise.square()).sqrt())
     gain = (level @ band_interpolation(bins)).exp()
-    spread = _spread(lines, bins, 2 * WIN_LENGTH)
-    drawn = _draw(lines, spread, length, bins).sqrt()
-    noisy = 2**0.5 * _noise_spectrum(noise, bins) * gain
-    turns = _turns(lines, cents, ahead, *pairs, notes[:, 3], place)
-    partials = _draw_phases(lines, spread, turns, length, bins) / drawn.clamp(min=FAINT)
+    spread = spread_lines(lines, bins, 2 * WIN_LENGTH)
+    drawn = draw_power(lines, spread, length, bins).sqrt()
+    noisy = 2**0.5 * noise_spectrum(noise, bins) * gain
+    turns = line_turns(lines, cents, ahead, *pairs, notes[:, 3], place)
+    partials = draw_phases(lines, spread, turns, length, bins, 2 * WIN_LENGTH) / drawn.clamp(
+        min=FAINT
+    )
     return HarmonicMap(_smear(2 * drawn * gain), _smear(noisy), partials)
 
 
@@ -190,7 +191,7 @@ def _spans(notes: Tensor, table: LineTable, length: int) -> tuple[Tensor, Tensor
     return first, (last.ceil().clamp(0, length).long() - first).clamp(min=0)
 
 
-def _expected(
+def expected_lines(
     notes: Tensor, table: LineTable, length: int
 ) -> tuple[tuple[Tensor, Tensor], _Lines, Tensor, Tensor]:
     """What is expected of notes before they are compared with a mel.
@@ -269,7 +270,7 @@ def _lobe() -> Tensor:
     return lobe.abs().float()
 
 
-def _spread(lines: _Lines, bins: int, window: int) -> tuple[Tensor, Tensor]:
+def spread_lines(lines: _Lines, bins: int, window: int) -> tuple[Tensor, Tensor]:
     """The bins (P, n) that lines reach with a Hann window of `window` samples; values there."""
     spacing, zero = SAMPLE_RATE / 2 / (bins - 1), SAMPLE_RATE / window  # Hz
     taps = torch.arange(round(2 * SIDE * zero / spacing) + 1)
@@ -287,20 +288,29 @@ def _sum(values: Tensor, lines: _Lines, bin: Tensor, length: int, bins: int) -> 
     return values.new_zeros(length * bins).index_add_(0, place, values.flatten()).view(length, bins)
 
 
-def _draw(lines: _Lines, spread: tuple[Tensor, Tensor], length: int, bins: int) -> Tensor:
-    """The power (T, K) of lines, given the result of `_spread`."""
+def draw_power(lines: _Lines, spread: tuple[Tensor, Tensor], length: int, bins: int) -> Tensor:
+    """The power (T, K) of lines, given the result of `spread_lines`."""
     bin, magnitude = spread
     return _sum(magnitude.square(), lines, bin, length, bins)
 
 
-def _draw_phases(
-    lines: _Lines, spread: tuple[Tensor, Tensor], turns: Tensor, length: int, bins: int
+def draw_phases(
+    lines: _Lines,
+    spread: tuple[Tensor, Tensor],
+    turns: Tensor,
+    length: int,
+    bins: int,
+    window: int,
 ) -> Tensor:
-    """The complex spectrum (T, K) of lines whose phases at the frames' centres are `turns` (P,)."""
+    """The complex spectrum (T, K) of lines whose phases at the frames' centres are `turns` (P,).
+
+    `window` is the length in samples of the window for which `spread` was made.
+    """
     bin, magnitude = spread
     # Half a turn from bin to bin, as a frame's phases count from its first sample; and one more
     # beyond the first zeros of the window's lobe.
-    is_side = (bin * (SAMPLE_RATE / 2 / (bins - 1)) - lines.hertz[:, None]).abs() > 2 * LOBE_HZ
+    zero = 2 * SAMPLE_RATE / window
+    is_side = (bin * (SAMPLE_RATE / 2 / (bins - 1)) - lines.hertz[:, None]).abs() > zero
     value = torch.where((bin % 2 == 1) ^ is_side, -magnitude, magnitude)
     angle = 2 * torch.pi * turns[:, None]
     real, imaginary = (
@@ -309,7 +319,7 @@ def _draw_phases(
     return torch.complex(real, imaginary)
 
 
-def _turns(
+def line_turns(
     lines: _Lines,
     cents: Tensor,
     ahead: Tensor,
@@ -351,7 +361,7 @@ def _turns(
     return ((turns + nominal * SCATTER) % 1).to(lines.level)
 
 
-def _noise_spectrum(noise: Tensor, bins: int) -> Tensor:
+def noise_spectrum(noise: Tensor, bins: int) -> Tensor:
     """Magnitudes (T, K) of noise in the mel's STFT, at the frequencies of K bins, from its mel."""
     level = (noise / mel_matrix().sum(0)).clamp(min=FAINT).log()
     spectrum: Tensor = (level @ band_interpolation(bins)).exp()
