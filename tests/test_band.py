@@ -4,6 +4,8 @@ import ctypes.util
 import json
 import math
 import shutil
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -49,6 +51,7 @@ from spectro_render.vocoder.band import (
 from spectro_render.vocoder.band_sound import BandStream, FullBandVocoder, noise, shape_noise
 from spectro_render.vocoder.lines import DRUM_KIT
 from spectro_render.vocoder.streaming import StreamingVocoder
+from tests.support.processes import PIPE, start_program
 from tests.support.toys import write_toy_band
 
 HAS_FLUIDSYNTH = bool(ctypes.util.find_library("fluidsynth")) and any(
@@ -194,6 +197,19 @@ class TestRendering:
         live = renderer.stream(path, gain=-40.0, duration=6.0, full_band=True)
         joined = np.concatenate([part.samples for part in live], axis=1)
         np.testing.assert_allclose(joined, full.samples, atol=1e-5)
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+    def test_an_interrupt_says_one_word(self, model: Path, song: Callable[..., Path]) -> None:
+        """... and no list of the resamplers that were in use."""
+        path = song(seconds=300)
+        command = [sys.executable, "-m", "spectro_render", str(path), "-o", "-", "--raw", "-q"]
+        command += ["--full-band", "--model", str(model)]
+        with start_program(command, stdout=PIPE, stderr=PIPE) as process:
+            assert process.stdout is not None and process.stderr is not None
+            process.stdout.read(1)  # it renders
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate()
+        assert (process.returncode, said) == (130, b"spectro-render: interrupted\n")
 
     def test_a_model_without_the_band_refuses(
         self, tiny_model: Path, song: Callable[..., Path], tmp_path: Path
