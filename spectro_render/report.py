@@ -87,6 +87,25 @@ class Reporter:
         self.say(text)
 
     @contextmanager
+    def playing(self, look: Callable[[], tuple[float, float]]) -> Iterator[Callable[[], None]]:
+        """Show a bar for sound that is played. `look` returns the seconds that are over, and all.
+
+        Yields a function to be called every now and then.
+        """
+        if self._quiet or not sys.stderr.isatty():
+            yield lambda: None
+            return
+        with _make_bar("{task.fields[state]}", "left") as bar:
+            task = bar.add_task("playing", total=None, state="")
+
+            def show() -> None:
+                over, total = look()
+                state = f"{over:.0f} of {total:.0f} s"
+                bar.update(task, completed=over, total=total, state=state)
+
+            yield show
+
+    @contextmanager
     def download(self, name: str, done: int, size: int) -> Iterator[Callable[[int], None]]:
         """Show a bar for a download of `size` bytes, of which `done` are there already.
 

@@ -32,6 +32,7 @@ from spectro_render.options import FULL_BAND_RATE, ModelChoice, Progress
 from spectro_render.report import Reporter, as_size
 
 if TYPE_CHECKING:
+    from spectro_render.audio.player import Player
     from spectro_render.batch.slots import ActiveSong, Slots
     from spectro_render.checkpoints.manifest import ModelFiles
     from spectro_render.render.renderer import Renderer
@@ -45,10 +46,17 @@ class LocalEngine:
     """An Engine that uses the cores, or the GPU, of this machine."""
 
     def __init__(
-        self, settings: Settings, songs: int, find_model: Callable[[], ModelFiles]
+        self,
+        settings: Settings,
+        songs: int,
+        find_model: Callable[[], ModelFiles],
+        player: Player | None = None,
     ) -> None:
-        """`songs` is the largest number of tasks; the first one loads the model."""
-        self.settings = settings
+        """`songs` is the largest number of tasks; the first one loads the model.
+
+        A `player` plays the songs, which are then rendered one after the other.
+        """
+        self.settings, self._player = settings, player
         self.on_progress: Callable[[Task, Progress], None] = lambda task, progress: None
         self._songs = songs
         self._find_model = find_model
@@ -77,6 +85,8 @@ class LocalEngine:
         """The number of tasks that can be rendered at once."""
         from spectro_render.batch.slots import best_batch_size
 
+        if self._player is not None:
+            return 1
         return min(self._songs, self.settings.batch_size or best_batch_size(self.renderer))
 
     @property
@@ -103,7 +113,8 @@ class LocalEngine:
         begun = time.monotonic()
         if options.full_band is None and (encoding.sample_rate or 0) >= FULL_BAND_RATE:
             options = replace(options, full_band=self.renderer.has_band)
-        song = self.renderer.begin(score, options, live=task.job.is_streamed)
+        live = task.job.is_streamed or task.job.is_played
+        song = self.renderer.begin(score, options, live=live)
         encoder = AudioWriter(
             task.output,
             sample_rate=song.sample_rate,
@@ -115,6 +126,7 @@ class LocalEngine:
             length=song.sound.length,
             tags=self._tags(task, score.about),
             channels=song.channels,
+            player=self._player,
         )
         writer: AudioWriter | NormalizingWriter = encoder
         if encoding.level is not None:

@@ -33,6 +33,7 @@ _GROUPS = {
         "mapping",
         *("channels", "stems", "stems_by", "solo", "mute"),
     ),
+    "Playing": ("play", "play_device"),
     "Model and device": ("model", "vocoder", "device", "dtype", "server"),
     "Many files": ("batch_size", "workers"),
     "Ray cluster": ("engine", "ray_address", "ray_workers", "ray_cores"),
@@ -42,7 +43,7 @@ _EXAMPLES = (
     ("spectro-render song.mid", "Write song.wav beside it."),
     ("spectro-render song.mid -o take2.flac --best", "Slower and better."),
     ("spectro-render albums -o rendered", "All songs of a folder; repeat it to continue."),
-    ("spectro-render song.mid -o - | aplay", "Play it while it is rendered."),
+    ("spectro-render song.mid --play", "Play it while it is rendered."),
 )
 _COMMANDS = {
     "info": "Show what is in MIDI files.",

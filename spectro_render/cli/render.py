@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
@@ -474,6 +474,22 @@ def render(
             " several songs, a folder of pages.",
         ),
     ] = None,
+    play: Annotated[
+        bool,
+        typer.Option(
+            "--play",
+            help="Play songs on this machine while they are rendered; without -o they are only"
+            " played, and nothing is written.",
+        ),
+    ] = False,
+    play_device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Device to play on: its number, or a part of its name ('spectro-render doctor'"
+            " lists them).  [default: the system's]",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     json: Annotated[
         bool,
@@ -524,11 +540,13 @@ def render(
         is_batch,
         longest_first,
         plan_jobs,
+        plan_playing,
         read_lists,
     )
     from spectro_render.batch.mapping import map_jobs, read_mapping
     from spectro_render.batch.tasks import Cluster, Settings
     from spectro_render.checkpoints.find import fingerprint_of, require_at_hand, resolve_model
+    from spectro_render.cli.play import check_playing, playing
     from spectro_render.midi.changes import changes_of
     from spectro_render.options import Encoding, ModelChoice, RenderOptions
 
@@ -575,7 +593,15 @@ def render(
         "steps": steps or "default",
         "start": start,
     }
-    jobs = plan_jobs(names, output, encoding.format, listed, shared)
+    if play:
+        check_playing(context, output)
+        batch_size = 1
+    elif play_device is not None:
+        raise OptionError("--play-device is for --play", "add --play")
+    if play and output is None:
+        jobs = plan_playing(names, listed)
+    else:
+        jobs = plan_jobs(names, output, encoding.format, listed, shared)
     given: dict[str, Any] = {
         "programs": changes.programs(program),
         "drums": None if drums is None else drums == "on",
@@ -635,14 +661,18 @@ def render(
         message = "a server has its own model and device, and renders all songs of its clients"
         raise OptionError(message, "give --server without options of the model and the machine")
     cluster = Cluster(ray_address, ray_workers, ray_cores) if engine == "ray" else None
-    folder = common_folder(names, output, listed)
+    folder = None if play and output is None else common_folder(names, output, listed)
     pages = None
     if plot is not None or report is not None:
         from spectro_render.page.pages import Pages, Wanted
 
         pages = Pages(Wanted(plot, report), settings, jobs, several=several, folder=folder)
-    with _audio_on_stdout() if any(job.is_streamed for job in jobs) else nullcontext() as stream:
+    with ExitStack() as stack:
+        is_streamed = any(job.is_streamed for job in jobs)
+        stream = stack.enter_context(_audio_on_stdout()) if is_streamed else None
         reporter = Reporter(quiet=quiet, json_stream=sys.stdout if json else None)
+        is_played = play and not dry_run
+        player = stack.enter_context(playing(play_device, reporter)) if is_played else None
         for line in file.unused(job.name for job in jobs) if file else ():
             reporter.say(line)
         if encoding.level and stream:
@@ -659,9 +689,9 @@ def render(
         if server is not None:
             from spectro_render.serve.client import ServerEngine
 
-            where = remote = ServerEngine(settings, server)
-        elif cluster is None and (len(jobs) == 1 or workers == 1):
-            where = LocalEngine(settings, len(jobs), find_model)
+            where = remote = ServerEngine(settings, server, player)
+        elif cluster is None and (len(jobs) == 1 or workers == 1 or play):
+            where = LocalEngine(settings, len(jobs), find_model, player)
         elif cluster is None:
             from spectro_render.batch.process_engine import ProcessEngine
 
@@ -678,6 +708,7 @@ def render(
             stream=stream,
             force=force or is_album,  # its songs have one gain
             skip_existing=skip_existing,
+            is_played=play,
             keeps_going=several,
             folder=folder,
             has_records=output is not None,
