@@ -96,6 +96,7 @@ class Batch:
         self._shown: Exception | None = None  # the bug that was last printed
         self._ignored: Counter[str] = Counter()  # number of songs by what is not played in them
         self._lossy_songs = 0  # in which something is not played
+        self.is_fatal = False  # whether the run was ended by an error that every song would have
         self._is_many = False  # whether what is not played is summed up at the end
 
     def run(self, jobs: Sequence[Job]) -> int:
@@ -118,6 +119,7 @@ class Batch:
                 text = self._summary(time.monotonic() - started)
                 self.reporter.summary(self._results, self._failures, text)
         except _FATAL as error:
+            self.is_fatal = True
             complain(str(error))
             for job in (*(task.job for task in self._active), *waiting):
                 self._record_failure(job, error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -38,10 +38,13 @@ def check_playing(context: Context, output: str | None) -> None:
 
 
 @contextmanager
-def playing(device: str | None, reporter: Reporter) -> Iterator[Player]:
+def playing(
+    device: str | None, reporter: Reporter, stops: Callable[[], bool] | None = None
+) -> Iterator[Player]:
     """A player, which at the end is waited for. After an error or an interrupt it stops at once.
 
-    Raises SpectroRenderError if nothing can be played here.
+    It also stops as soon as everything is rendered and `stops` returns True. Raises
+    SpectroRenderError if nothing can be played here.
     """
     player = Player(device)
     try:
@@ -49,6 +52,8 @@ def playing(device: str | None, reporter: Reporter) -> Iterator[Player]:
         with reporter.playing(lambda: (player.seconds_played, player.seconds_written)) as show:
             while not player.finish(_TICK):
                 show()
+                if stops is not None and stops():
+                    player.stop()
     except BaseException:
         player.stop()
         raise

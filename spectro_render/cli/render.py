@@ -9,7 +9,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import cache, partial
@@ -36,6 +36,7 @@ from spectro_render.report import PROGRAM, Reporter, abandon
 
 if TYPE_CHECKING:
     from spectro_render.batch.tasks import Engine
+    from spectro_render.cli.watch import Watch
     from spectro_render.serve.client import ServerEngine
 
 
@@ -490,6 +491,14 @@ def render(
             " lists them).  [default: the system's]",
         ),
     ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Render songs again whenever they are saved, and new ones in folders, until"
+            " Ctrl-C.",
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     json: Annotated[
         bool,
@@ -530,6 +539,9 @@ def render(
 
     Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.
     """
+    if watch:
+        arguments = {**locals(), "watch": False}
+        return _watch(context, inputs or [], files_from, partial(render, **arguments))
     from spectro_render.audio.encoders import BIT_DEPTHS, LOSSY, check_format
     from spectro_render.audio.normalize import MOST_OF_ALBUM, parse_level
     from spectro_render.batch.batch import Batch
@@ -602,6 +614,11 @@ def render(
         jobs = plan_playing(names, listed)
     else:
         jobs = plan_jobs(names, output, encoding.format, listed, shared)
+    round_of: Watch | None = context.obj
+    if round_of is not None:
+        jobs = [job for job in jobs if round_of.wants(job)]
+        if not jobs:
+            return 0
     given: dict[str, Any] = {
         "programs": changes.programs(program),
         "drums": None if drums is None else drums == "on",
@@ -671,8 +688,10 @@ def render(
         is_streamed = any(job.is_streamed for job in jobs)
         stream = stack.enter_context(_audio_on_stdout()) if is_streamed else None
         reporter = Reporter(quiet=quiet, json_stream=sys.stdout if json else None)
-        is_played = play and not dry_run
-        player = stack.enter_context(playing(play_device, reporter)) if is_played else None
+        player = None
+        if play and not dry_run:
+            stops = None if round_of is None else round_of.has_news
+            player = stack.enter_context(playing(play_device, reporter, stops))
         for line in file.unused(job.name for job in jobs) if file else ():
             reporter.say(line)
         if encoding.level and stream:
@@ -692,6 +711,8 @@ def render(
             where = remote = ServerEngine(settings, server, player)
         elif cluster is None and (len(jobs) == 1 or workers == 1 or play):
             where = LocalEngine(settings, len(jobs), find_model, player)
+            if round_of is not None:
+                round_of.lend_model(where)
         elif cluster is None:
             from spectro_render.batch.process_engine import ProcessEngine
 
@@ -716,7 +737,38 @@ def render(
         )
         if dry_run:
             return 1 if batch.preview(jobs) else 0
-        return 1 if batch.run(longest_first(jobs) if cluster else jobs) else 0
+        failures = batch.run(longest_first(jobs) if cluster else jobs)
+        if round_of is not None:
+            round_of.is_fatal = batch.is_fatal
+        return 1 if failures else 0
+
+
+def _watch(
+    context: typer.Context,
+    inputs: list[str],
+    files_from: str | None,
+    render_again: Callable[[], int],
+) -> int:
+    """Render the inputs now and whenever they are saved. Raises OptionError for other options."""
+    from spectro_render.cli.watch import keep_rendering
+
+    values = context.params
+    usual = {"dry_run": False, "skip_existing": False, "workers": 1, "engine": "local"}
+    for name, value in usual.items():
+        if values[name] != value:
+            option = f"--{name.replace('_', '-')}"
+            raise OptionError(f"--watch and {option} exclude each other", "leave one out")
+    if values["normalize"].startswith("album"):
+        message = "--watch and --normalize album exclude each other"
+        raise OptionError(message, "use --normalize lufs")
+    if values["output"] == "-":
+        raise OptionError("--watch cannot write to standard output", "name a file with -o")
+
+    def render_round(watch: Watch) -> int:
+        context.obj = watch
+        return render_again()
+
+    return keep_rendering(inputs, files_from, Reporter(quiet=values["quiet"]), render_round)
 
 
 @contextmanager
