@@ -170,7 +170,7 @@ class TestWithoutADevice:
         Path(device.variables["ALSA_CONFIG_PATH"]).write_text("pcm.default { type hw card 99 }")
         song()
         done = run_program(
-            [*PROGRAM, "song.mid", "--play", "-o", "x.wav", "--model", "nowhere"],
+            [*PROGRAM, "song.mid", "--play", "-o", "x.wav"],
             env=device.variables,
             cwd=tmp_path,
             capture_output=True,

@@ -315,9 +315,10 @@ class Batch:
         names = _names(task.job)
         factor = times_real_time(made.seconds, made.wall_seconds)
         others = f", together with {count(made.beside, 'other song')}" if made.beside else ""
-        arrow = "" if task.job.is_played else f" -> {names['output']}"
+        source = task.job.name if task.job.source else "standard input"
+        target = "standard output" if task.job.is_streamed else names["output"]
         self.reporter.say(
-            f"{task.job.name}{arrow}: {made.seconds:.2f} s of sound"
+            f"{source}{f' -> {target}' if target else ''}: {made.seconds:.2f} s of sound"
             f" in {made.wall_seconds:.2f} s ({factor:.2f} times real time{others})"
         )
         if made.level:

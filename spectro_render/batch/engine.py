@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -51,11 +51,14 @@ class LocalEngine:
         songs: int,
         find_model: Callable[[], ModelFiles],
         player: Player | None = None,
+        loading: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """`songs` is the largest number of tasks; the first one loads the model.
 
-        A `player` plays the songs, which are then rendered one after the other.
+        A `player` plays the songs, which are then rendered one after the other. In the context that
+        `loading` makes, the first song is read and the model is loaded.
         """
+        self._loading = loading
         self.settings, self._player = settings, player
         self.on_progress: Callable[[Task, Progress], None] = lambda task, progress: None
         self._songs = songs
@@ -107,9 +110,10 @@ class LocalEngine:
         from spectro_render.batch.slots import ActiveSong, Slots
 
         options, encoding = task.job.options or self.settings.options, self.settings.encoding
-        score = read_midi(task.data, options, allow_rests=options.to_end_of_track)
-        part_to_render(score, options)  # so that no model is loaded in vain
-        _ = self.renderer  # so that loading it does not count as time of the first song
+        with nullcontext() if "renderer" in vars(self) else self._loading():
+            score = read_midi(task.data, options, allow_rests=options.to_end_of_track)
+            part_to_render(score, options)  # so that no model is loaded in vain
+            _ = self.renderer  # so that loading it does not count as time of the first song
         begun = time.monotonic()
         if options.full_band is None and (encoding.sample_rate or 0) >= FULL_BAND_RATE:
             options = replace(options, full_band=self.renderer.has_band)

@@ -26,8 +26,8 @@ from spectro_render.cli.completion import (
     offer_vocoders,
     with_files,
 )
-from spectro_render.cli.help import GroupedCommand, is_given
-from spectro_render.cli.values import hertz, seconds
+from spectro_render.cli.help import GroupedCommand, is_given, short_help
+from spectro_render.cli.values import hertz, model_name, seconds
 from spectro_render.cli.words import check_first_word
 from spectro_render.constants import FULL_RATE, SAMPLE_RATE
 from spectro_render.errors import EngineError, OptionError
@@ -135,6 +135,7 @@ def render(
         str,
         typer.Option(
             metavar="NAME",
+            callback=model_name,
             autocompletion=offer_models,
             help="Model: a name that 'models list' prints, a directory, or OWNER/REPO of the"
             " Hugging Face Hub.",
@@ -168,7 +169,8 @@ def render(
             metavar="N",
             min=1,
             max=MAX_STEPS,
-            help="Denoising steps per window of 5.12 s.  [default: the model's]",
+            help="Denoising steps per window of 5.12 s; not together with --fast or --best."
+            "  [default: the model's]",
         ),
     ] = None,
     sampler: Annotated[
@@ -182,8 +184,8 @@ def render(
             min=-MAX_GUIDANCE,
             max=MAX_GUIDANCE,
             callback=_finite,
-            help="Weight of classifier-free guidance: above 1 the notes count more; 1 turns it off."
-            "  [default: the model's]",
+            help="Weight of classifier-free guidance: above 1 the notes count more; 1 turns it off;"
+            " with 0 they do not count.  [default: the model's]",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=MAX_SEED, help="Random seed.")] = 0,
@@ -237,7 +239,8 @@ def render(
             min=-60,
             max=60,
             callback=_finite,
-            help="Gain in decibels, before the limiter.  [default: the model's]",
+            help="Gain in decibels, before the limiter; not together with --normalize."
+            "  [default: the model's]",
         ),
     ] = None,
     program: Annotated[
@@ -512,6 +515,7 @@ def render(
         bool,
         typer.Option(
             "--version",
+            "-V",
             allow_from_autoenv=False,
             callback=_print_version,
             help="Print the version and exit.",
@@ -521,6 +525,7 @@ def render(
         bool,
         typer.Option(
             "--verbose",
+            "-v",
             allow_from_autoenv=False,
             is_eager=True,
             help="With --version: print all versions and devices, for reports of faults.",
@@ -571,10 +576,20 @@ def render(
         raise OptionError("--verbose is for --version", "add --version, or leave it out")
     if fast and best:
         raise OptionError("--fast and --best exclude each other", "leave one out")
+    if steps is not None and (fast or best):
+        message = f"{'--fast' if fast else '--best'} and --steps both set the number of steps"
+        raise OptionError(message, "leave one out")
+    if gain is not None and normalize != "none":
+        raise OptionError("--gain and --normalize both set the level", "leave one out")
+    if is_given(context, "stems_by") and not (stems or solo or mute):
+        raise OptionError("--stems-by is for --stems, --solo and --mute", "add one of them")
     if raw and format:
         raise OptionError("--raw and --format exclude each other", "leave one out")
     if force and skip_existing:
         raise OptionError("--force and --skip-existing exclude each other", "leave one out")
+    if not (inputs or files_from or any(is_given(context, name) for name in context.params)):
+        print(short_help(), file=sys.stderr)
+        return 2
     check_first_word(inputs or [])
     names, listed = read_lists(inputs or [], files_from)
     several = is_batch(names, listed)
@@ -710,7 +725,7 @@ def render(
 
             where = remote = ServerEngine(settings, server, player)
         elif cluster is None and (len(jobs) == 1 or workers == 1 or play):
-            where = LocalEngine(settings, len(jobs), find_model, player)
+            where = LocalEngine(settings, len(jobs), find_model, player, reporter.loading)
             if round_of is not None:
                 round_of.lend_model(where)
         elif cluster is None:
