@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -87,6 +87,42 @@ class Reporter:
         self.say(text)
 
     @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Show on a terminal that the model is being loaded, until it is or something is printed.
+
+        It is one line without a spinner, as the import of PyTorch would stop one.
+        """
+        global _loading
+        if not (self._quiet or _loading) and sys.stderr.isatty():
+            if os.environ.get("TERM", "dumb") != "dumb":
+                sys.stderr.write(f"{PROGRAM}: loading the model ...")
+                sys.stderr.flush()
+                _loading = True
+        try:
+            yield
+        finally:
+            _end_loading()
+
+    @contextmanager
+    def playing(self, look: Callable[[], tuple[float, float]]) -> Iterator[Callable[[], None]]:
+        """Show a bar for sound that is played. `look` returns the seconds that are over, and all.
+
+        Yields a function to be called every now and then.
+        """
+        if self._quiet or not sys.stderr.isatty():
+            yield lambda: None
+            return
+        with _make_bar("{task.fields[state]}", "left") as bar:
+            task = bar.add_task("playing", total=None, state="")
+
+            def show() -> None:
+                over, total = look()
+                state = f"{over:.0f} of {total:.0f} s"
+                bar.update(task, completed=over, total=total, state=state)
+
+            yield show
+
+    @contextmanager
     def download(self, name: str, done: int, size: int) -> Iterator[Callable[[int], None]]:
         """Show a bar for a download of `size` bytes, of which `done` are there already.
 
@@ -95,6 +131,7 @@ class Reporter:
         if self._quiet or not sys.stderr.isatty():
             yield lambda _: None
             return
+        _end_loading()
         with _make_bar(f"{{task.fields[done]}} of {as_size(size)}", "left") as bar:
             layout = _Layout(bar)
             task = bar.add_task(layout.name(name), total=size, completed=done, done=as_size(done))
@@ -250,9 +287,23 @@ class _Layout:
         return f"left, {speed}" if self._has_speed else ""
 
 
+_loading = False  # whether the line of `Reporter.loading` is on the terminal
+
+
+def _end_loading() -> None:
+    """Take the line of `Reporter.loading` off the terminal, if it is there."""
+    global _loading
+    if _loading:
+        _loading = False
+        with suppress(OSError):
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()
+
+
 def complain(text: str) -> None:
     """Print a line on standard error, even with `--quiet`; does nothing where that is closed."""
     try:
+        _end_loading()
         print(f"{PROGRAM}: {one_line(text)}", file=sys.stderr, flush=True)
     except OSError:
         abandon(sys.stderr)

@@ -266,11 +266,13 @@ def test_a_model_that_is_missing_ends_the_batch_with_one_line(
 ) -> None:
     song("a.mid")
     song("b.mid")
-    assert cli.run(["a.mid", "b.mid", "--model", "nonesuch", "--json"]) == 1
+    Path("broken").mkdir()
+    Path("broken/model_index.json").write_text("{}")
+    assert cli.run(["a.mid", "b.mid", "--model", "broken", "--json"]) == 1
     out, err = capfd.readouterr()
-    assert err.startswith("spectro-render: no model 'nonesuch'") and err.count("\n") == 1
+    assert err.startswith("spectro-render: broken/") and err.count("\n") == 1
     assert [json.loads(line)["status"] for line in out.splitlines()] == ["failed", "failed"]
-    assert files(here) == ["a.mid", "b.mid"]
+    assert files(here) == ["a.mid", "b.mid", "broken/model_index.json"]
 
 
 # --- what cannot be ---------------------------------------------------------------------------
@@ -279,7 +281,7 @@ def test_a_model_that_is_missing_ends_the_batch_with_one_line(
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        ([], "no input"),
+        (["--fast"], "no input"),
         (["song.mid", "--steps", "0"], "Invalid value for '--steps'"),
         (["song.mid", "--steps", "many"], "Invalid value for '--steps'"),
         (
@@ -489,8 +491,9 @@ def test_control_characters_do_not_reach_the_terminal(run: Run, here: Path) -> N
 
 
 def test_version_and_help(capfd: pytest.CaptureFixture[str]) -> None:
-    assert cli.run(["--version"]) == 0
-    assert capfd.readouterr() == ("spectro-render 0.1.0\n", "")
+    for option in ("--version", "-V"):
+        assert cli.run([option]) == 0
+        assert capfd.readouterr() == ("spectro-render 0.1.0\n", "")
     assert cli.run(["--help"]) == 0
     out, err = capfd.readouterr()
     assert err == "" and "--steps" in out and "Exit codes" in out
@@ -559,8 +562,8 @@ def test_info_tells_what_the_model_would_do(
     monkeypatch.setattr(registry, "MODEL_FOLDERS", ())
     assert cli.run(["info", "song.mid"]) == 0
     assert "1 window of" in capfd.readouterr().out
-    assert cli.run(["info", "song.mid", "--model", "nonesuch"]) == 1
-    assert capfd.readouterr().err.startswith("spectro-render: no model 'nonesuch'")
+    assert cli.run(["info", "song.mid", "--model", "nonesuch"]) == 2
+    assert "'--model': no model 'nonesuch'" in capfd.readouterr().err
 
 
 def test_info_shows_names_without_control_characters(
@@ -632,7 +635,7 @@ def test_a_pipeline_with_a_terminal_to_talk_to(
     assert code == 0
     shown = said.replace("\r", "").splitlines()
     assert json.loads(shown[-1])["output"] == "-"  # standard output is taken
-    bars, _, rest = "\n".join(shown).partition("- -> -: 8.50 s of sound")
+    bars, _, rest = "\n".join(shown).partition("standard input -> standard output: 8.50 s of sound")
     assert rest and "window 2/2" in bars and "x real time" in bars
     sound, rate = soundfile.read("out.wav")
     assert (rate, sound.size) == (16_000, 8.5 * 16_000)

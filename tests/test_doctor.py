@@ -45,7 +45,7 @@ def test_doctor_names_what_is_missing(
 
 
 def test_the_version_has_details(capfd: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--version", "--verbose"], ["--verbose", "--version"]):
+    for arguments in (["--version", "--verbose"], ["-vV"]):
         assert cli.run(arguments) == 0
         out = capfd.readouterr().out
         assert out.startswith("spectro-render: 0.") and "\ntorch: built for " in out

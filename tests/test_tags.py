@@ -130,7 +130,7 @@ def test_songs_of_a_batch_are_rendered_again(run: Run, tiny_model: Path) -> None
     Path("in").mkdir()
     shutil.move("song.mid", "in/song.mid")
     Path("map.toml").write_text("[program]\nLead = 41\n[files.'song.mid']\ntranspose = -2\n")
-    arguments = ["in", "-o", "out", "--mapping", "map.toml", "--steps", "1", "--fast"]
+    arguments = ["in", "-o", "out", "--mapping", "map.toml", "--fast"]
     assert run(*arguments, "--model", str(tiny_model), "--workers", "2")[0] == 0
     code, err = run("again", "out/song.wav", "--midi", "in", "-o", "copy.wav")
     assert code == 0 and "copy.wav: the same bytes as out/song.wav" in err

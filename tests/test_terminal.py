@@ -36,6 +36,8 @@ def test_bars_have_room_and_leave_nothing_after_ctrl_c(
     code, written = render(columns, interrupt_at="2/1")
     assert code == 130
     assert screen(written, columns)[-1] == "spectro-render: interrupted"
+    assert written.startswith("spectro-render: loading the model ...\r\x1b[2K")
+    assert [line for line in screen(written, columns) if "loading" in line] == []
     assert [line for line in screen(written, columns) if "left" in line or "━" in line] == []
 
     before = written.partition("^C")[0]

@@ -41,6 +41,16 @@ from tests.support.songs import MakeSong
             "Invalid value for '--format': 'wave' is none of wav, flac, aiff, ogg, opus, mp3; did",
         ),
         ("song.mid --sampler zzz", "Invalid value for '--sampler': 'zzz' is none of ddpm, ddpm-"),
+        (
+            "song.mid --model defualt",
+            "Invalid value for '--model': no model 'defualt', and no",
+        ),
+        ("song.mid --model empty", "Invalid value for '--model': empty is no model directory, as"),
+        ("song.mid --mapping no.toml", "no.toml cannot be read: no such file or directory;"),
+        ("song.mid --fast --steps 7", "--fast and --steps both set the number of steps;"),
+        ("song.mid --best --steps 7", "--best and --steps both set the number of steps;"),
+        ("song.mid --gain 3 --normalize peak", "--gain and --normalize both set the level;"),
+        ("song.mid --stems-by bus", "--stems-by is for --stems, --solo and --mute;"),
         ("song.mid --force --skip-existing", "--force and --skip-existing exclude each other"),
         ("models pul x", "No such command 'pul'. Did you mean 'pull'?"),
     ],
@@ -56,11 +66,12 @@ def test_what_is_meant(
     monkeypatch.chdir(tmp_path)
     song()
     Path("song.wav").write_bytes(b"RIFF1234WAVEfmt ")
+    Path("empty").mkdir()
     assert cli.run(arguments.split()) == 2
     out, err = capfd.readouterr()
     assert out == "" and err.startswith(f"spectro-render: {message}")
     assert err.count("\n") == 1 and err.endswith("--help\n")
-    assert sorted(os.listdir()) == ["song.mid", "song.wav"]
+    assert sorted(os.listdir()) == ["empty", "song.mid", "song.wav"]
 
 
 def test_a_midi_file_may_have_the_suffix_of_sound(
@@ -125,12 +136,23 @@ def test_the_help_has_groups_examples_and_commands(
     assert cli.run([option]) == 0
     out = capfd.readouterr().out
     headings = [line[:-1] for line in out.splitlines() if line.endswith(":") and line[0] != " "]
-    groups = ["Input and output", "Sound", "Music", "Model and device", "Many files", "Ray cluster"]
+    groups = ["Input and output", "Sound", "Music", "Playing and watching", "Model and device"]
+    groups += ["Many files", "Ray cluster"]
     assert headings == ["Arguments", *groups, "Other options", "Examples", "Commands"]
     examples = out.partition("\nExamples:\n")[2].partition("\n\n")[0]
     assert examples.count("spectro-render ") == 4
     assert {name for name in SUB_COMMANDS if f"\n  {name} " in out} == set(SUB_COMMANDS)
     assert cli.run(["info", option]) == 0
+
+
+def test_without_arguments_there_is_a_short_help(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([]) == 2
+    out, err = capfd.readouterr()
+    lines = err.splitlines()
+    assert out == "" and lines[0] == "Usage: spectro-render INPUT... [-o OUT] [options]"
+    assert sum(line.startswith("  spectro-render ") for line in lines) == 4
+    assert "'spectro-render --help' lists all options" in lines[-1]
+    assert all(len(line) <= 100 for line in lines)
 
 
 def test_every_option_of_a_group_exists() -> None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from spectro_render.audio.player import Player
+
     Samples = npt.NDArray[np.float32]  # (channels, S), or (S,) for one channel
 
 
@@ -68,6 +70,19 @@ class Audio:
         data = base64.b64encode(file.getvalue()).decode()
         player = f'<audio controls src="data:audio/wav;base64,{data}"></audio>'
         return f"<div>{player}<br>{html.escape(repr(self))}</div>"
+
+    def play(self, *, device: str | int | None = None, block: bool = True) -> Player:
+        """Play the sound on a device of this machine, and wait until it is over.
+
+        `device` is a number or a part of a name; None is the system's default. With `block=False`,
+        this returns at once, and the sound goes on: `finish` of the Player that is returned waits
+        for its end, and `stop` stops it. Sound that an earlier call has left playing is stopped.
+        Needs the extra `play`: raises SpectroRenderError without it, DeviceError where there is no
+        device that can play, OutputError where it fails.
+        """
+        from spectro_render.audio.player import play
+
+        return play(self.samples, self.sample_rate, device, block)
 
     def save(
         self,
@@ -111,9 +126,9 @@ class AudioWriter:
     Samples of 16 bits are dithered unless `dither` is False. `channels` is by default that of the
     first samples; if it is given, the header is written at once. `length` is the number of samples
     of each channel that will be written, at `sample_rate`. If it is known, the headers of WAV and
-    AIFF streams are right from the beginning. Raises OptionError for what the format cannot hold,
-    OutputError where the sound cannot be
-    written, and BrokenPipeError where the reader of a pipe is gone.
+    AIFF streams are right from the beginning. A `player` plays what is written. Raises OptionError
+    for what the format cannot hold, OutputError where the sound cannot be written, and
+    BrokenPipeError where the reader of a pipe is gone.
     """
 
     def __init__(
@@ -129,6 +144,7 @@ class AudioWriter:
         quality: float | None = None,
         length: int | None = None,
         tags: Tags | None = None,
+        player: Player | None = None,
     ) -> None:
         rate = sample_rate if out_rate is None else out_rate
         check_format(format, bit_depth, rate, quality)
@@ -138,6 +154,7 @@ class AudioWriter:
         if length is not None:  # as long as soxr makes it: rounded, halves up
             length = (2 * length * rate + sample_rate) // (2 * sample_rate)
         self._length = length
+        self._player = player
         self._resampler: Any = None
         self._encoder: Encoder | None = None  # None: the number of channels is not known yet
         self._destination = open_destination(target)
@@ -147,6 +164,8 @@ class AudioWriter:
     def _begin(self, channels: int) -> Encoder:
         """Make the encoder, which writes the header. Raises OutputError."""
         self._channels = channels
+        if self._player is not None:
+            self._player.begin(self._rate)
         if self._rate != self._sample_rate:
             import soxr
 
@@ -216,7 +235,10 @@ class AudioWriter:
             frames = frames.reshape(-1, self._channels)
         encoder = self._encoder
         assert encoder is not None  # there is no sound without a number of channels
+        frames = np.clip(frames, -1.0, 1.0)
         with self._destination.reporting():
             for start in range(0, len(frames) or 1, MAX_FRAMES):
-                encoder.write(np.clip(frames[start : start + MAX_FRAMES], -1.0, 1.0))
+                encoder.write(frames[start : start + MAX_FRAMES])
             self._destination.flush()
+        if self._player is not None:
+            self._player.write(frames)

@@ -58,6 +58,7 @@ class Batch:
         stream: BinaryIO | None = None,
         force: bool = False,
         skip_existing: bool = False,
+        is_played: bool = False,
         keeps_going: bool = False,
         folder: Path | None = None,
         has_records: bool = True,
@@ -69,6 +70,7 @@ class Batch:
         stream: where the sound of a job without a file goes.
         force: whether outputs that exist already are rendered again.
         skip_existing: whether outputs that exist already are kept, however they were made.
+        is_played: whether songs are played, so that outputs that are up to date are made again.
         keeps_going: whether there may be several songs. Then others are rendered after a bug in
             this program, and an existing output of which nothing is known is skipped.
         folder: the folder of all outputs, if there is one.
@@ -77,7 +79,7 @@ class Batch:
         """
         self.settings, self.engine, self.reporter = settings, engine, reporter
         self.stream, self.force, self.keeps_going = stream, force, keeps_going
-        self._skip_existing = skip_existing
+        self._skip_existing, self._is_played = skip_existing, is_played
         self._folder, self._draw = folder, draw
         self._history: History | Outputs | None
         if folder is not None and has_records:
@@ -94,6 +96,7 @@ class Batch:
         self._shown: Exception | None = None  # the bug that was last printed
         self._ignored: Counter[str] = Counter()  # number of songs by what is not played in them
         self._lossy_songs = 0  # in which something is not played
+        self.is_fatal = False  # whether the run was ended by an error that every song would have
         self._is_many = False  # whether what is not played is summed up at the end
 
     def run(self, jobs: Sequence[Job]) -> int:
@@ -116,6 +119,7 @@ class Batch:
                 text = self._summary(time.monotonic() - started)
                 self.reporter.summary(self._results, self._failures, text)
         except _FATAL as error:
+            self.is_fatal = True
             complain(str(error))
             for job in (*(task.job for task in self._active), *waiting):
                 self._record_failure(job, error)
@@ -150,7 +154,8 @@ class Batch:
             status = "skipped" if why else "planned"
             self._counts[status] += 1
             names = _names(job)
-            line = why or f"would be written to {names['output']}"
+            place = f"written to {names['output']}"
+            line = why or f"would be {'played' if job.is_played else place}"
             self.reporter.say(f"{job.name}: {line}")
             self.reporter.record({"status": status, **names, **({"reason": why} if why else {})})
         if len(jobs) > 1:
@@ -217,8 +222,10 @@ class Batch:
             if self._history.knows(job.target):
                 data = job.read()
                 settings = self.settings.origin_of(job)
-                is_outdated = self._history.is_outdated(job.target, checksum(data), settings)
-                return "" if is_outdated else f"{job.target} is up to date; {hint}", data
+                is_due = self._is_played or self._history.is_outdated(
+                    job.target, checksum(data), settings
+                )
+                return "" if is_due else f"{job.target} is up to date; {hint}", data
         except OSError as error:
             assert isinstance(self._history, History)
             self._give_up_history("read", error)
@@ -307,13 +314,15 @@ class Batch:
         self._bars.hide(task.job, made.seconds)
         names = _names(task.job)
         factor = times_real_time(made.seconds, made.wall_seconds)
-        beside = f" beside {count(made.beside, 'other')}" if made.beside else ""
+        others = f", together with {count(made.beside, 'other song')}" if made.beside else ""
+        source = task.job.name if task.job.source else "standard input"
+        target = "standard output" if task.job.is_streamed else names["output"]
         self.reporter.say(
-            f"{task.job.name} -> {names['output']}: {made.seconds:.2f} s of sound"
-            f" in {made.wall_seconds:.2f} s ({factor:.2f} times real time){beside}"
+            f"{source}{f' -> {target}' if target else ''}: {made.seconds:.2f} s of sound"
+            f" in {made.wall_seconds:.2f} s ({factor:.2f} times real time{others})"
         )
         if made.level:
-            self.reporter.say(f"{names['output']}: {in_words(made.level)}")
+            self.reporter.say(f"{names['output'] or task.job.name}: {in_words(made.level)}")
         stems = {}
         if task.job.has_stems and task.job.target is not None:
             stems = {"stems": str(stems_folder(task.job.target))}

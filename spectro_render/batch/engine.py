@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from spectro_render.options import FULL_BAND_RATE, ModelChoice, Progress
 from spectro_render.report import Reporter, as_size
 
 if TYPE_CHECKING:
+    from spectro_render.audio.player import Player
     from spectro_render.batch.slots import ActiveSong, Slots
     from spectro_render.checkpoints.manifest import ModelFiles
     from spectro_render.render.renderer import Renderer
@@ -45,10 +46,20 @@ class LocalEngine:
     """An Engine that uses the cores, or the GPU, of this machine."""
 
     def __init__(
-        self, settings: Settings, songs: int, find_model: Callable[[], ModelFiles]
+        self,
+        settings: Settings,
+        songs: int,
+        find_model: Callable[[], ModelFiles],
+        player: Player | None = None,
+        loading: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`songs` is the largest number of tasks; the first one loads the model."""
-        self.settings = settings
+        """`songs` is the largest number of tasks; the first one loads the model.
+
+        A `player` plays the songs, which are then rendered one after the other. In the context that
+        `loading` makes, the first song is read and the model is loaded.
+        """
+        self._loading = loading
+        self.settings, self._player = settings, player
         self.on_progress: Callable[[Task, Progress], None] = lambda task, progress: None
         self._songs = songs
         self._find_model = find_model
@@ -77,6 +88,8 @@ class LocalEngine:
         """The number of tasks that can be rendered at once."""
         from spectro_render.batch.slots import best_batch_size
 
+        if self._player is not None:
+            return 1
         return min(self._songs, self.settings.batch_size or best_batch_size(self.renderer))
 
     @property
@@ -97,13 +110,15 @@ class LocalEngine:
         from spectro_render.batch.slots import ActiveSong, Slots
 
         options, encoding = task.job.options or self.settings.options, self.settings.encoding
-        score = read_midi(task.data, options, allow_rests=options.to_end_of_track)
-        part_to_render(score, options)  # so that no model is loaded in vain
-        _ = self.renderer  # so that loading it does not count as time of the first song
+        with nullcontext() if "renderer" in vars(self) else self._loading():
+            score = read_midi(task.data, options, allow_rests=options.to_end_of_track)
+            part_to_render(score, options)  # so that no model is loaded in vain
+            _ = self.renderer  # so that loading it does not count as time of the first song
         begun = time.monotonic()
         if options.full_band is None and (encoding.sample_rate or 0) >= FULL_BAND_RATE:
             options = replace(options, full_band=self.renderer.has_band)
-        song = self.renderer.begin(score, options, live=task.job.is_streamed)
+        live = task.job.is_streamed or task.job.is_played
+        song = self.renderer.begin(score, options, live=live)
         encoder = AudioWriter(
             task.output,
             sample_rate=song.sample_rate,
@@ -115,6 +130,7 @@ class LocalEngine:
             length=song.sound.length,
             tags=self._tags(task, score.about),
             channels=song.channels,
+            player=self._player,
         )
         writer: AudioWriter | NormalizingWriter = encoder
         if encoding.level is not None:

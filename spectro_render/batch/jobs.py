@@ -33,8 +33,9 @@ class Job:
     """The input and the output of one song, or an input that has no song, with the problem."""
 
     source: Path | None  # None is standard input
-    target: Path | None  # None is standard output
+    target: Path | None  # None is standard output, or nothing if the song is only played
     is_explicit: bool = False  # the user named this output in full, so it may be replaced
+    is_played: bool = False  # whether the sound is only played, and not kept
     has_stems: bool = False  # whether a folder beside the output has the stems of the song
     problem: str = ""  # why the input has no song; it is reported when the job begins
     options: RenderOptions | None = None  # of this song; None: those of all songs
@@ -47,7 +48,7 @@ class Job:
     @property
     def is_streamed(self) -> bool:
         """Whether the sound goes to standard output."""
-        return self.target is None and not self.problem
+        return self.target is None and not (self.problem or self.is_played)
 
     @property
     def is_complete(self) -> bool:
@@ -80,7 +81,7 @@ class Job:
         return [folder for folder in self.target.parents if not os.path.lexists(folder)]
 
     def prepare_target(self) -> Path | None:
-        """The file to write, or None for standard output.
+        """The file to write, or None for standard output; what is only played goes to no file.
 
         Folders of a file that the user did not name in full are made. Raises OutputError if that
         fails.
@@ -93,7 +94,7 @@ class Job:
                 raise OutputError(
                     f"{self.target.parent}: {why}", "choose another folder"
                 ) from error
-        return self.target
+        return Path(os.devnull) if self.is_played else self.target
 
 
 def _missing(source: Path) -> MidiError:
@@ -263,6 +264,19 @@ def plan_jobs(
         if job.target and _identity(job.target) in sources:
             raise OptionError(f"the output {job.target} is an input, too", "choose another output")
     return distinct
+
+
+def plan_playing(inputs: Sequence[str], listed: Sequence[str] = ()) -> list[Job]:
+    """Make one job for each MIDI file in the inputs (see `plan_jobs`), which is only played.
+
+    They are in order, and a file that is named twice is played twice.
+    """
+    _check_inputs((*inputs, *listed))
+    _refuse_sound(inputs)
+    folder = f"{NOWHERE}/"
+    found = [job for name in inputs for job in _jobs_of(name, folder, "wav", True)]
+    found += [job for name in listed for job in _listed_jobs(Path(name), folder, "wav")]
+    return [replace(job, target=None, is_played=True) for job in found]
 
 
 def longest_first(jobs: Iterable[Job]) -> list[Job]:

@@ -103,6 +103,19 @@ def find_model(name: str | os.PathLike[str]) -> Path:
     return path
 
 
+def check_name(name: str) -> None:
+    """Raise WeightsError for a name that no model can have here or on the Hub."""
+    if name in available_models():
+        return
+    if os.path.isdir(name):
+        if not os.path.lexists(os.path.join(name, INDEX)):
+            message = f"{name} is no model directory, as it has no {INDEX}"
+            makers = "'spectro-render train' and 'spectro-render models convert' make one"
+            raise WeightsError(message, f"{makers}, 'spectro-render models list' lists models")
+    elif not parse_hub_name(name):
+        raise _not_found(name)
+
+
 def get_model(
     name: str | os.PathLike[str], reporter: Reporter, vocoder_use: VocoderUse = "now"
 ) -> Path:

@@ -44,6 +44,9 @@ def read_config() -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
+        if PLACE in os.environ:
+            hint = f"correct the variable {PLACE}, or make the file with 'spectro-render config'"
+            raise OptionError(f"{path} does not exist", hint) from None
         return {}
     except (OSError, UnicodeError) as error:
         reason = reason_of(error) if isinstance(error, OSError) else "it is not in UTF-8"

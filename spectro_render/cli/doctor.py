@@ -88,6 +88,7 @@ def _places() -> dict[str, Any]:
     parent = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
     file = config_path()
     return {
+        "sound devices": _sound_devices(),
         "formats": ", ".join(name for name in FORMATS if can.get(name, True)),
         "models": [f"{entry.name}: {entry.state}, {as_size(entry.size)}" for entry in here],
         "model cache": f"{cache}, {as_size(shutil.disk_usage(parent).free)} free",
@@ -95,6 +96,16 @@ def _places() -> dict[str, Any]:
         "configuration": f"{file}{'' if file.exists() else ' (no such file)'}",
         "variables": sorted(name for name in os.environ if name.startswith(PREFIX)),
     }
+
+
+def _sound_devices() -> list[str] | str:
+    """The devices that can play, or why none can."""
+    from spectro_render.audio.player import output_devices
+
+    try:
+        return output_devices() or "none"
+    except SpectroRenderError as error:
+        return str(error)
 
 
 def _speeds() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spectro_render.cli.completion import offer, offer_devices, offer_models, offer_vocoders
+from spectro_render.cli.values import model_name
 from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.evaluation.parts import FILE_PARTS, PARTS, PROBE_PARTS
 from spectro_render.midi.read import MIDI_SUFFIXES
@@ -29,6 +30,7 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME",
+            callback=model_name,
             autocompletion=offer_models,
             help="Model to measure: a name or a directory.",
         ),

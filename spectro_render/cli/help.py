@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand
 
+from spectro_render.report import PROGRAM
+
 if TYPE_CHECKING:
     from typer._click import Context
     from typer._click.formatting import HelpFormatter
@@ -33,6 +35,7 @@ _GROUPS = {
         "mapping",
         *("channels", "stems", "stems_by", "solo", "mute"),
     ),
+    "Playing and watching": ("play", "play_device", "watch"),
     "Model and device": ("model", "vocoder", "device", "dtype", "server"),
     "Many files": ("batch_size", "workers"),
     "Ray cluster": ("engine", "ray_address", "ray_workers", "ray_cores"),
@@ -42,7 +45,7 @@ _EXAMPLES = (
     ("spectro-render song.mid", "Write song.wav beside it."),
     ("spectro-render song.mid -o take2.flac --best", "Slower and better."),
     ("spectro-render albums -o rendered", "All songs of a folder; repeat it to continue."),
-    ("spectro-render song.mid -o - | aplay", "Play it while it is rendered."),
+    ("spectro-render song.mid --play", "Play it while it is rendered."),
 )
 _COMMANDS = {
     "info": "Show what is in MIDI files.",
@@ -61,7 +64,7 @@ _NOTE = "Each command has its own --help. A file with such a name is given as ./
 _RIVALS = (
     *(("fast", "best"), ("fast", "steps"), ("fast", "sampler"), ("best", "steps")),
     *(("best", "sampler"), ("raw", "format"), ("force", "skip_existing")),
-    *(("bars", "start"), ("bars", "duration"), ("workers", "engine")),
+    *(("gain", "normalize"), ("bars", "start"), ("bars", "duration"), ("workers", "engine")),
 )
 _PRECEDENCE = ("DEFAULT", "DEFAULT_MAP", "ENVIRONMENT", "COMMANDLINE")
 
@@ -74,7 +77,7 @@ class GroupedCommand(TyperCommand):
         rest = super().parse_args(ctx, args)
         defaults = {parameter.name: parameter.default for parameter in self.params}
         for pair in _RIVALS:
-            if any(ctx.params.get(name) in (None, False) for name in pair):
+            if any(ctx.params.get(name) in (None, False, "none") for name in pair):
                 continue
             ranks = [
                 _PRECEDENCE.index(getattr(ctx.get_parameter_source(name), "name", "DEFAULT"))
@@ -117,3 +120,21 @@ class GroupedCommand(TyperCommand):
 def is_given(context: Context, name: str) -> bool:
     """Whether an option is on the command line, and not only in a variable or in the file."""
     return getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+
+
+def short_help() -> str:
+    """What is shown if the program is started without arguments."""
+    width = max(len(command) for command, _ in _EXAMPLES)
+    examples = [f"  {command:<{width}}  {meaning}" for command, meaning in _EXAMPLES]
+    lines = [
+        f"Usage: {PROGRAM} INPUT... [-o OUT] [options]",
+        "",
+        "Turn MIDI files into audio. INPUT is a MIDI file, a folder of them, or - for standard"
+        " input.",
+        "",
+        *examples,
+        "",
+        f"Commands: {', '.join(_COMMANDS)}.",
+        f"'{PROGRAM} --help' lists all options, and '{PROGRAM} info --help' those of a command.",
+    ]
+    return "\n".join(lines)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spectro_render.cli.completion import offer_models
+from spectro_render.cli.values import model_name
 from spectro_render.constants import WINDOW_SECONDS
 from spectro_render.errors import MidiError, SpectroRenderError, WeightsNotFound
 from spectro_render.options import MAX_HOURS
@@ -31,6 +32,7 @@ def info(
         str | None,
         typer.Option(
             metavar="NAME",
+            callback=model_name,
             autocompletion=offer_models,
             help="Model for which windows and left-out notes are counted.  [default: default]",
         ),

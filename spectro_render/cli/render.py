@@ -9,8 +9,8 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
@@ -26,8 +26,8 @@ from spectro_render.cli.completion import (
     offer_vocoders,
     with_files,
 )
-from spectro_render.cli.help import GroupedCommand, is_given
-from spectro_render.cli.values import hertz, seconds
+from spectro_render.cli.help import GroupedCommand, is_given, short_help
+from spectro_render.cli.values import hertz, model_name, seconds
 from spectro_render.cli.words import check_first_word
 from spectro_render.constants import FULL_RATE, SAMPLE_RATE
 from spectro_render.errors import EngineError, OptionError
@@ -36,6 +36,7 @@ from spectro_render.report import PROGRAM, Reporter, abandon
 
 if TYPE_CHECKING:
     from spectro_render.batch.tasks import Engine
+    from spectro_render.cli.watch import Watch
     from spectro_render.serve.client import ServerEngine
 
 
@@ -134,6 +135,7 @@ def render(
         str,
         typer.Option(
             metavar="NAME",
+            callback=model_name,
             autocompletion=offer_models,
             help="Model: a name that 'models list' prints, a directory, or OWNER/REPO of the"
             " Hugging Face Hub.",
@@ -167,7 +169,8 @@ def render(
             metavar="N",
             min=1,
             max=MAX_STEPS,
-            help="Denoising steps per window of 5.12 s.  [default: the model's]",
+            help="Denoising steps per window of 5.12 s; not together with --fast or --best."
+            "  [default: the model's]",
         ),
     ] = None,
     sampler: Annotated[
@@ -181,8 +184,8 @@ def render(
             min=-MAX_GUIDANCE,
             max=MAX_GUIDANCE,
             callback=_finite,
-            help="Weight of classifier-free guidance: above 1 the notes count more; 1 turns it off."
-            "  [default: the model's]",
+            help="Weight of classifier-free guidance: above 1 the notes count more; 1 turns it off;"
+            " with 0 they do not count.  [default: the model's]",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, max=MAX_SEED, help="Random seed.")] = 0,
@@ -236,7 +239,8 @@ def render(
             min=-60,
             max=60,
             callback=_finite,
-            help="Gain in decibels, before the limiter.  [default: the model's]",
+            help="Gain in decibels, before the limiter; not together with --normalize."
+            "  [default: the model's]",
         ),
     ] = None,
     program: Annotated[
@@ -474,6 +478,30 @@ def render(
             " several songs, a folder of pages.",
         ),
     ] = None,
+    play: Annotated[
+        bool,
+        typer.Option(
+            "--play",
+            help="Play songs on this machine while they are rendered; without -o they are only"
+            " played, and nothing is written.",
+        ),
+    ] = False,
+    play_device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Device to play on: its number, or a part of its name ('spectro-render doctor'"
+            " lists them).  [default: the system's]",
+        ),
+    ] = None,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Render songs again whenever they are saved, and new ones in folders, until"
+            " Ctrl-C.",
+        ),
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
     json: Annotated[
         bool,
@@ -487,6 +515,7 @@ def render(
         bool,
         typer.Option(
             "--version",
+            "-V",
             allow_from_autoenv=False,
             callback=_print_version,
             help="Print the version and exit.",
@@ -496,6 +525,7 @@ def render(
         bool,
         typer.Option(
             "--verbose",
+            "-v",
             allow_from_autoenv=False,
             is_eager=True,
             help="With --version: print all versions and devices, for reports of faults.",
@@ -514,6 +544,9 @@ def render(
 
     Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted.
     """
+    if watch:
+        arguments = {**locals(), "watch": False}
+        return _watch(context, inputs or [], files_from, partial(render, **arguments))
     from spectro_render.audio.encoders import BIT_DEPTHS, LOSSY, check_format
     from spectro_render.audio.normalize import MOST_OF_ALBUM, parse_level
     from spectro_render.batch.batch import Batch
@@ -524,11 +557,13 @@ def render(
         is_batch,
         longest_first,
         plan_jobs,
+        plan_playing,
         read_lists,
     )
     from spectro_render.batch.mapping import map_jobs, read_mapping
     from spectro_render.batch.tasks import Cluster, Settings
     from spectro_render.checkpoints.find import fingerprint_of, require_at_hand, resolve_model
+    from spectro_render.cli.play import check_playing, playing
     from spectro_render.midi.changes import changes_of
     from spectro_render.options import Encoding, ModelChoice, RenderOptions
 
@@ -541,10 +576,20 @@ def render(
         raise OptionError("--verbose is for --version", "add --version, or leave it out")
     if fast and best:
         raise OptionError("--fast and --best exclude each other", "leave one out")
+    if steps is not None and (fast or best):
+        message = f"{'--fast' if fast else '--best'} and --steps both set the number of steps"
+        raise OptionError(message, "leave one out")
+    if gain is not None and normalize != "none":
+        raise OptionError("--gain and --normalize both set the level", "leave one out")
+    if is_given(context, "stems_by") and not (stems or solo or mute):
+        raise OptionError("--stems-by is for --stems, --solo and --mute", "add one of them")
     if raw and format:
         raise OptionError("--raw and --format exclude each other", "leave one out")
     if force and skip_existing:
         raise OptionError("--force and --skip-existing exclude each other", "leave one out")
+    if not (inputs or files_from or any(is_given(context, name) for name in context.params)):
+        print(short_help(), file=sys.stderr)
+        return 2
     check_first_word(inputs or [])
     names, listed = read_lists(inputs or [], files_from)
     several = is_batch(names, listed)
@@ -575,7 +620,20 @@ def render(
         "steps": steps or "default",
         "start": start,
     }
-    jobs = plan_jobs(names, output, encoding.format, listed, shared)
+    if play:
+        check_playing(context, output)
+        batch_size = 1
+    elif play_device is not None:
+        raise OptionError("--play-device is for --play", "add --play")
+    if play and output is None:
+        jobs = plan_playing(names, listed)
+    else:
+        jobs = plan_jobs(names, output, encoding.format, listed, shared)
+    round_of: Watch | None = context.obj
+    if round_of is not None:
+        jobs = [job for job in jobs if round_of.wants(job)]
+        if not jobs:
+            return 0
     given: dict[str, Any] = {
         "programs": changes.programs(program),
         "drums": None if drums is None else drums == "on",
@@ -635,14 +693,20 @@ def render(
         message = "a server has its own model and device, and renders all songs of its clients"
         raise OptionError(message, "give --server without options of the model and the machine")
     cluster = Cluster(ray_address, ray_workers, ray_cores) if engine == "ray" else None
-    folder = common_folder(names, output, listed)
+    folder = None if play and output is None else common_folder(names, output, listed)
     pages = None
     if plot is not None or report is not None:
         from spectro_render.page.pages import Pages, Wanted
 
         pages = Pages(Wanted(plot, report), settings, jobs, several=several, folder=folder)
-    with _audio_on_stdout() if any(job.is_streamed for job in jobs) else nullcontext() as stream:
+    with ExitStack() as stack:
+        is_streamed = any(job.is_streamed for job in jobs)
+        stream = stack.enter_context(_audio_on_stdout()) if is_streamed else None
         reporter = Reporter(quiet=quiet, json_stream=sys.stdout if json else None)
+        player = None
+        if play and not dry_run:
+            stops = None if round_of is None else round_of.has_news
+            player = stack.enter_context(playing(play_device, reporter, stops))
         for line in file.unused(job.name for job in jobs) if file else ():
             reporter.say(line)
         if encoding.level and stream:
@@ -659,9 +723,11 @@ def render(
         if server is not None:
             from spectro_render.serve.client import ServerEngine
 
-            where = remote = ServerEngine(settings, server)
-        elif cluster is None and (len(jobs) == 1 or workers == 1):
-            where = LocalEngine(settings, len(jobs), find_model)
+            where = remote = ServerEngine(settings, server, player)
+        elif cluster is None and (len(jobs) == 1 or workers == 1 or play):
+            where = LocalEngine(settings, len(jobs), find_model, player, reporter.loading)
+            if round_of is not None:
+                round_of.lend_model(where)
         elif cluster is None:
             from spectro_render.batch.process_engine import ProcessEngine
 
@@ -678,6 +744,7 @@ def render(
             stream=stream,
             force=force or is_album,  # its songs have one gain
             skip_existing=skip_existing,
+            is_played=play,
             keeps_going=several,
             folder=folder,
             has_records=output is not None,
@@ -685,7 +752,38 @@ def render(
         )
         if dry_run:
             return 1 if batch.preview(jobs) else 0
-        return 1 if batch.run(longest_first(jobs) if cluster else jobs) else 0
+        failures = batch.run(longest_first(jobs) if cluster else jobs)
+        if round_of is not None:
+            round_of.is_fatal = batch.is_fatal
+        return 1 if failures else 0
+
+
+def _watch(
+    context: typer.Context,
+    inputs: list[str],
+    files_from: str | None,
+    render_again: Callable[[], int],
+) -> int:
+    """Render the inputs now and whenever they are saved. Raises OptionError for other options."""
+    from spectro_render.cli.watch import keep_rendering
+
+    values = context.params
+    usual = {"dry_run": False, "skip_existing": False, "workers": 1, "engine": "local"}
+    for name, value in usual.items():
+        if values[name] != value:
+            option = f"--{name.replace('_', '-')}"
+            raise OptionError(f"--watch and {option} exclude each other", "leave one out")
+    if values["normalize"].startswith("album"):
+        message = "--watch and --normalize album exclude each other"
+        raise OptionError(message, "use --normalize lufs")
+    if values["output"] == "-":
+        raise OptionError("--watch cannot write to standard output", "name a file with -o")
+
+    def render_round(watch: Watch) -> int:
+        context.obj = watch
+        return render_again()
+
+    return keep_rendering(inputs, files_from, Reporter(quiet=values["quiet"]), render_round)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from spectro_render.cli.completion import offer_devices, offer_models
+from spectro_render.cli.values import model_name
 from spectro_render.report import Reporter
 from spectro_render.serve.limits import Limits
 
@@ -41,7 +42,10 @@ def serve(
     model: Annotated[
         str,
         typer.Option(
-            metavar="NAME", autocompletion=offer_models, help="Model that renders all songs."
+            metavar="NAME",
+            callback=model_name,
+            autocompletion=offer_models,
+            help="Model that renders all songs.",
         ),
     ] = "default",
     device: Annotated[

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 
+import typer
+
+from spectro_render.errors import WeightsError
+
 _UNITS = {"ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):([0-5]?\d(?:\.\d*)?)")
 _NUMBER = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*([a-z]*)")
@@ -36,3 +40,18 @@ def hertz(value: str | float) -> int:
     if not rate.is_integer():
         raise ValueError(f"{value!r} is no sample rate, such as 44100, 44.1k or 48kHz")
     return int(rate)
+
+
+def model_name(value: str | None) -> str | None:
+    """Refuse a name that no model has and that is no model directory.
+
+    The default model is not needed where a server renders.
+    """
+    from spectro_render.checkpoints.find import check_name
+
+    if value not in (None, "default"):
+        try:
+            check_name(str(value))
+        except WeightsError as error:
+            raise typer.BadParameter(str(error)) from error
+    return value

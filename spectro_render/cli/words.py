@@ -28,7 +28,6 @@ _MEANT = {
     "--model": ("--checkpoint", "--weights", "--soundfont", "--sf2", "-m"),
     "--files-from": ("--input-list", "--list"),
     "--quiet": ("--silent", "--no-progress"),
-    "--version": ("-V", "-v"),
     "--format": ("--type", "--output-format", "-t", "-F"),
     "--dry-run": ("--simulate", "--just-print", "--what-if"),
     "--quality": ("--bitrate", "--bit-rate", "--mp3-bitrate", "--vbr"),

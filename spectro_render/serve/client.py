@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode, urlsplit
 
 import numpy as np
@@ -28,6 +28,9 @@ from spectro_render.midi.read import read_midi
 from spectro_render.options import FULL_BAND_RATE, Encoding, Progress, RenderOptions
 from spectro_render.serve.api import PARAMETERS
 
+if TYPE_CHECKING:
+    from spectro_render.audio.player import Player
+
 SIDE_BY_SIDE = 8  # songs that are ordered at once
 TOKEN = "SPECTRO_RENDER_TOKEN"  # name of the variable that has the server's token
 _PATIENCE = 120.0  # seconds that a server may say nothing
@@ -38,13 +41,14 @@ _BLOCK = 1 << 16  # bytes that are read at once
 class ServerEngine:
     """An Engine whose songs are rendered by a server; the sound is encoded here."""
 
-    def __init__(self, settings: Settings, url: str) -> None:
+    def __init__(self, settings: Settings, url: str, player: Player | None = None) -> None:
         """Prepare to use the server at `url`, such as http://localhost:8000.
 
-        Raises OptionError for a URL or options that a server does not take.
+        A `player` plays the songs, which are then ordered one after the other. Raises OptionError
+        for a URL or options that a server does not take.
         """
         self.on_progress: Callable[[Task, Progress], None] = lambda task, progress: None
-        self._settings = settings
+        self._settings, self._player = settings, player
         if settings.encoding.level is not None:
             raise OptionError("--normalize needs the sound before its limiter", "render it here")
         _query_of(settings.options, settings.encoding)  # so that wrong options fail at once
@@ -77,7 +81,7 @@ class ServerEngine:
     @property
     def has_room(self) -> bool:
         """Whether one more task may begin."""
-        return len(self._threads) < SIDE_BY_SIDE
+        return len(self._threads) < (1 if self._player is not None else SIDE_BY_SIDE)
 
     def begin(self, task: Task) -> None:
         """Begin a task and take over its output."""
@@ -99,6 +103,8 @@ class ServerEngine:
     def stop(self) -> None:
         """Give up all tasks that are not over."""
         self._is_stopping = True
+        if self._player is not None and self._threads:
+            self._player.stop()  # a thread may wait for it
         for task, thread in self._threads.items():
             thread.join(timeout=1.0)
             discard(task.output)
@@ -136,6 +142,7 @@ class ServerEngine:
                     channels=job["channels"],
                     length=job["samples"],
                     tags=self._tags(task),
+                    player=self._player,
                 )
                 samples = self._receive(connection, address, task, job, writer)
                 writer.close()
