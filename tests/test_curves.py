@@ -3,6 +3,7 @@
 import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -310,3 +311,53 @@ def test_a_window_of_silence_has_no_power() -> None:
     assert powers(curves()).shape == (1 + WINDOW_FRAMES, N_MELS)
     assert not powers(curves()).any()
     assert replace(curves_config(), draft="envelopes").draft == "envelopes"
+
+
+def count_pairs(network: NoteCurves, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of pairs of a note and a frame that are computed from now on."""
+    counts: list[int] = []
+    compute = network._curve
+
+    def curve(*arguments: Any) -> Tensor:
+        level: Tensor = compute(*arguments)
+        counts.append(len(level))
+        return level
+
+    monkeypatch.setattr(network, "_curve", curve)
+    return counts
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_powers_that_others_drown_are_left_out_of_a_draft(
+    monkeypatch: pytest.MonkeyPatch, held: bool
+) -> None:
+    network = curves()
+    network.fall.bias.fill_(3.0)  # 26 dB in 100 ms
+    soft = [NOTE._replace(pitch=40 + 3 * i, onset=20 * i, offset=20 * i + 15) for i in range(16)]
+    notes = [*soft, NOTE._replace(onset=-10, offset=512 if held else 400)]
+    table = note_table([notes])
+    settled = torch.tensor([[note.onset < 0 for note in notes]])
+    whole, before = network(table, settled)  # training computes all of them
+    counts = count_pairs(network, monkeypatch)
+    with torch.no_grad():
+        total, part = network(table, settled)
+    assert torch.allclose(total, whole, rtol=2e-5, atol=1e-15)
+    assert torch.allclose(part, before, rtol=1e-6)
+    assert bool((before > 0).all())
+    every = len(sounding(table[0]).note)
+    assert 0.1 * every < sum(counts) < 0.5 * every
+
+
+def test_powers_of_equal_notes_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = curves()
+    once = powers(network, NOTE)
+    counts = count_pairs(network, monkeypatch)
+    with torch.no_grad():
+        twice = powers(network, NOTE, NOTE)
+        later = powers(network, NOTE, NOTE._replace(onset=180, offset=280))  # 40 frames
+    every = len(sounding(note_table([[NOTE]])[0]).note)
+    assert sum(counts) <= 2 * every + 10
+    assert torch.allclose(twice, 2 * once, rtol=1e-5)
+    shifted = torch.zeros_like(once)
+    shifted[40:] = once[:-40]
+    assert torch.allclose(later, once + shifted, rtol=1e-5)

@@ -27,6 +27,7 @@ from spectro_render.constants import (
 )
 from spectro_render.mel import band_centres, band_of
 from spectro_render.network.config import ModelConfig
+from spectro_render.network.pairs import Pairs, add_powers
 
 DRUM_KIT = 128  # the program number after the last of General MIDI
 KEYS = 128
@@ -166,10 +167,12 @@ class NoteCurves(nn.Module):
             pitch, program, velocity = rows[:, :3].unbind(1)
             is_heard = ~self.are_silent(program, pitch, velocity)
             rows, settled = rows[is_heard], settled[is_heard]
-            note, frame, age, rest = sounding(rows)
-            if len(note):
+            pairs = sounding(rows)
+            if len(pairs.note) and not torch.is_grad_enabled():
+                total, part = self._add_up(rows, pairs, settled)
+            elif len(pairs.note):
                 notes = self._notes(*rows[:, :3].unbind(1))
-                pieces = (torch.split(x, PAIRS_AT_ONCE) for x in (note, frame, age, rest))
+                pieces = (torch.split(x, PAIRS_AT_ONCE) for x in pairs)
                 for number, place, since_onset, since_end in zip(*pieces, strict=True):
                     power = (2 * self._curve(notes, number, since_onset, since_end)).exp()
                     total = total.index_add(0, place, power)
@@ -178,6 +181,21 @@ class NoteCurves(nn.Module):
             totals.append(total)
             parts.append(part)
         return torch.stack(totals), torch.stack(parts)
+
+    def _add_up(self, rows: Tensor, pairs: Pairs, settled: Tensor) -> tuple[Tensor, Tensor]:
+        """What `forward` returns of one window, without its powers that do not matter."""
+        kinds, kind = torch.unique(rows[:, :3], dim=0, return_inverse=True)
+        notes, kind = self._notes(*kinds.unbind(1)), kind[pairs.note]
+        has_ended = pairs.rest >= -LEAD
+        pairs = pairs._replace(rest=pairs.rest.clamp(min=-LEAD - 1))
+
+        def compute(numbers: Tensor) -> Tensor:
+            note, age, rest = (x[numbers] for x in (kind, pairs.age, pairs.rest))
+            return (2 * self._curve(notes, note, age, rest)).exp_()
+
+        total, before = add_powers(pairs, kind, has_ended, compute, math.exp(2 * LOWEST))
+        is_settled = settled[pairs.note[pairs.frame == 0]]
+        return total, before[is_settled].sum(0, keepdim=True)
 
     def are_silent(self, program: Tensor, pitch: Tensor, velocity: Tensor) -> Tensor:
         """Which notes (N,) play no recording, and are not heard; see `log_mels`."""
@@ -215,18 +233,26 @@ class NoteCurves(nn.Module):
 
     def _curve(self, notes: _Notes, note: Tensor, age: Tensor, rest: Tensor) -> Tensor:
         """Natural log-mels (P, M) of notes (P,) at their ages and times since their ends (P,)."""
-        latent = self.vectors_at(notes.recording[note], age * notes.ratio[note])
-        h = self.age[(age + LEAD).clamp(0, AGES + LEAD - 1)] * notes.gain[note] + notes.shift[note]
-        ended = self.rest[(rest + LEAD).clamp(0, RESTS + LEAD - 1)] * (rest >= -LEAD)[:, None]
-        h = h + ended * notes.rest_gain[note] + self.read(latent) * notes.latent_gain[note]
+        gain, rest_gain, latent_gain, shift, base, fall, recording, ratio, bands = (
+            values.index_select(0, note) for values in notes
+        )
+        latent = self.vectors_at(recording, age * ratio)
+        # Each `addcmul_` adds the product of its two arguments.
+        age = (age + LEAD).clamp(0, AGES + LEAD - 1)
+        h = shift.addcmul_(self.age.index_select(0, age), gain)
+        h = h.addcmul_(self.read(latent), latent_gain)
+        has_ended = rest >= -LEAD
+        if bool(has_ended.any()):
+            place = (rest + LEAD).clamp(0, RESTS + LEAD - 1)
+            h = h.addcmul_(self.rest.index_select(0, place) * has_ended[:, None], rest_gain)
         h = F.gelu(h)
         h = h + F.gelu(self.middle(h))
         # Played faster, a recording shows in each band what it has in a lower one.
-        texture, bands = self.texture(latent), notes.bands[note]
-        below, share = bands.long(), bands.frac()
-        texture = texture.gather(1, below) * (1 - share) + texture.gather(1, below + 1) * share
-        fallen = notes.fall[note] * (rest.clamp(min=0)[:, None] / 10)
-        return (self.output(h) + notes.base[note] + texture - fallen).clamp(LOWEST, HIGHEST)
+        texture, below = self.texture(latent), bands.long()
+        texture = torch.lerp(texture.gather(1, below), texture.gather(1, below + 1), bands.frac())
+        level = self.output(h).add_(base).add_(texture)
+        level = level.addcmul_(fall, rest.clamp(min=0)[:, None].to(fall), value=-0.1)
+        return level.clamp_(LOWEST, HIGHEST)
 
     def vectors_at(self, recording: Tensor, position: Tensor) -> Tensor:
         """The vectors (P, D) of recordings (P,) at positions (P,) in steps, interpolated."""
@@ -244,12 +270,8 @@ class NoteCurves(nn.Module):
         return self.latent(first) * (1 - share) + self.latent(first + 1) * share
 
 
-def sounding(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The P pairs of a note of one window, (N, 6), and a frame in which it sounds.
-
-    Returns the notes' numbers, the frames (0 is the last one of the window before), and the notes'
-    ages and times since their ends in steps at the middle of the frame, each (P,) int64.
-    """
+def sounding(rows: Tensor) -> Pairs:
+    """The P pairs of a note of one window, (N, 6), and a frame in which it sounds."""
     pitch, program, _, tied, onset, offset = rows.unbind(1)
     start = torch.where(tied == 1, -TIED_AGE, onset)
     is_drum = program == DRUM_KIT
@@ -269,7 +291,7 @@ def sounding(rows: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     last_age = last_age[:, None]
     sounds = (age >= -LEAD) & (age <= last_age) & (rest <= RINGING)
     note, frame = sounds.nonzero(as_tuple=True)
-    return note, frame, age[note, frame], rest[note, frame]
+    return Pairs(note, frame, age[note, frame], rest[note, frame])
 
 
 def _time_features(steps: int, width: int) -> Tensor:
