@@ -46,6 +46,21 @@ class EncodedNotes:
     draft: Tensor | None = None  # (B, 1 + T, M), beginning one frame early
     settled: Tensor | None = None  # (B, 1, M), the share of that frame that `Tail` may compare
 
+    def windows(self) -> Iterator["EncodedNotes"]:
+        """Each of the B windows alone, of frame-aligned notes."""
+        assert self.frames is not None and self.draft is not None and self.settled is not None
+        parts = (torch.split(part, 1) for part in (self.frames, self.draft, self.settled))
+        for frames, draft, settled in zip(*parts, strict=True):
+            yield EncodedNotes(None, (), frames, draft, settled)
+
+    @staticmethod
+    def joined(parts: Sequence["EncodedNotes"]) -> "EncodedNotes":
+        """What `windows` yields as one; at least one part."""
+        if len(parts) == 1:
+            return parts[0]
+        rows = ((p.frames, p.draft, p.settled) for p in parts)
+        return EncodedNotes(None, (), *(torch.cat(column) for column in zip(*rows, strict=True)))
+
 
 def _mask(lengths: Sequence[int], rows: Tensor) -> Tensor | None:
     """A mask (B, L), False where `rows` (B, L, ...) are padding; None where there is no padding."""

@@ -52,7 +52,7 @@ from spectro_render.render.song import Ending, Song, SongSound
 from spectro_render.render.voice import Voice, WindowCursor
 from spectro_render.render.warp import TimeWarp
 from spectro_render.report import Reporter, count
-from spectro_render.tokens.vocabulary import MAX_VELOCITY, PAD, TokenWindow
+from spectro_render.tokens.vocabulary import MAX_VELOCITY, PAD, TokenWindow, WindowNote
 from spectro_render.tokens.write import TokenWindows, song_windows
 from spectro_render.vocoder.band_sound import BandStream, FullBandVocoder
 from spectro_render.vocoder.harmonic_map import NOTE_NUMBERS, map_notes
@@ -60,6 +60,7 @@ from spectro_render.vocoder.lines import LineTable
 from spectro_render.vocoder.melgan import MelGAN, SpectrumGenerator
 from spectro_render.vocoder.streaming import StreamingVocoder
 from spectro_render.vocoder.texture import add_texture
+from spectro_render.vocoder.threads import side_by_side
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -217,10 +218,11 @@ class Renderer:
         on_progress: OnProgress | None = None,
         **overrides: "Unpack[RenderOverrides]",
     ) -> Iterator[Audio]:
-        """Render in parts of about 5.12 s, which together are the sound of `render`.
+        """Render in parts, the first one of 2.5 s, which together are the sound of `render`.
 
-        Each part is yielded as soon as its samples are final. `live=False` gives larger parts,
-        which take less work; the samples differ only by rounding. Memory does not grow with the
+        Each part is yielded as soon as its samples are final. Parts grow to 20 s, as long ones take
+        less work; `live=False` gives longer ones from the beginning on. The samples differ only by
+        rounding. Memory does not grow with the
         length of the song. Arguments and errors are as in `render`.
         """
         song = self.begin(source, options, live=live, **overrides)
@@ -576,10 +578,31 @@ class Renderer:
         sampling: Sampling,
         on_share: Callable[[float], None] | None,
     ) -> Tensor:
-        """Render the next windows of songs, all or none of them first ones: (B, 256, 128)."""
+        """Render the next windows of songs, all or none of them first ones: (B, 256, 128).
+
+        If torch has several threads, the notes of the windows after them are encoded meanwhile.
+        """
+        notes = self._encode_notes(cursors)
+        works: list[Callable[[], Tensor | None]] = [
+            partial(self._draw, cursors, notes, sampling, on_share)
+        ]
+        if self._is_framed and self.device.type == "cpu" and torch.get_num_threads() > 1:
+            coming = [cursor for cursor in cursors if cursor.notes_after() is not None]
+            works += [partial(self._encode_ahead, coming)] if coming else []
+        mels = side_by_side(works)[0]
+        assert mels is not None
+        return mels
+
+    def _draw(
+        self,
+        cursors: Sequence[WindowCursor],
+        notes: EncodedNotes,
+        sampling: Sampling,
+        on_share: Callable[[float], None] | None,
+    ) -> Tensor:
+        """The natural log-mels (B, 256, 128) of windows, given their encoded notes."""
         numbers = [cursor.window.index for cursor in cursors]
         with number_format(self.device, self.dtype):
-            notes = self._encode_notes(cursors)
             mels = [cursor.previous_mel for cursor in cursors if cursor.previous_mel is not None]
             context = to_model(torch.stack(mels)).to(self.device) if mels else None
             memory = self._model.remember(notes, context)
@@ -594,14 +617,35 @@ class Renderer:
         )
         return from_model(drawn).cpu()
 
+    @property
+    def _is_framed(self) -> bool:
+        return self._model.config.conditioning == "frame_aligned"
+
     def _encode_notes(self, cursors: Sequence[WindowCursor]) -> EncodedNotes:
         """Encode the notes of each song's next window, from token ids or from rows of a table."""
-        if self._model.config.conditioning == "frame_aligned":
-            table = note_table([cursor.next_notes() for cursor in cursors], NOTE_ROWS)
-            return self._model.encode_notes(table.to(self.device))
+        if self._is_framed:
+            known = {c: c.encoded for c in cursors if c.encoded is not None}
+            others = [cursor for cursor in cursors if cursor not in known]
+            if others:
+                encoded = self._encode_rows([cursor.next_notes() for cursor in others])
+                known.update(zip(others, encoded.windows(), strict=True))
+            return EncodedNotes.joined([known[cursor] for cursor in cursors])
         ids = [torch.tensor(cursor.window.ids) for cursor in cursors]
         padded = pad_sequence(ids, batch_first=True, padding_value=PAD)
-        return self._model.encode_notes(padded.to(self.device), [len(row) for row in ids])
+        with number_format(self.device, self.dtype):
+            return self._model.encode_notes(padded.to(self.device), [len(row) for row in ids])
+
+    def _encode_ahead(self, cursors: Sequence[WindowCursor]) -> None:
+        """Encode the notes of each song's window after the next one, which has to be known."""
+        encoded = self._encode_rows([cursor.notes_after() or [] for cursor in cursors])
+        for cursor, window in zip(cursors, encoded.windows(), strict=True):
+            cursor.encoded_after = window
+
+    def _encode_rows(self, windows: Sequence[Sequence[WindowNote]]) -> EncodedNotes:
+        """Encode the notes of windows, for a model with frame-aligned notes."""
+        table = note_table(windows, NOTE_ROWS).to(self.device)
+        with number_format(self.device, self.dtype):
+            return self._model.encode_notes(table)
 
 
 def _as_memory_error(error: Exception) -> Exception:

@@ -21,6 +21,7 @@ from spectro_render.constants import (
     WINDOW_SECONDS,
 )
 from spectro_render.network.frames import NoteMemory
+from spectro_render.network.model import EncodedNotes
 from spectro_render.render.mixer import BusGain
 from spectro_render.render.warp import TimeWarp, Unwarp
 from spectro_render.tokens.read import window_notes
@@ -42,10 +43,13 @@ class WindowCursor:
         """`memory_steps` is how long ended notes are remembered, as in ModelConfig."""
         self.count = len(windows)  # with those that are added
         self._coming = iter(windows)
-        self._next = list(islice(self._coming, 2))  # the next window and the one after it
+        self._next = list(islice(self._coming, 3))  # the next windows
         self._vocabulary = vocabulary
         self._memory = NoteMemory(memory_steps)
-        self._notes: list[WindowNote] | None = None  # of the next window
+        self._notes: list[list[WindowNote]] = []  # of the next windows, as far as they are known
+        # The encoded notes of the next window and of the one after it, if that was done before.
+        self.encoded: EncodedNotes | None = None
+        self.encoded_after: EncodedNotes | None = None
         self.done = 0  # number of windows that are rendered
         self.previous_mel: Tensor | None = None  # log-mel (256, 128) of the last window done
 
@@ -61,12 +65,20 @@ class WindowCursor:
 
     def next_notes(self) -> list[WindowNote]:
         """The next window's notes, with those remembered from the windows before it."""
-        if self._notes is None:  # the memory goes on to the window after it
+        return self._notes_of(0)
+
+    def notes_after(self) -> list[WindowNote] | None:
+        """What `next_notes` will be when the next window is done; None if no window is known."""
+        return self._notes_of(1) if len(self._next) > 1 else None
+
+    def _notes_of(self, ahead: int) -> list[WindowNote]:
+        for number in range(len(self._notes), ahead + 1):  # the memory goes on from each
             notes, *following = (
-                window_notes(window.ids, self._vocabulary) for window in self._next
+                window_notes(window.ids, self._vocabulary)
+                for window in self._next[number : number + 2]
             )
-            self._notes = self._memory.recall(notes, *following)
-        return self._notes
+            self._notes.append(self._memory.recall(notes, *following))
+        return self._notes[ahead]
 
     def add_rest(self) -> None:
         """Append a window in which the last notes ring out."""
@@ -75,7 +87,8 @@ class WindowCursor:
 
     def move_on(self, log_mel: Tensor) -> None:
         """Go to the next window, as the current one is rendered: its log-mel (256, 128)."""
-        self.previous_mel, self._notes = log_mel, None
+        self.previous_mel, self._notes = log_mel, self._notes[1:]
+        self.encoded, self.encoded_after = self.encoded_after, None
         self.done += 1
         self._next = [*self._next[1:], *islice(self._coming, 1)]
 

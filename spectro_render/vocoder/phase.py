@@ -53,14 +53,13 @@ class Stft:
 
     def _overlap(self, like: Tensor) -> Tensor:
         """The sum of the squared windows at each of the S samples of T frames, (1, S)."""
-        if self._known is None or self._known[0] != (like.shape[1], like.device, like.dtype):
+        key, known = (like.shape[1], like.device, like.dtype), self._known
+        if known is None or known[0] != key:  # read once: other threads may replace it
             squares = self._hann.to(like).square()
             weight = self._overlap_add(squares.expand(1, like.shape[1], -1))
             full = float(squares.sum()) / self.hop
-            known = weight.clamp(min=MIN_OVERLAP * full)
-            self._known = (like.shape[1], like.device, like.dtype), known
-            return known
-        return self._known[1]
+            known = self._known = key, weight.clamp(min=MIN_OVERLAP * full)
+        return known[1]
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
         """Add up overlapping frames: (B, T, window) -> (B, (T - 1) hop + window)."""
