@@ -80,6 +80,21 @@ def test_limiter_turns_down_only_near_a_peak() -> None:
     assert np.abs(np.diff(level)).max() < 0.01  # no click
 
 
+def test_limiter_is_its_definition(sound: np.ndarray) -> None:
+    excerpt = sound[..., :40_000].reshape(-1) * 8
+    excerpt[:10_000] /= 100  # where nothing is limited
+    quiet = np.zeros(2 * LOOK_AHEAD)
+    needed = np.concatenate([quiet, np.abs(excerpt), quiet])
+    needed = CEILING / np.maximum(needed, CEILING)
+    reach = 2 * LOOK_AHEAD + 1
+    least = np.lib.stride_tricks.sliding_window_view(needed, reach).min(1)
+    window = np.hanning(reach + 2)[1:-1]
+    smooth = np.convolve(least, window / window.sum(), mode="valid")
+    limiter = Limiter(0.0)
+    made = np.concatenate([limiter.push(excerpt), limiter.flush()])
+    np.testing.assert_allclose(made, excerpt * smooth, atol=1e-6)
+
+
 def test_limiter_moves_all_channels_together(sound: np.ndarray) -> None:
     pair = np.stack([sound, sound / 4])
     loud = limited(pair, 18.0, BLOCK)
