@@ -94,7 +94,7 @@ class BandTable(nn.Module):
         level = self._course(source[note], age) + 2 * velocity[note].clamp(min=1e-3).log()
         rest = torch.where(is_drum[note], torch.zeros_like(age), step + 0.5 - offset[note])
         level = level - rest.clamp(min=0) * self.release[source[note]]
-        power = (2 * (level[:, None] + self.level[source[note]])).exp().float()
+        power = (2 * (level.float()[:, None] + self.level.index_select(0, source[note]))).exp()
         total = torch.full((steps, BANDS), float(torch.tensor(2 * FLOOR).exp()))
         return 0.5 * total.index_add_(0, step - first, power).log()
 

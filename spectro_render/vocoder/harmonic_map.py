@@ -215,9 +215,9 @@ def expected_lines(
     envelope = (envelope * torch.exp(-rest.clamp(min=0) / release[note])).to(table.level)
 
     blocks = [slice(i, i + BLOCK) for i in range(0, len(note), BLOCK)]
-    noise = table.noise.new_zeros(length, N_MELS)
+    noise, noisy = table.noise.new_zeros(length, N_MELS), table.noise[source].exp()
     for block in blocks:
-        heard = envelope[block, None] * table.noise[source[note[block]]].exp()
+        heard = envelope[block, None] * noisy.index_select(0, note[block])
         noise.index_add_(0, frame[block], heard.square())
 
     hertz = table.hertz(source, pitch)  # (N, I)
@@ -230,13 +230,14 @@ def expected_lines(
     power = envelope.new_empty(len(note), hertz.shape[1])  # (Q, I)
     total = noise.flatten()
     for block in blocks:
-        power[block] = (envelope[block, None] * peak[note[block]]).square()
-        place = frame[block, None] * N_MELS + band[note[block]]
-        total = total.index_add(0, place.flatten(), power[block].flatten())
+        power[block] = (envelope[block, None] * peak.index_select(0, note[block])).square()
+        place = frame[block, None] * N_MELS + band.index_select(0, note[block])
+        total = total.scatter_add(0, place.flatten(), power[block].flatten())
     kept = [frame.new_empty(0, 2)]
     for block in blocks:
-        place = frame[block, None] * N_MELS + band[note[block]]
-        is_kept = (power[block] > SLIGHT * total[place]) & (level[note[block]] > NO_LINE)
+        place = frame[block, None] * N_MELS + band.index_select(0, note[block])
+        least = SLIGHT * total.index_select(0, place.flatten()).view_as(place)
+        is_kept = (power[block] > least) & (level.index_select(0, note[block]) > NO_LINE)
         kept.append(is_kept.nonzero() + torch.tensor([block.start, 0]))
     pair, line = torch.cat(kept).unbind(1)
     nominal, ahead = hertz[note[pair], line], since.new_zeros(len(note))
@@ -277,7 +278,8 @@ def spread_lines(lines: _Lines, bins: int, window: int) -> tuple[Tensor, Tensor]
     lowest = ((lines.hertz - SIDE * zero) / spacing).ceil().long()
     bin = lowest[:, None] + taps
     away = (bin * spacing - lines.hertz[:, None]).abs() * (STEPS / zero)
-    shape = _lobe()[away.round().clamp(max=SIDE * STEPS).long()]
+    steps = away.round_().clamp_(max=SIDE * STEPS).int()
+    shape = _lobe().index_select(0, steps.flatten()).view_as(away)
     shape = torch.where((bin >= 0) & (bin < bins), shape, torch.zeros_like(shape))
     return bin.clamp(0, bins - 1), lines.level[:, None] * shape
 
@@ -285,7 +287,8 @@ def spread_lines(lines: _Lines, bins: int, window: int) -> tuple[Tensor, Tensor]
 def _sum(values: Tensor, lines: _Lines, bin: Tensor, length: int, bins: int) -> Tensor:
     """Add the values (P, n) of lines up at their frames and bins: (T, K)."""
     place = (lines.frame[:, None] * bins + bin).flatten()
-    return values.new_zeros(length * bins).index_add_(0, place, values.flatten()).view(length, bins)
+    total = values.new_zeros(length * bins)
+    return total.scatter_add_(0, place, values.flatten()).view(length, bins)
 
 
 def draw_power(lines: _Lines, spread: tuple[Tensor, Tensor], length: int, bins: int) -> Tensor:
@@ -447,10 +450,10 @@ def _mel_power(lines: _Lines, hertz: Tensor, length: int) -> tuple[Tensor, Tenso
     """Mel power (T, M) of lines at other frequencies; that of each line by band, and where."""
     powers, firsts = _line_bands()
     index = (hertz / GRID_HZ).round().clamp(0, len(powers) - 1).long()
-    power = lines.level.square()[:, None] * powers[index]
-    bands = firsts[index][:, None] + torch.arange(TRIAL_BANDS)
+    power = lines.level.square()[:, None] * powers.index_select(0, index)
+    bands = firsts.index_select(0, index)[:, None] + torch.arange(TRIAL_BANDS)
     place = lines.frame[:, None] * N_MELS + bands
-    total = power.new_zeros(length * N_MELS).index_add_(0, place.flatten(), power.flatten())
+    total = power.new_zeros(length * N_MELS).scatter_add_(0, place.flatten(), power.flatten())
     return total.view(length, N_MELS), power, place
 
 
