@@ -15,14 +15,17 @@ from spectro_render.training.synth import Synthesizer
 
 
 class SynthesizedReference:
-    """Sounds made like the training data: with the same soundfont, at the same level.
+    """Sounds made like the training data: with a soundfont, at the same level.
 
     See `sources.Reference`.
     """
 
-    def __init__(self) -> None:
-        """Load FluidSynth. Raises SpectroRenderError if it or the soundfont is missing."""
-        self._synthesizer = Synthesizer()
+    def __init__(self, soundfont: Path | None = None) -> None:
+        """Load FluidSynth with a soundfont, by default that of `find_soundfont`.
+
+        Raises SpectroRenderError if one of them is missing.
+        """
+        self._synthesizer = Synthesizer(soundfont)
 
     def sound(self, name: Path, score: Score, seconds: float) -> Samples:
         """The first `seconds` seconds of a score's true sound, (S,)."""

@@ -31,6 +31,8 @@ NOTES_SPEED, MUSIC_SPEED = 500, 60
 LINES_SECONDS = 70  # of one core, to measure the partials of a soundfont
 SHORT = 5.0  # minutes: in less, the partials of the model to start from are kept
 LONG = 45.0  # minutes: from then on the vocoder's network is trained, too
+MINUTES_PER_FILE = 2.0  # of training, for each held-out file with which the new model is measured
+LEAST_FOR_INSTRUMENTS = 10.0  # minutes: from then on it is also measured on single instruments
 FEW_PIECES = 3  # of a minute, in a shard of a short training
 NEW_RATE, LATER_RATE = 3e-3, 5e-4  # peak of Muon: from nothing, and from another model
 # Peak for the curves, from another model's: of shared weights, and how much faster the vectors of
@@ -58,6 +60,8 @@ class Job:
     diffusion: TrainingOptions = field(default_factory=TrainingOptions)
     vocoder: VocoderOptions = field(default_factory=VocoderOptions)
     band: BandOptions | None = field(default_factory=BandOptions)  # None: not trained
+    measured_files: int = 20  # of each kind, with which the new model is measured for its card
+    measures_instruments: bool = True  # whether it is compared on single instruments, too
     seed: int = 0
     workers: int = 2
 
@@ -164,6 +168,8 @@ def in_minutes(job: Job, minutes: float, say: Callable[[str], None]) -> Job:
         if trains_vocoder
         else replace(job.vocoder, steps=0),
         band=None,
+        measured_files=max(1, min(job.measured_files, round(minutes / MINUTES_PER_FILE))),
+        measures_instruments=minutes >= LEAST_FOR_INSTRUMENTS,
     )
     names = {"notes": "curves of notes", "diffusion": "Transformer", "vocoder": "vocoder"}
     times = [f"{name} {clock(shares[key] * seconds)}" for key, name in names.items()]

@@ -11,7 +11,13 @@ import soundfile
 from spectro_render.checkpoints.find import find_model
 from spectro_render.checkpoints.load import read_vocabulary
 from spectro_render.constants import FRAME_RATE, N_MELS, WINDOW_SECONDS
-from spectro_render.errors import MidiError, OptionError, OutputError, SpectroRenderError
+from spectro_render.errors import (
+    MidiError,
+    OptionError,
+    OutputError,
+    SpectroRenderError,
+    install_hint,
+)
 from spectro_render.midi.read import read_midi
 from spectro_render.report import as_size
 from spectro_render.tokens.vocabulary import Vocabulary
@@ -49,6 +55,14 @@ def check_job(job: Job, output: Path) -> None:
                 "leave --preset out, or start from another model",
             )
     _check_room(job, hours)
+
+
+def why_unmeasured() -> str | None:
+    """Why it cannot be measured how good a new model sounds; None where it can."""
+    for package in ("mir_eval", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            return f"{package} is not installed; {install_hint('evaluate')}"
+    return None
 
 
 def _check_places(job: Job, output: Path) -> None:
