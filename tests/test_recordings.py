@@ -381,10 +381,13 @@ class TestBefore:
     def test_minutes_are_divided(self, folder: Path) -> None:
         lines: list[str] = []
         job = in_minutes(self.job(folder, start_from="default"), 10, lines.append)
-        assert job.diffusion.seconds == 450 and job.vocoder.steps == 0
+        assert job.diffusion.seconds == 0.75 * 580 and job.vocoder.steps == 0
         assert "plan for 10 minutes" in lines[0]
         longer = in_minutes(self.job(folder, start_from="default"), 60, lines.append)
-        assert longer.vocoder.seconds == 540
+        assert longer.vocoder.seconds == 0.15 * 3580
+        assert job.diffusion.batch_size < longer.diffusion.batch_size
+        assert (job.measured_files, longer.measured_files) == (5, 20)
+        assert in_minutes(self.job(folder), 1, lines.append).measured_files == 1
 
 
 class Line(TrainingRun[torch.nn.Linear]):

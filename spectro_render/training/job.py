@@ -26,13 +26,15 @@ from spectro_render.training.stages import (
 )
 from spectro_render.training.vocoder import VocoderOptions
 
-# Seconds of sound that one core synthesises in a second, data included; see docs/training.md.
-NOTES_SPEED, MUSIC_SPEED = 500, 60
+# Seconds of sound that one core synthesises in a second while the other cores do so, too.
+NOTES_SPEED, MUSIC_SPEED = 250, 40
+FIXED_SECONDS = 20  # for loading, for starting processes and for the export, however short it is
 LINES_SECONDS = 70  # of one core, to measure the partials of a soundfont
 SHORT = 5.0  # minutes: in less, the partials of the model to start from are kept
 LONG = 45.0  # minutes: from then on the vocoder's network is trained, too
 MINUTES_PER_FILE = 2.0  # of training, for each held-out file with which the new model is measured
 LEAST_FOR_INSTRUMENTS = 10.0  # minutes: from then on it is also measured on single instruments
+SMALL_BATCH = 8  # windows in a step of a short training, so that it has more steps
 FEW_PIECES = 3  # of a minute, in a shard of a short training
 NEW_RATE, LATER_RATE = 3e-3, 5e-4  # peak of Muon: from nothing, and from another model
 # Peak for the curves, from another model's: of shared weights, and how much faster the vectors of
@@ -148,7 +150,8 @@ class Job:
 
 def in_minutes(job: Job, minutes: float, say: Callable[[str], None]) -> Job:
     """Fit a job into a time: its data, and how long each stage trains. Says what it has chosen."""
-    seconds, cores = 60 * minutes, job.workers
+    seconds, cores = 60 * minutes - FIXED_SECONDS, job.workers
+    size = job.diffusion.batch_size
     starts = job.start_from is not None
     trains_vocoder = minutes >= LONG or not starts
     shares = _shares(job, trains_vocoder)
@@ -163,7 +166,12 @@ def in_minutes(job: Job, minutes: float, say: Callable[[str], None]) -> Job:
         pieces=FEW_PIECES if minutes < LONG else PIECES_PER_SHARD,
         measures_lines=lines,
         curves=replace(job.curves, seconds=shares["notes"] * seconds),
-        diffusion=replace(job.diffusion, seconds=shares["diffusion"] * seconds, log_every=20),
+        diffusion=replace(
+            job.diffusion,
+            seconds=shares["diffusion"] * seconds,
+            batch_size=min(size, SMALL_BATCH) if minutes < LONG else size,
+            log_every=20,
+        ),
         vocoder=replace(job.vocoder, seconds=vocoder)
         if trains_vocoder
         else replace(job.vocoder, steps=0),
@@ -190,7 +198,7 @@ def _shares(job: Job, trains_vocoder: bool) -> dict[str, float]:
     if not job.learns_notes:
         return {"music": 0.2, "played": 0.0, "notes": 0.0, "diffusion": 0.5, "vocoder": 0.2}
     if job.start_from is not None and not trains_vocoder:
-        return {"music": 0.08, "played": 0.12, "notes": 0.5, "diffusion": 0.1, "vocoder": 0.1}
+        return {"music": 0.08, "played": 0.17, "notes": 0.45, "diffusion": 0.1, "vocoder": 0.1}
     return {"music": 0.12, "played": 0.13, "notes": 0.35, "diffusion": 0.2, "vocoder": 0.15}
 
 

@@ -30,6 +30,7 @@ from spectro_render.training.synth import Synthesizer
 MUSIC_BYTES = 280e6  # on disk, of an hour of music: samples and mels
 NOTE_BYTES = 46e6  # of an hour of single notes
 BASE_MEMORY, MUSIC_MEMORY = 2e9, 2 * 3600 * FRAME_RATE * N_MELS * 2.0  # of the program, of an hour
+CURVES_MEMORY = 0.35e9  # of each window of a step in which curves of notes are learned, too
 HELD_OUT_TRIES = 20  # held-out files that are read
 
 
@@ -134,6 +135,8 @@ def _check_room(job: Job, hours: float) -> None:
             "choose another --work, or fewer --hours",
         )
     memory = BASE_MEMORY + max(hours * MUSIC_MEMORY, notes * NOTE_BYTES)
+    if job.diffusion.curve_rate is not None:
+        memory += CURVES_MEMORY * job.diffusion.batch_size
     left = _free_memory()
     if left is not None and left < memory:
         raise SpectroRenderError(
