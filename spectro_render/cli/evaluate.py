@@ -38,7 +38,7 @@ def evaluate(
         typer.Option(
             metavar="fluidsynth|DIR",
             help="Reference sounds: made with FluidSynth, or read from a folder that has NAME.wav"
-            " for each NAME.mid.",
+            " (.flac, .mp3 or .ogg) for each NAME.mid.",
         ),
     ] = FLUIDSYNTH,
     soundfont: Annotated[
@@ -136,7 +136,7 @@ def evaluate(
     The model renders MIDI files, and its sounds are compared with reference sounds of the same
     notes: in notes, drums, spectra, loudness and faults. The reference 'fluidsynth' needs
     FluidSynth and a soundfont (Debian: fluidsynth, musescore-general-soundfont-small). Recordings
-    should be as loud as its sounds.
+    should be as loud as rendered songs.
 
     Exit codes: 0 all measured, 1 something failed, 2 wrong usage.
     """
