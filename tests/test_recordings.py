@@ -382,7 +382,7 @@ class TestBefore:
         lines: list[str] = []
         job = in_minutes(self.job(folder, start_from="default"), 10, lines.append)
         assert job.diffusion.seconds == 0.75 * 580 and job.vocoder.steps == 0
-        assert "plan for 10 minutes" in lines[0]
+        assert lines == ["plan for 10 minutes on 2 cores: training of Transformer 7:15"]
         longer = in_minutes(self.job(folder, start_from="default"), 60, lines.append)
         assert longer.vocoder.seconds == 0.15 * 3580
         assert job.diffusion.batch_size < longer.diffusion.batch_size

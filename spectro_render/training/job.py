@@ -156,6 +156,8 @@ def in_minutes(job: Job, minutes: float, say: Callable[[str], None]) -> Job:
     trains_vocoder = minutes >= LONG or not starts
     shares = _shares(job, trains_vocoder)
     lines = job.soundfont is not None and minutes >= SHORT
+    if not lines and not trains_vocoder:
+        shares["vocoder"] = 0.0
     vocoder = max(0.0, shares["vocoder"] * seconds - (LINES_SECONDS / cores if lines else 0))
     chosen = replace(
         job,
@@ -180,7 +182,7 @@ def in_minutes(job: Job, minutes: float, say: Callable[[str], None]) -> Job:
         measures_instruments=minutes >= LEAST_FOR_INSTRUMENTS,
     )
     names = {"notes": "curves of notes", "diffusion": "Transformer", "vocoder": "vocoder"}
-    times = [f"{name} {clock(shares[key] * seconds)}" for key, name in names.items()]
+    times = [f"{name} {clock(shares[key] * seconds)}" for key, name in names.items() if shares[key]]
     say(f"plan for {minutes:g} minutes on {cores} cores: training of " + ", ".join(times))
     if job.soundfont is not None:
         notes = f" and {chosen.note_hours:.1f} h of single notes" if job.learns_notes else ""
@@ -195,6 +197,8 @@ def _shares(job: Job, trains_vocoder: bool) -> dict[str, float]:
             **{"music": 0.0, "played": 0.0, "notes": 0.0},
             **{"diffusion": 0.6 if trains_vocoder else 0.75, "vocoder": 0.15 * trains_vocoder},
         }
+    if job.pairs and job.learns_notes and not trains_vocoder:  # the Transformer learns from both
+        return {"music": 0.08, "played": 0.1, "notes": 0.22, "diffusion": 0.4, "vocoder": 0.1}
     if not job.learns_notes:
         return {"music": 0.2, "played": 0.0, "notes": 0.0, "diffusion": 0.5, "vocoder": 0.2}
     if job.start_from is not None and not trains_vocoder:
