@@ -112,6 +112,21 @@ class TestAlignment:
         fits = find_offset(torch.from_numpy(played(some_notes(2))).float(), some_notes(2))
         assert found.match < 0.6 * fits.match
 
+    @pytest.mark.parametrize("late", [0.0, 0.5, 1.25])
+    def test_music_in_a_steady_beat_is_found_by_its_pitches(self, late: float) -> None:
+        """Its onsets fit as well a beat earlier or later, and its halves fit anywhere."""
+        rng = Random(1)
+        pitches = [rng.randint(50, 80) for _ in range(200)]
+        notes = [
+            Note(0.25 * k + 2, 0.25 * k + 2.2, pitch, 90, 0, False)
+            for k, pitch in enumerate(pitches)
+        ]
+        moved = [replace(note, start=note.start + late) for note in notes]
+        sound = torch.from_numpy(played(moved, seconds=56.0)).float()
+        found = find_offset(sound, notes)
+        assert found.seconds == pytest.approx(late, abs=0.012)
+        assert found.drift == 0
+
     def test_notes_are_moved_to_the_sound(self) -> None:
         notes = some_notes()
         sound = played([replace(n, start=n.start + 1.0) for n in notes], seconds=SECONDS + 1)
@@ -366,10 +381,13 @@ class TestBefore:
     def test_minutes_are_divided(self, folder: Path) -> None:
         lines: list[str] = []
         job = in_minutes(self.job(folder, start_from="default"), 10, lines.append)
-        assert job.diffusion.seconds == 450 and job.vocoder.steps == 0
-        assert "plan for 10 minutes" in lines[0]
+        assert job.diffusion.seconds == 0.75 * 580 and job.vocoder.steps == 0
+        assert lines == ["plan for 10 minutes on 2 cores: training of Transformer 7:15"]
         longer = in_minutes(self.job(folder, start_from="default"), 60, lines.append)
-        assert longer.vocoder.seconds == 540
+        assert longer.vocoder.seconds == 0.15 * 3580
+        assert job.diffusion.batch_size < longer.diffusion.batch_size
+        assert (job.measured_files, longer.measured_files) == (5, 20)
+        assert in_minutes(self.job(folder), 1, lines.append).measured_files == 1
 
 
 class Line(TrainingRun[torch.nn.Linear]):

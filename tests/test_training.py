@@ -359,6 +359,17 @@ class TestMuon:
         assert len(ids) == len(set(ids)) == len(list(model.parameters()))
         assert all(p.ndim == 2 for p in groups[0])
 
+    def test_vectors_of_keys_and_recordings_learn_faster(self, cache: Path, tmp_path: Path) -> None:
+        options = TrainingOptions(curve_rate=1e-3, vector_factor=5.0, batch_size=4, steps=10)
+        trainer = Trainer(TestDrafts.config, options, tmp_path, CPU, lambda line: None)
+        groups = [o.param_groups[0]["params"] for o in trainer.optimizers]
+        assert len({id(p) for group in groups for p in group}) == sum(map(len, groups))
+        assert sum(map(len, groups)) == len(list(trainer.model.parameters()))
+        assert {len(p) for p in groups[3]} == {129 * 128, TestDrafts.config.recorded_frames}
+        trainer._update(Windows(cache).batch([0, 1, 2, 3]))
+        rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
+        assert rates == pytest.approx([3e-3, 1e-3, 1e-3, 5e-3])
+
 
 class TestObjective:
     def test_times_cover_the_interval(self) -> None:
@@ -619,6 +630,7 @@ class TestLoop:
         assert rate_factor(500, options) == 1
         assert rate_factor(900, options) == pytest.approx(0.5)
         assert math.isclose(rate_factor(1000, options), 0)
+        assert rate_factor(4, replace(options, steps=20)) == 1  # a short run rises sooner
 
 
 def test_scores_are_ordered() -> None:

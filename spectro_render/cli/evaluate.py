@@ -40,9 +40,17 @@ def evaluate(
         typer.Option(
             metavar="fluidsynth|DIR",
             help="Reference sounds: made with FluidSynth, or read from a folder that has NAME.wav"
-            " for each NAME.mid.",
+            " (.flac, .mp3 or .ogg) for each NAME.mid.",
         ),
     ] = FLUIDSYNTH,
+    soundfont: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Soundfont (.sf2 or .sf3) for the reference fluidsynth.  [default: the one named"
+            " in $SPECTRO_RENDER_SOUNDFONT, or MuseScore General]",
+        ),
+    ] = None,
     parts: Annotated[
         str | None,
         typer.Option(
@@ -130,7 +138,7 @@ def evaluate(
     The model renders MIDI files, and its sounds are compared with reference sounds of the same
     notes: in notes, drums, spectra, loudness and faults. The reference 'fluidsynth' needs
     FluidSynth and a soundfont (Debian: fluidsynth, musescore-general-soundfont-small). Recordings
-    should be as loud as its sounds.
+    should be as loud as rendered songs.
 
     Exit codes: 0 all measured, 1 something failed, 2 wrong usage.
     """
@@ -145,7 +153,7 @@ def evaluate(
     file_parts = frozenset(chosen) & set(FILE_PARTS)
     paths = _files(midi, held_out, limit) if file_parts else []
     embed = load_embedding(embedding) if embedding else CEPSTRUM
-    true = _reference(reference)
+    true = _reference(reference, soundfont)
     options = RenderOptions(sampler=sampler, steps=steps, guidance=guidance, seed=seed)
     renderer = Renderer.load(model, device=device, vocoder=vocoder)
     evaluator = FileEvaluator(RenderedSubject(renderer, options), true, file_parts, embed, seconds)
@@ -203,15 +211,20 @@ def _files(folder: Path, held_out: bool, limit: int | None) -> list[Path]:
     return [files[index * len(files) // count] for index in range(count)]
 
 
-def _reference(name: str) -> Reference:
-    """The reference of this name: 'fluidsynth', or a folder of recordings.
+def _reference(name: str, soundfont: Path | None) -> Reference:
+    """The reference of this name: 'fluidsynth' with a soundfont, or a folder of recordings.
 
-    Raises OptionError for a folder that does not exist, SpectroRenderError without FluidSynth.
+    Raises OptionError for a folder that does not exist or a soundfont that is not used,
+    SpectroRenderError without FluidSynth.
     """
     from spectro_render.evaluation.references import RecordedReference, SynthesizedReference
 
     if name == FLUIDSYNTH:
-        return SynthesizedReference()
+        return SynthesizedReference(soundfont)
+    if soundfont is not None:
+        raise OptionError(
+            "--soundfont is of no use with recordings", f"use --reference {FLUIDSYNTH}"
+        )
     if not Path(name).is_dir():
         raise OptionError(
             f"the reference {name} is not a folder", f"name a folder, or {FLUIDSYNTH}"

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spectro_render.cli.completion import offer, offer_devices, offer_models
-from spectro_render.errors import OptionError
+from spectro_render.errors import OptionError, SpectroRenderError
 from spectro_render.network.presets import PRESETS, choose_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from spectro_render.training.job import Job
 
 Target = Literal["epsilon", "v", "x0"]
 DEFAULT, SCRATCH = "default", "scratch"  # values of --start-from
@@ -234,7 +236,7 @@ def train(
         run_stages,
     )
     from spectro_render.training.layouts import find_pairs
-    from spectro_render.training.preflight import check_job
+    from spectro_render.training.preflight import check_job, why_unmeasured
     from spectro_render.training.progress import clock
     from spectro_render.training.synth import find_soundfont
     from spectro_render.training.vocoder import VocoderOptions
@@ -305,6 +307,9 @@ def train(
     if minutes is not None:
         job = in_minutes(job, minutes, say)
     check_job(job, output)
+    lacking = why_unmeasured()
+    if lacking is not None:
+        say(f"the card will not say how good the model sounds: {lacking}")
     sweep(work)
     write_recipe(
         work,
@@ -324,10 +329,23 @@ def train(
         Stage.diffusion: job.train_transformer,
         Stage.vocoder: job.train_vocoder,
         Stage.band: job.train_band,
-        Stage.export: lambda _: export(work, output),
+        Stage.export: lambda tell: export(work, output, partial(_measured, job, lacking, tell)),
     }
     chosen = [(name.value, run) for name, run in stages.items() if stage in (name, Stage.all)]
     took = run_stages(chosen, say)
     for name, seconds in took:
         say(f"{name:10}{clock(seconds):>9}")
     return 0
+
+
+def _measured(job: Job, lacking: str | None, say: Callable[[str], None], model: Path) -> list[str]:
+    """How good a new model sounds, as lines of its card; `lacking` is why that cannot be known."""
+    if lacking is not None:
+        return [f"The sound was not measured: {lacking}"]
+    from spectro_render.evaluation.short import measure_model
+
+    try:
+        return measure_model(model, job, say)
+    except SpectroRenderError as error:
+        say(f"the model could not be measured: {error}")
+        return [f"The sound could not be measured: {error}"]

@@ -24,6 +24,7 @@ from spectro_render.training.muon import Muon
 from spectro_render.training.objective import make_objective
 from spectro_render.training.run import Average, RunOptions, TrainingRun
 
+RISING_SHARE = 0.1
 CHECK_WINDOWS = 16
 DRAWN_AT_ONCE = 8  # windows
 
@@ -37,24 +38,28 @@ class TrainingOptions(RunOptions):
 
     learning_rate: float = 3e-3  # peak, of Muon on the hidden matrices
     adam_rate: float = 1e-3  # peak, of AdamW on everything else
-    warmup: int = 50  # steps in which the learning rates rise
+    warmup: int = 50  # steps in which the learning rates rise, at most RISING_SHARE of all
     decay_share: float = 0.4  # share of the steps, at the end, in which they fall to zero
     loss: str = "l1"  # one of LOSSES; only for diffusion models
     frozen: bool = False  # whether the encoders of notes and context stay as they are
     curve_rate: float | None = None  # peak, of Adam on the draft's curves; None: they stay
+    vector_factor: float = 10.0  # of that rate, for the vectors of keys and recordings
 
 
 def optimizers(model: MelModel, options: TrainingOptions) -> list[torch.optim.Optimizer]:
     """Make Muon for matrices between hidden layers, AdamW for tables, gains, inputs and outputs.
 
-    A third one, Adam, is for the curves of the draft, if these are trained.
+    A third and a fourth one, Adam, are for the curves of the draft, if these are trained: for what
+    all notes share, and for the vectors of keys and recordings, which few notes have.
     """
     hidden: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     curves: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     for module_name, module in model.named_modules():
         if module_name.startswith(_CURVES):
-            curves += (p for p in module.parameters(recurse=False) if p.requires_grad)
+            group = vectors if module_name in _VECTORS else curves
+            group += (p for p in module.parameters(recurse=False) if p.requires_grad)
             continue
         outer = module_name in _OUTER_LAYERS
         for parameter in module.parameters(recurse=False):
@@ -69,12 +74,15 @@ def optimizers(model: MelModel, options: TrainingOptions) -> list[torch.optim.Op
         ),
     ]
     if curves and options.curve_rate is not None:
-        rate = options.curve_rate
-        chosen.append(torch.optim.Adam(curves, lr=rate, betas=(0.9, 0.98), fused=True))
+        for group in (curves, vectors):
+            chosen.append(
+                torch.optim.Adam(group, lr=options.curve_rate, betas=(0.9, 0.98), fused=True)
+            )
     return chosen
 
 
 _CURVES = "notes.notes.curves"
+_VECTORS = {f"{_CURVES}.key", f"{_CURVES}.latent"}
 _OUTER_LAYERS = {
     "decoder.input",
     "decoder.output",
@@ -87,8 +95,9 @@ _OUTER_LAYERS = {
 
 def rate_factor(step: int, options: TrainingOptions) -> float:
     """Learning rate at a step as a share of its peak: it rises, stays, and falls to zero."""
+    rising = max(1.0, min(options.warmup, RISING_SHARE * options.steps))
     falling = max(1.0, options.decay_share * options.steps)
-    return min(1.0, (step + 1) / options.warmup, (options.steps - step) / falling)
+    return min(1.0, (step + 1) / rising, (options.steps - step) / falling)
 
 
 class DraftCache:
@@ -207,7 +216,8 @@ class Trainer(TrainingRun[MelModel]):
     def _update(self, batch: TrainingBatch) -> float:
         """Take one training step, and return its loss."""
         o = self.options
-        peaks = o.learning_rate, o.adam_rate, o.curve_rate or 0.0
+        rate = o.curve_rate or 0.0
+        peaks = o.learning_rate, o.adam_rate, rate, rate * o.vector_factor
         for optimizer, peak in zip(self.optimizers, peaks, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = peak * rate_factor(self.step, self.options)

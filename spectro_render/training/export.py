@@ -1,7 +1,7 @@
 """Writes the result of a training run as a model directory, with a card that describes it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from spectro_render.atomic import new_directory, new_file
 from spectro_render.checkpoints import load_checkpoint
 from spectro_render.checkpoints.load import Defaults, save_model
+from spectro_render.checkpoints.manifest import write_checksums
 from spectro_render.errors import SpectroRenderError
 from spectro_render.network.build import make_model
 from spectro_render.network.config import ModelConfig
@@ -40,11 +41,17 @@ def write_recipe(work: Path, facts: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def export(work: Path, output: Path) -> None:
+def export(
+    work: Path,
+    output: Path,
+    measure: Callable[[Path], Sequence[str]] = lambda _: (),
+) -> None:
     """Write the averaged weights as a model directory, with vocoder and band if these were trained.
 
     `work` is the work folder of the training. The default options are those of the model that the
-    training started from. Raises SpectroRenderError if the folder has no Transformer.
+    training started from. `measure` takes the complete directory and returns lines about how good
+    the model sounds, which are added to its card. Raises SpectroRenderError if the folder has no
+    Transformer.
     """
     if not (work / TRANSFORMER).exists():
         raise SpectroRenderError(
@@ -70,6 +77,10 @@ def export(work: Path, output: Path) -> None:
     else:
         with new_directory(output) as folder:
             write(folder)
+    if lines := measure(output):
+        with new_file(output / CARD) as temporary:
+            temporary.write_text("\n".join([card, *lines]) + "\n", encoding="utf-8")
+        write_checksums(output)
     print(json.dumps({"model": str(output), "steps": steps}))
 
 
@@ -130,7 +141,7 @@ def write_card(work: Path, recipe: Mapping[str, Any], model: MelModel, steps: in
             f"| its draft alone | {found['draft_error']:.3f} |",
             "",
         ]
-    lines.append("`spectro-render evaluate` measures more, against FluidSynth or recordings.")
+    lines.append("`spectro-render evaluate` measures the sound, against FluidSynth or recordings.")
     return "\n".join(lines) + "\n"
 
 

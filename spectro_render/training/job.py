@@ -26,11 +26,15 @@ from spectro_render.training.stages import (
 )
 from spectro_render.training.vocoder import VocoderOptions
 
-# Seconds of sound that one core synthesises in a second, data included; see docs/training.md.
-NOTES_SPEED, MUSIC_SPEED = 500, 60
+# Seconds of sound that one core synthesises in a second while the other cores do so, too.
+NOTES_SPEED, MUSIC_SPEED = 250, 40
+FIXED_SECONDS = 20  # for loading, for starting processes and for the export, however short it is
 LINES_SECONDS = 70  # of one core, to measure the partials of a soundfont
 SHORT = 5.0  # minutes: in less, the partials of the model to start from are kept
 LONG = 45.0  # minutes: from then on the vocoder's network is trained, too
+MINUTES_PER_FILE = 2.0  # of training, for each held-out file with which the new model is measured
+LEAST_FOR_INSTRUMENTS = 10.0  # minutes: from then on it is also measured on single instruments
+SMALL_BATCH = 8  # windows in a step of a short training, so that it has more steps
 FEW_PIECES = 3  # of a minute, in a shard of a short training
 NEW_RATE, LATER_RATE = 3e-3, 5e-4  # peak of Muon: from nothing, and from another model
 # Peak for the curves, from another model's: of shared weights, and how much faster the vectors of
@@ -58,6 +62,8 @@ class Job:
     diffusion: TrainingOptions = field(default_factory=TrainingOptions)
     vocoder: VocoderOptions = field(default_factory=VocoderOptions)
     band: BandOptions | None = field(default_factory=BandOptions)  # None: not trained
+    measured_files: int = 20  # of each kind, with which the new model is measured for its card
+    measures_instruments: bool = True  # whether it is compared on single instruments, too
     seed: int = 0
     workers: int = 2
 
@@ -144,11 +150,14 @@ class Job:
 
 def in_minutes(job: Job, minutes: float, say: Callable[[str], None]) -> Job:
     """Fit a job into a time: its data, and how long each stage trains. Says what it has chosen."""
-    seconds, cores = 60 * minutes, job.workers
+    seconds, cores = 60 * minutes - FIXED_SECONDS, job.workers
+    size = job.diffusion.batch_size
     starts = job.start_from is not None
     trains_vocoder = minutes >= LONG or not starts
     shares = _shares(job, trains_vocoder)
     lines = job.soundfont is not None and minutes >= SHORT
+    if not lines and not trains_vocoder:
+        shares["vocoder"] = 0.0
     vocoder = max(0.0, shares["vocoder"] * seconds - (LINES_SECONDS / cores if lines else 0))
     chosen = replace(
         job,
@@ -159,14 +168,21 @@ def in_minutes(job: Job, minutes: float, say: Callable[[str], None]) -> Job:
         pieces=FEW_PIECES if minutes < LONG else PIECES_PER_SHARD,
         measures_lines=lines,
         curves=replace(job.curves, seconds=shares["notes"] * seconds),
-        diffusion=replace(job.diffusion, seconds=shares["diffusion"] * seconds, log_every=20),
+        diffusion=replace(
+            job.diffusion,
+            seconds=shares["diffusion"] * seconds,
+            batch_size=min(size, SMALL_BATCH) if minutes < LONG else size,
+            log_every=20,
+        ),
         vocoder=replace(job.vocoder, seconds=vocoder)
         if trains_vocoder
         else replace(job.vocoder, steps=0),
         band=None,
+        measured_files=max(1, min(job.measured_files, round(minutes / MINUTES_PER_FILE))),
+        measures_instruments=minutes >= LEAST_FOR_INSTRUMENTS,
     )
     names = {"notes": "curves of notes", "diffusion": "Transformer", "vocoder": "vocoder"}
-    times = [f"{name} {clock(shares[key] * seconds)}" for key, name in names.items()]
+    times = [f"{name} {clock(shares[key] * seconds)}" for key, name in names.items() if shares[key]]
     say(f"plan for {minutes:g} minutes on {cores} cores: training of " + ", ".join(times))
     if job.soundfont is not None:
         notes = f" and {chosen.note_hours:.1f} h of single notes" if job.learns_notes else ""
@@ -181,10 +197,12 @@ def _shares(job: Job, trains_vocoder: bool) -> dict[str, float]:
             **{"music": 0.0, "played": 0.0, "notes": 0.0},
             **{"diffusion": 0.6 if trains_vocoder else 0.75, "vocoder": 0.15 * trains_vocoder},
         }
+    if job.pairs and job.learns_notes and not trains_vocoder:  # the Transformer learns from both
+        return {"music": 0.08, "played": 0.1, "notes": 0.22, "diffusion": 0.4, "vocoder": 0.1}
     if not job.learns_notes:
         return {"music": 0.2, "played": 0.0, "notes": 0.0, "diffusion": 0.5, "vocoder": 0.2}
     if job.start_from is not None and not trains_vocoder:
-        return {"music": 0.08, "played": 0.12, "notes": 0.5, "diffusion": 0.1, "vocoder": 0.1}
+        return {"music": 0.08, "played": 0.17, "notes": 0.45, "diffusion": 0.1, "vocoder": 0.1}
     return {"music": 0.12, "played": 0.13, "notes": 0.35, "diffusion": 0.2, "vocoder": 0.15}
 
 

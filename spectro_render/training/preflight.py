@@ -11,7 +11,13 @@ import soundfile
 from spectro_render.checkpoints.find import find_model
 from spectro_render.checkpoints.load import read_vocabulary
 from spectro_render.constants import FRAME_RATE, N_MELS, WINDOW_SECONDS
-from spectro_render.errors import MidiError, OptionError, OutputError, SpectroRenderError
+from spectro_render.errors import (
+    MidiError,
+    OptionError,
+    OutputError,
+    SpectroRenderError,
+    install_hint,
+)
 from spectro_render.midi.read import read_midi
 from spectro_render.report import as_size
 from spectro_render.tokens.vocabulary import Vocabulary
@@ -24,6 +30,7 @@ from spectro_render.training.synth import Synthesizer
 MUSIC_BYTES = 280e6  # on disk, of an hour of music: samples and mels
 NOTE_BYTES = 46e6  # of an hour of single notes
 BASE_MEMORY, MUSIC_MEMORY = 2e9, 2 * 3600 * FRAME_RATE * N_MELS * 2.0  # of the program, of an hour
+CURVES_MEMORY = 0.35e9  # of each window of a step in which curves of notes are learned, too
 HELD_OUT_TRIES = 20  # held-out files that are read
 
 
@@ -49,6 +56,14 @@ def check_job(job: Job, output: Path) -> None:
                 "leave --preset out, or start from another model",
             )
     _check_room(job, hours)
+
+
+def why_unmeasured() -> str | None:
+    """Why it cannot be measured how good a new model sounds; None where it can."""
+    for package in ("mir_eval", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            return f"{package} is not installed; {install_hint('evaluate')}"
+    return None
 
 
 def _check_places(job: Job, output: Path) -> None:
@@ -120,6 +135,8 @@ def _check_room(job: Job, hours: float) -> None:
             "choose another --work, or fewer --hours",
         )
     memory = BASE_MEMORY + max(hours * MUSIC_MEMORY, notes * NOTE_BYTES)
+    if job.diffusion.curve_rate is not None:
+        memory += CURVES_MEMORY * job.diffusion.batch_size
     left = _free_memory()
     if left is not None and left < memory:
         raise SpectroRenderError(

@@ -8,7 +8,7 @@ model's sound by DEFAULT_GAIN; so models learn it that much softer, and render i
 import json
 import multiprocessing
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import numpy as np
 import soundfile
 import soxr
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -30,7 +31,7 @@ from spectro_render.constants import (
 )
 from spectro_render.errors import MidiError, SpectroRenderError
 from spectro_render.mel import log_mel
-from spectro_render.midi.score import Note, Score
+from spectro_render.midi.score import Note, Score, section
 from spectro_render.tokens.vocabulary import Vocabulary
 from spectro_render.tokens.write import tokenize
 from spectro_render.training.alignment import LEAST_MATCH, find_offset
@@ -242,6 +243,26 @@ def store_recordings(
     return outcomes
 
 
+def held_out_music(pairs: Sequence[Pair], work: Path, count: int) -> Iterator[tuple[Tensor, Score]]:
+    """At most `count` recordings that are held out, evenly spread, as `load_pair` returns them.
+
+    Of a single recording, that is its end. `work` is the folder that `store_recordings` filled.
+    """
+    known, held_out = read_outcomes(work / RESULTS), work / "valid"
+    usable = [pair for pair in pairs if pair.name in known and known[pair.name].problem is None]
+    kept = [pair for pair in usable if (held_out / known[pair.name].shards[-1]).exists()]
+    count = min(count, len(kept))
+    for pair in (kept[index * len(kept) // count] for index in range(count)):
+        samples, score, _ = load_pair(pair)
+        if len(usable) == 1:
+            with safe_open(held_out / known[pair.name].shards[-1], "pt") as shard:
+                windows = shard.get_slice("mel").get_shape()[0]
+            first = -(-len(samples) // WINDOW_SAMPLES) - windows
+            samples = samples[first * WINDOW_SAMPLES :]
+            score = section(score, first * WINDOW_SECONDS, None)
+        yield samples, score
+
+
 def read_outcomes(path: Path) -> dict[str, Outcome]:
     """The outcomes by name; a last line that was cut off is left out."""
     known = {}
@@ -267,11 +288,12 @@ def _share_out(pairs: Sequence[Pair], known: dict[str, Outcome], work: Path) -> 
     if len(usable) == 1:
         _divide_last(known[usable[0].name].shards, work)
         return
+    # By the names of the notes, as are the files that `evaluate --held-out` takes.
     held_out = [
-        p for p in usable if (p.held_out if p.held_out is not None else is_held_out(p.sound))
+        p for p in usable if (p.held_out if p.held_out is not None else is_held_out(p.notes[0]))
     ]
     if len(held_out) in (0, len(usable)):
-        held_out = [min(usable, key=lambda pair: name_hash(pair.sound))]
+        held_out = [min(usable, key=lambda pair: name_hash(pair.notes[0]))]
     for pair in usable:
         side = "valid" if pair in held_out else "train"
         for name in known[pair.name].shards:

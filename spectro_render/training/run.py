@@ -17,7 +17,9 @@ from spectro_render.atomic import new_file
 from spectro_render.training.progress import clock
 
 SAVE_SECONDS = 60.0  # after which a checkpoint is written, so that a killed run loses little
-PROBE_STEPS = 6  # of a run with a limited time, from whose speed its number of steps follows
+# Steps after which a run with a limited time chooses its number of steps by their speed: soon, so
+# that it can be told how long it takes, and again when the speed is better known.
+PROBE_STEPS = 6, 60
 LOG = "log.jsonl"
 STEPS = "steps.json"  # in the run's folder: that number
 
@@ -138,6 +140,7 @@ class TrainingRun(Generic[Network]):
         log has their means. `check` is called after each regular checkpoint.
         """
         losses: list[dict[str, float]] = []
+        probes: list[float] = []  # seconds of each step that the number of steps follows from
         seconds, pace, saved = 0.0, 0.0, time.monotonic()
         self._take_planned_steps()
         while self.step < self.options.steps:
@@ -146,8 +149,10 @@ class TrainingRun(Generic[Network]):
             took = time.monotonic() - started
             seconds += took
             pace = took if not pace else 0.9 * pace + 0.1 * took
-            if self.step == PROBE_STEPS and self.options.seconds is not None:
-                self._plan_steps(pace)
+            if self.options.seconds is not None and self.step <= PROBE_STEPS[-1]:
+                probes.append(took)
+                if self.step in PROBE_STEPS:
+                    self._plan_steps(probes)
             is_last = self.step >= self.options.steps
             if self.step % self.options.log_every == 0 or is_last:
                 rate = len(losses) * self.options.batch_size / seconds
@@ -175,10 +180,14 @@ class TrainingRun(Generic[Network]):
         if self.options.seconds is not None and planned.exists():
             self.options = replace(self.options, steps=json.loads(planned.read_text()))
 
-    def _plan_steps(self, pace: float) -> None:
-        """Choose as many steps as fit, given the seconds that one takes."""
+    def _plan_steps(self, took: list[float]) -> None:
+        """Choose as many steps as fit, given the seconds that the first ones took.
+
+        The very first are slower than all others, and do not count.
+        """
         assert self.options.seconds is not None
-        steps = max(PROBE_STEPS, round(self.options.seconds / pace))
+        usual = took[PROBE_STEPS[0] // 2 :] or took
+        steps = max(self.step, round(self.options.seconds * len(usual) / sum(usual)))
         with new_file(self.folder / STEPS) as temporary:
             temporary.write_text(json.dumps(steps))
         self.options = replace(self.options, steps=steps)
