@@ -33,7 +33,7 @@ _GROUPS = {
         "mapping",
         *("channels", "stems", "stems_by", "solo", "mute"),
     ),
-    "Model and device": ("model", "vocoder", "device", "dtype", "server"),
+    "Model and device": ("model", "vocoder", "timbre", "device", "dtype", "server"),
     "Many files": ("batch_size", "workers"),
     "Ray cluster": ("engine", "ray_address", "ray_workers", "ray_cores"),
 }

@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from functools import partial
@@ -19,17 +19,18 @@ from spectro_render.audio.limiter import CEILING, DEFAULT_GAIN
 from spectro_render.checkpoints.find import resolve_model
 from spectro_render.checkpoints.load import Checkpoint, load_model
 from spectro_render.checkpoints.manifest import ModelFiles
+from spectro_render.checkpoints.timbres import find_curves
 from spectro_render.constants import FULL_RATE, SAMPLE_RATE, WINDOW_SAMPLES, WINDOW_SECONDS
 from spectro_render.diffusion import check_sampling, noise_source
 from spectro_render.errors import OptionError
 from spectro_render.mel import from_model, to_model
 from spectro_render.midi.buses import Bus, buses
-from spectro_render.midi.instruments import instrument_name
+from spectro_render.midi.instruments import find_program, instrument_name
 from spectro_render.midi.length import least_seconds, part_to_render, sounding_seconds, with_times
 from spectro_render.midi.parts import Part, choose, parts_of, with_notes
 from spectro_render.midi.read import Source, as_score
 from spectro_render.midi.score import Score
-from spectro_render.network.curves import DRUM_KIT, NoteCurves
+from spectro_render.network.curves import DRUM_KIT
 from spectro_render.network.device import (
     check_dtype,
     choose_dtype,
@@ -100,6 +101,7 @@ class Renderer:
         device: str = "auto",
         dtype: str = "auto",
         vocoder: str | os.PathLike[str] | None = None,
+        timbres: Mapping[str | int, str | os.PathLike[str]] | None = None,
         quiet: bool = False,
     ) -> "Renderer":
         """Load a model by name or directory, or `owner/repo` of the Hugging Face Hub.
@@ -108,6 +110,9 @@ class Renderer:
         error unless `quiet`. `vocoder` is 'melgan', 'onnx' or 'griffin-lim' (the model's own),
         another model whose vocoder to use, or an ONNX file.
 
+        `timbres` are files that `fit_timbre` or `models timbre` made, by the General MIDI names or
+        numbers (1 to 128) of the instruments that get them.
+
         `device` is 'auto' (a CUDA device if there is one), 'cpu', 'cuda', 'cuda:N' or 'mps'.
         `dtype` is the number format of the network's matrix products: 'float32', 'bfloat16',
         'float16' or 'auto' (bfloat16 for wide networks, if the device computes in it).
@@ -115,7 +120,8 @@ class Renderer:
         Raises WeightsError if the model cannot be found or loaded, DeviceError if the device or the
         number format cannot be used.
         """
-        find_model = partial(resolve_model, model, vocoder, Reporter(quiet=quiet))
+        files = [(find_program(name), file) for name, file in (timbres or {}).items()]
+        find_model = partial(resolve_model, model, vocoder, Reporter(quiet=quiet), files)
         return cls.load_found(find_model, device=device, dtype=dtype)
 
     @classmethod
@@ -460,9 +466,7 @@ class Renderer:
 
         Models with curves of notes know only the keys that their soundfont plays.
         """
-        curves = next(
-            (part for part in self._model.modules() if isinstance(part, NoteCurves)), None
-        )
+        curves = find_curves(self._model)
         if curves is None:
             return ()
         words = self.vocabulary
