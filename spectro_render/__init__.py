@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from spectro_render.tokens.vocabulary import TokenWindow as TokenWindow
     from spectro_render.tokens.vocabulary import Vocabulary as Vocabulary
     from spectro_render.tokens.write import tokenize as tokenize
+    from spectro_render.training.timbre.make import fit_timbre as fit_timbre
 
 __version__ = "0.1.0"
 
@@ -56,6 +57,7 @@ _HOMES = {  # public name -> the module that is imported when the name is first 
     "TokenWindow": "tokens",
     "Vocabulary": "tokens",
     "detokenize": "tokens",
+    "fit_timbre": "training.timbre.make",
     "log_mel": "mel",
     "normalize": "audio.normalize",
     "read_midi": "midi",

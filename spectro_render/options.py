@@ -131,6 +131,15 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class ProgramTimbre:
+    """The timbre that a program gets in place of the model's own."""
+
+    program: int  # 0 to 127
+    given: str  # the sound or the file of a timbre that the user named
+    file: str  # the file of the timbre
+
+
+@dataclass(frozen=True)
 class ModelChoice:
     """The model and the device that render, by the names that the user gave."""
 
@@ -138,3 +147,4 @@ class ModelChoice:
     vocoder: str | None = None  # a kind, another model or an ONNX file; None: the model's best
     device: str = "auto"
     dtype: str = "auto"  # number format of the network's matrix products
+    timbres: tuple[ProgramTimbre, ...] = ()  # of programs that have another one

@@ -83,7 +83,7 @@ def offered(
         (["--version", "--engine", ""], ["local", "ray"]),
         (["info", "--js"], ["--json"]),
         (["info", "--model", "d"], ["default"]),
-        (["models", ""], ["list", "pull", "path", "verify", "check", "convert"]),
+        (["models", ""], ["list", "pull", "path", "verify", "check", "timbre", "convert"]),
         (["models", "v"], ["verify"]),
         (["models", "verify", "d"], ["default"]),
         (["models", "pull", "goo"], ["google/music-spectrogram-diffusion"]),

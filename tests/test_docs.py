@@ -230,6 +230,7 @@ HOME_PAGES = {  # of the options of each command
     ("models", "list"): "models",
     ("models", "pull"): "models",
     ("models", "check"): "models",
+    ("models", "timbre"): "timbre",
     ("models", "convert"): "models",
     ("config",): "command-line",
     ("doctor",): "command-line",

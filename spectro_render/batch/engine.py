@@ -248,7 +248,8 @@ def make_engine(settings: Settings, cores: int) -> LocalEngine:
 
 def find_model(choice: ModelChoice) -> ModelFiles:
     """Find the model on this machine, without messages on standard error."""
-    return resolve_model(choice.name, choice.vocoder, Reporter(quiet=True))
+    timbres = ((each.program, each.file) for each in choice.timbres)
+    return resolve_model(choice.name, choice.vocoder, Reporter(quiet=True), timbres)
 
 
 def _check_address_space() -> None:

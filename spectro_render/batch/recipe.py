@@ -31,6 +31,11 @@ class Recipe:
     midi_sha256: str
     settings: Mapping[str, Any]  # those that are not the defaults
 
+    @property
+    def timbres(self) -> list[str]:
+        """The values of --timbre that made the file."""
+        return [f"{program + 1}={given}" for program, given in self.settings.get("timbres", ())]
+
     def arguments(self) -> list[str]:
         """The options of the command line that make the file again.
 
@@ -38,8 +43,10 @@ class Recipe:
         album, whose gain depends on the others.
         """
         arguments = ["--model", self.model]
+        arguments += [f"--timbre={value}" for value in self.timbres]
         for name, value in self.settings.items():
-            arguments += _option(name, value)
+            if name != "timbres":
+                arguments += _option(name, value)
         return arguments
 
 

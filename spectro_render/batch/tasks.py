@@ -34,7 +34,9 @@ class Settings:
         return self._origin(job.options or self.options)
 
     def _origin(self, options: RenderOptions) -> dict[str, Any]:
-        network = {"dtype": self.model.dtype, "vocoder": self.model.vocoder}
+        network: dict[str, Any] = {"dtype": self.model.dtype, "vocoder": self.model.vocoder}
+        if self.model.timbres:  # which older records do not name
+            network["timbres"] = [[each.program, each.given] for each in self.model.timbres]
         values = asdict(options)
         # They decide whether there is an output, but change none.
         del values["max_hours"], values["skip_missing"]

@@ -6,7 +6,7 @@ Files are only found here; `load.py` loads them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -144,13 +144,15 @@ def resolve_model(
     name: str | os.PathLike[str] = "default",
     vocoder: str | os.PathLike[str] | None = None,
     reporter: Reporter | None = None,
+    timbres: Iterable[tuple[int, str | os.PathLike[str]]] = (),
 ) -> ModelFiles:
     """Find the files of a model and of its vocoder, and fetch what is not on this machine.
 
     `vocoder` is a kind of vocoder that the model has, one of VOCODERS; or the name or directory of
     another model that has the vocoder to use; or an ONNX file. None means the model's best one.
-    Without a `reporter`, downloads are reported on standard error. Raises WeightsNotFound,
-    DownloadError, WeightsCorrupt, and WeightsError for another model that holds no vocoder.
+    `timbres` are files of timbres (see `timbres.py`), each with its program, 0 to 127. Without a
+    `reporter`, downloads are reported on standard error. Raises WeightsNotFound, DownloadError,
+    WeightsCorrupt, and WeightsError for another model that holds no vocoder.
     """
     reporter = reporter or Reporter()
     path = get_model(name, reporter, "now" if vocoder in (None, "onnx") else "never")
@@ -159,7 +161,8 @@ def resolve_model(
         kind = str(vocoder)
     elif vocoder is not None:
         place, kind = _find_vocoder(vocoder, reporter)
-    return ModelFiles(model_name(path), path, place, kind, reporter.say)
+    given = tuple((program, Path(timbre)) for program, timbre in timbres)
+    return ModelFiles(model_name(path), path, place, kind, reporter.say, given)
 
 
 def require_at_hand(name: str | os.PathLike[str], vocoder: str | os.PathLike[str] | None) -> None:
@@ -195,12 +198,13 @@ def fingerprint_of(files: ModelFiles) -> str:
 
     Raises WeightsError, WeightsCorrupt.
     """
-    own = fingerprint(files.directory, _files_to_load(files))
-    if files.vocoder == files.directory:
-        return own
+    parts = [fingerprint(files.directory, _files_to_load(files))]
     place = files.vocoder
-    other = fingerprint(place, vocoder_files(place)) if place.is_dir() else sha256(place)
-    return f"{own} {other}"
+    if place != files.directory:
+        is_model = place.is_dir()
+        parts.append(fingerprint(place, vocoder_files(place)) if is_model else sha256(place))
+    parts += [f"{program}={sha256(timbre)}" for program, timbre in files.timbres]
+    return " ".join(parts)
 
 
 def bytes_of(files: ModelFiles) -> int:

@@ -63,6 +63,7 @@ from spectro_render.checkpoints.settings import (
     check_names,
     check_settings,
 )
+from spectro_render.checkpoints.timbres import put_timbres, table_of
 from spectro_render.errors import OptionError, WeightsCorrupt, WeightsError
 
 if TYPE_CHECKING:
@@ -157,6 +158,8 @@ def load_model(files: ModelFiles) -> Checkpoint:
     if model is None:
         model = _load_network(path, config)
         keep_copy(path, _stored_tensors(model), files.say)
+    reads_notes = files.vocoder == path and vocoder.reads_notes
+    put_timbres(files, model, table_of(vocoder) if reads_notes else None)
     return Checkpoint(
         name=files.name,
         path=path,
@@ -164,7 +167,7 @@ def load_model(files: ModelFiles) -> Checkpoint:
         model=model,
         vocoder=vocoder,
         vocoder_kind=files.vocoder_kind,
-        reads_notes=files.vocoder == path and vocoder.reads_notes,
+        reads_notes=reads_notes,
         band=_read_band(path / BAND) if has_band(index) else None,
         vocabulary=vocabulary,
         schedule=schedule,

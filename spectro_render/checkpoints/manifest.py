@@ -70,6 +70,7 @@ class ModelFiles:
     vocoder: Path  # a model directory, or an ONNX file
     vocoder_kind: str  # one of VOCODERS; "griffin-lim" where the directory holds none
     say: Callable[[str], None] = lambda _: None  # prints a line, as far as the user wants any
+    timbres: tuple[tuple[int, Path], ...] = ()  # programs that have another timbre, and its files
 
 
 # --- which files ------------------------------------------------------------------------------

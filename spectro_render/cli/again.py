@@ -43,6 +43,7 @@ def again(
     from spectro_render.batch.recipe import read_recipe
     from spectro_render.checkpoints.find import fingerprint_of, resolve_model
     from spectro_render.cli.render import rendering
+    from spectro_render.cli.timbre import timbre_files
 
     path, reporter = Path(audio), Reporter(quiet=quiet)
     recipe = read_recipe(path)
@@ -52,7 +53,9 @@ def again(
     arguments = recipe.arguments()
     source = _find(recipe.midi_sha256, midi or [], path.parent)
     vocoder = recipe.settings.get("vocoder")
-    fingerprint = fingerprint_of(resolve_model(recipe.model, vocoder, reporter))
+    timbres = timbre_files(recipe.timbres, recipe.model, reporter)
+    files = [(each.program, each.file) for each in timbres]
+    fingerprint = fingerprint_of(resolve_model(recipe.model, vocoder, reporter, files))
     if fingerprint != recipe.model_sha256:
         message = f"the model {recipe.model} is not the one that {path} was made with"
         if not any_model:

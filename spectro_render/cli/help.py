@@ -36,7 +36,7 @@ _GROUPS = {
         *("channels", "stems", "stems_by", "solo", "mute"),
     ),
     "Playing and watching": ("play", "play_device", "watch"),
-    "Model and device": ("model", "vocoder", "device", "dtype", "server"),
+    "Model and device": ("model", "vocoder", "timbre", "device", "dtype", "server"),
     "Many files": ("batch_size", "workers"),
     "Ray cluster": ("engine", "ray_address", "ray_workers", "ray_cores"),
 }

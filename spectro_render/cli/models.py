@@ -180,6 +180,73 @@ def check_model(
     return 1 if failures else 0
 
 
+@models.command("timbre")
+def make_timbre(
+    value: Annotated[
+        str,
+        typer.Argument(
+            metavar="INSTRUMENT=SOUND",
+            help="Instrument, by its General MIDI name or number, and a sound of it: WAV, FLAC, MP3"
+            " or Ogg.",
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="File to write.  [default: SOUND.timbre in the current folder]",
+        ),
+    ] = None,
+    midi: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Notes of the sound.  [default: SOUND.mid beside it; else they are found in it]",
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", autocompletion=offer_models, help="Model that the timbre is for."
+        ),
+    ] = "default",
+    keep_level: Annotated[
+        bool,
+        typer.Option(
+            "--keep-level",
+            help="Keep the loudness of the sound. Without this, it becomes what the instrument has"
+            " with the same notes.",
+        ),
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")] = False,
+) -> int:
+    """Fit the timbre of an instrument to a sound, for --timbre.
+
+    The sound has one or more notes of the instrument alone. Without a MIDI file it plays one note
+    at a time. Nothing but this instrument changes.
+    """
+    from dataclasses import asdict
+
+    from spectro_render.cli.timbre import SUFFIX, split_value
+    from spectro_render.training.timbre.make import describe, fit_timbre
+
+    program, sound = split_value(value)
+    target = output or Path(Path(sound).with_suffix(SUFFIX).name)
+    reporter = Reporter(quiet=quiet)
+    report = fit_timbre(
+        sound, program + 1, target, midi=midi, model=model, keep_level=keep_level, quiet=quiet
+    )
+    if json:
+        print(json_format.dumps({"path": str(target), **asdict(report)}))
+    else:
+        reporter.say(f"{sound}: {describe(report)}")
+        print(target)
+    return 0
+
+
 @models.command("convert")
 def convert_model(
     source: Annotated[

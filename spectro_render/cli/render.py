@@ -151,6 +151,15 @@ def render(
             " another model, or an .onnx file.  [default: the model's]",
         ),
     ] = None,
+    timbre: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="INSTRUMENT=FILE",
+            help="Give an instrument, by General MIDI name or number, the timbre of a sound (with"
+            " its MIDI file beside it, or one note at a time), or one of 'models timbre'. Can be"
+            " repeated.",
+        ),
+    ] = None,
     fast: Annotated[
         bool,
         typer.Option(
@@ -564,6 +573,7 @@ def render(
     from spectro_render.batch.tasks import Cluster, Settings
     from spectro_render.checkpoints.find import fingerprint_of, require_at_hand, resolve_model
     from spectro_render.cli.play import check_playing, playing
+    from spectro_render.cli.timbre import timbre_files
     from spectro_render.midi.changes import changes_of
     from spectro_render.options import Encoding, ModelChoice, RenderOptions
 
@@ -675,7 +685,9 @@ def render(
     changes_of(options)  # so that wrong values are refused before any work
     file = None if mapping is None else read_mapping(mapping)
     jobs = map_jobs(file, jobs, options, given) if file else jobs
-    settings = Settings(ModelChoice(model, vocoder, device, dtype), options, encoding, batch_size)
+    timbres = timbre_files(timbre or (), model, Reporter(quiet=quiet))
+    choice = ModelChoice(model, vocoder, device, dtype, timbres)
+    settings = Settings(choice, options, encoding, batch_size)
     if engine == "local" and (ray_address or ray_workers or ray_cores):
         raise OptionError("--ray-... options are only for a Ray cluster", "add --engine ray")
     if engine == "ray" and workers > 1:
@@ -687,7 +699,7 @@ def render(
         message = f"--normalize album is for at most {MOST_OF_ALBUM} songs"
         raise OptionError(message, "use --normalize lufs")
     if server is not None and (
-        (model, vocoder, device, dtype) != ("default", None, "auto", "auto")
+        (model, vocoder, device, dtype, timbre or None) != ("default", None, "auto", "auto", None)
         or (batch_size, workers, engine) != (None, 1, "local")
     ):
         message = "a server has its own model and device, and renders all songs of its clients"
@@ -711,7 +723,8 @@ def render(
             reporter.say(line)
         if encoding.level and stream:
             reporter.say("the sound is written when the song is complete: its level is measured")
-        find_model = cache(partial(resolve_model, model, vocoder, reporter))
+        files = [(each.program, each.file) for each in timbres]
+        find_model = cache(partial(resolve_model, model, vocoder, reporter, files))
         remote: ServerEngine | None = None
 
         def fingerprint() -> str:

@@ -86,6 +86,18 @@ def find_instrument(name: str | int) -> int:
     )
 
 
+def find_program(name: str | int) -> int:
+    """The program 0..127 of an instrument that plays pitches; names are those of `find_instrument`.
+
+    Raises OptionError for others, and for drums.
+    """
+    program = find_instrument(name)
+    if program == DRUMS:
+        message = "drums cannot have another timbre, as each of them is a sound of its own"
+        raise OptionError(message, "name an instrument that plays pitches")
+    return program
+
+
 def plain(name: str) -> str:
     """A name in lower case, with single spaces in place of punctuation."""
     return " ".join(re.findall(r"\w+", name.casefold()))

@@ -67,6 +67,17 @@ class _Notes(NamedTuple):
     bands: Tensor  # (N, M), the recording's band, with a fraction, that each band shows
 
 
+class Timbre(NamedTuple):
+    """What the notes of one program are made of, in place of what the model has learned for it.
+
+    W is the width of a key's vector, V the number of velocity bins.
+    """
+
+    vectors: Tensor  # (128, W): of each key, together with the program's
+    recording: Tensor  # (128, V + 1): the recording that each key plays
+    ratio: Tensor  # (128, V + 1): its speed
+
+
 class NoteCurves(nn.Module):
     """The mel powers of notes, added up: a table (B, N, 6) -> power (B, 1 + T, M).
 
@@ -150,6 +161,19 @@ class NoteCurves(nn.Module):
             if not ((places >= 0) & (places < LAST_STEP)).all():
                 raise ValueError(f"loops of its recordings are not within {LAST_STEP:g} steps")
 
+    @torch.no_grad()
+    def set_timbre(self, program: int, timbre: Timbre) -> None:
+        """Give a program another timbre; all others sound as before."""
+        rows = slice(KEYS * program, KEYS * (program + 1))
+        # Copied, as the numbers may be those of a file that is mapped into memory.
+        key = self.key.weight.clone()
+        key[rows] = timbre.vectors.to(key) - self.program.weight[program]
+        self.key.weight = nn.Parameter(key, requires_grad=False)
+        for name in ("recording", "ratio"):
+            played = self.get_buffer(name).clone()
+            played[program] = getattr(timbre, name).to(played)
+            self.register_buffer(name, played)
+
     def forward(self, table: Tensor, is_settled: Tensor) -> tuple[Tensor, Tensor]:
         """Notes (B, N, 6) -> mel power (B, 1 + T, M), and that of settled notes in frame 0.
 
@@ -202,22 +226,45 @@ class NoteCurves(nn.Module):
         return self.recording[program, pitch, velocity] == SILENT
 
     def log_mels(
-        self, program: Tensor, pitch: Tensor, velocity: Tensor, note: Tensor, time: Tensor
+        self,
+        program: Tensor,
+        pitch: Tensor,
+        velocity: Tensor,
+        note: Tensor,
+        time: Tensor,
+        timbre: Timbre | None = None,
     ) -> Tensor:
         """Natural log-mels (P, M) of single notes: programs, pitches and velocity bins (N,).
 
         `note` (P,) is the number of each row's note, and `time` (P, 2) its age and the time since
-        its end, in steps, at the middle of the frame.
+        its end, in steps, at the middle of the frame. With a `timbre` the programs do not matter.
         """
-        return self._curve(self._notes(pitch, program, velocity), note, time[:, 0], time[:, 1])
+        notes = self._notes(pitch, program, velocity, timbre)
+        return self._curve(notes, note, time[:, 0], time[:, 1])
 
-    def _notes(self, pitch: Tensor, program: Tensor, velocity: Tensor) -> _Notes:
+    def timbre_of(self, program: int) -> Timbre:
+        """The timbre that the model has learned for a program."""
+        rows = slice(KEYS * program, KEYS * (program + 1))
+        vectors = self.key.weight[rows] + self.program.weight[program]
+        return Timbre(vectors, self.recording[program], self.ratio[program])
+
+    def _notes(
+        self, pitch: Tensor, program: Tensor, velocity: Tensor, timbre: Timbre | None = None
+    ) -> _Notes:
         sound = pitch + KEYS * (program == DRUM_KIT)
-        x = self.key(program * KEYS + pitch) + self.program(program) + self.pitch(sound)
+        if timbre is None:
+            x = self.key(program * KEYS + pitch) + self.program(program) + self.pitch(sound)
+            recording, ratio = (
+                played[program, pitch, velocity] for played in (self.recording, self.ratio)
+            )
+        else:
+            x = timbre.vectors[pitch] + self.pitch(sound)
+            recording, ratio = (
+                played[pitch, velocity] for played in (timbre.recording, timbre.ratio)
+            )
         x = x + self.velocity(velocity)
         latent_gain = 1 + self.latent_gain(x)
         x = x + self.down(F.gelu(self.up(x)))
-        ratio = self.ratio[program, pitch, velocity]
         tuning = (ratio.log2() * TUNINGS).round().long() + OCTAVES * TUNINGS
         return _Notes(
             gain=1 + self.gain(x),
@@ -226,7 +273,7 @@ class NoteCurves(nn.Module):
             shift=self.shift(x),
             base=self.base(x),
             fall=F.softplus(self.fall(x)),
-            recording=self.recording[program, pitch, velocity].long().clamp(min=0),
+            recording=recording.long().clamp(min=0),
             ratio=ratio,
             bands=_shifted_bands().to(x)[tuning.clamp(0, 2 * OCTAVES * TUNINGS)],
         )

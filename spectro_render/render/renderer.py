@@ -3,7 +3,7 @@
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -20,6 +20,7 @@ from spectro_render.audio.limiter import CEILING, DEFAULT_GAIN
 from spectro_render.checkpoints.find import resolve_model
 from spectro_render.checkpoints.load import Checkpoint, load_model
 from spectro_render.checkpoints.manifest import ModelFiles
+from spectro_render.checkpoints.timbres import find_curves, table_of
 from spectro_render.constants import (
     FRAME_RATE,
     FULL_RATE,
@@ -32,12 +33,12 @@ from spectro_render.diffusion import check_sampling, noise_source, window_genera
 from spectro_render.errors import OptionError
 from spectro_render.mel import from_model, to_model
 from spectro_render.midi.buses import Bus, buses
-from spectro_render.midi.instruments import instrument_name
+from spectro_render.midi.instruments import find_program, instrument_name
 from spectro_render.midi.length import least_seconds, part_to_render, sounding_seconds, with_times
 from spectro_render.midi.parts import Part, choose, parts_of, with_notes
 from spectro_render.midi.read import Source, as_score
 from spectro_render.midi.score import Score
-from spectro_render.network.curves import DRUM_KIT, NoteCurves
+from spectro_render.network.curves import DRUM_KIT
 from spectro_render.network.device import (
     check_dtype,
     choose_dtype,
@@ -56,8 +57,6 @@ from spectro_render.tokens.vocabulary import MAX_VELOCITY, PAD, TokenWindow, Win
 from spectro_render.tokens.write import TokenWindows, song_windows
 from spectro_render.vocoder.band_sound import BandStream, FullBandVocoder
 from spectro_render.vocoder.harmonic_map import NOTE_NUMBERS, map_notes
-from spectro_render.vocoder.lines import LineTable
-from spectro_render.vocoder.melgan import MelGAN, SpectrumGenerator
 from spectro_render.vocoder.streaming import StreamingVocoder
 from spectro_render.vocoder.texture import add_texture
 from spectro_render.vocoder.threads import side_by_side
@@ -97,15 +96,11 @@ class Renderer:
         self.dtype = dtype
         self.sample_rate = SAMPLE_RATE  # Hz
         self._model: MelModel = checkpoint.model.to(device).eval()
-        self._curves = next(
-            (part for part in self._model.modules() if isinstance(part, NoteCurves)), None
-        )
-        # Curves draw the middle of all mels that may be; other networks draw samples.
-        has_lines = self._curves is not None and checkpoint.reads_notes
-        self._lines: LineTable | None = None  # on the CPU, if mels get texture
-        if has_lines and isinstance(checkpoint.vocoder, MelGAN):
-            assert isinstance(checkpoint.vocoder.generator, SpectrumGenerator)
-            self._lines = deepcopy(checkpoint.vocoder.generator.table)
+        self._curves = find_curves(self._model)
+        # Curves draw the middle of all mels that may be, so these get texture; other networks draw
+        # samples. Its table is needed on the CPU.
+        has_texture = self._curves is not None and checkpoint.reads_notes
+        self._lines = deepcopy(table_of(checkpoint.vocoder)) if has_texture else None
         if isinstance(checkpoint.vocoder, torch.nn.Module):
             checkpoint.vocoder.to(device).eval()
 
@@ -121,6 +116,7 @@ class Renderer:
         device: str = "auto",
         dtype: str = "auto",
         vocoder: str | os.PathLike[str] | None = None,
+        timbres: Mapping[str | int, str | os.PathLike[str]] | None = None,
         quiet: bool = False,
     ) -> "Renderer":
         """Load a model by name or directory, or `owner/repo` of the Hugging Face Hub.
@@ -129,6 +125,9 @@ class Renderer:
         error unless `quiet`. `vocoder` is 'melgan', 'onnx' or 'griffin-lim' (the model's own),
         another model whose vocoder to use, or an ONNX file.
 
+        `timbres` are files that `fit_timbre` or `models timbre` made, by the General MIDI names or
+        numbers (1 to 128) of the instruments that get them.
+
         `device` is 'auto' (a CUDA device if there is one), 'cpu', 'cuda', 'cuda:N' or 'mps'.
         `dtype` is the number format of the network's matrix products: 'float32', 'bfloat16',
         'float16' or 'auto' (bfloat16 for wide networks, if the device computes in it).
@@ -136,7 +135,8 @@ class Renderer:
         Raises WeightsError if the model cannot be found or loaded, DeviceError if the device or the
         number format cannot be used.
         """
-        find_model = partial(resolve_model, model, vocoder, Reporter(quiet=quiet))
+        files = [(find_program(name), file) for name, file in (timbres or {}).items()]
+        find_model = partial(resolve_model, model, vocoder, Reporter(quiet=quiet), files)
         return cls.load_found(find_model, device=device, dtype=dtype)
 
     @classmethod
