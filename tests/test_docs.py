@@ -188,6 +188,7 @@ def parse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[str
     """The command line with commands that do nothing once their arguments have been accepted."""
     monkeypatch.setenv("HOME", str(tmp_path))  # where --install-completion would write at once
     monkeypatch.setattr(TyperCommand, "invoke", lambda command, context: 0)
+    monkeypatch.setattr(find, "check_name", lambda name: None)  # examples name models to be made
     return run
 
 

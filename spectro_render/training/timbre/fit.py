@@ -7,9 +7,11 @@ keys, or differs smoothly from key to key, so that keys which the sound does not
 which it has. N notes, P pairs of a note and a frame in which it sounds, T frames, M = 128 bands.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +38,9 @@ from spectro_render.network.curves import (
     Timbre,
 )
 from spectro_render.tokens.vocabulary import Vocabulary
-from spectro_render.training.timbre.example import Example
+
+if TYPE_CHECKING:
+    from spectro_render.training.timbre.example import Example
 
 STEPS = 200  # of gradient descent
 RATE, WARMUP = 0.03, 10  # of Adam; steps until it is reached
@@ -63,7 +67,7 @@ class _Pairs(NamedTuple):
     age: Tensor  # steps
     rest: Tensor  # steps since the note's end
 
-    def where(self, kept: Tensor) -> "_Pairs":
+    def where(self, kept: Tensor) -> _Pairs:
         return _Pairs(*(part[kept] for part in self))
 
 

@@ -4,10 +4,12 @@ Only notes that sound alone are measured. Each pitch of the table has the lines 
 that was measured; how the notes decay and swing stays as the table has it.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from statistics import median
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,9 +17,11 @@ from torch import Tensor
 from spectro_render.constants import SAMPLE_RATE, WIN_LENGTH
 from spectro_render.mel import log_mel
 from spectro_render.midi.score import Note
-from spectro_render.training.timbre.example import Example
 from spectro_render.vocoder.harmonic_map import line_mel
 from spectro_render.vocoder.lines import LOWEST_PITCH, NO_LINE, PITCH_STEP, PITCHES, LineTable
+
+if TYPE_CHECKING:
+    from spectro_render.training.timbre.example import Example
 
 ATTACK = 0.06  # seconds of a note that are left out
 SHORTEST, LONGEST = 0.15, 0.7  # seconds of a note that are measured
