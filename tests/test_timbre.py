@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spectro_render.batch.recipe import Recipe
 from spectro_render.checkpoints.find import fingerprint_of, resolve_model
+from spectro_render.checkpoints.timbres import require_curves
 from spectro_render.cli.timbre import split_value, timbre_files
 from spectro_render.errors import OptionError, SpectroRenderError, WeightsCorrupt, WeightsError
 from spectro_render.midi.score import Note, Score
@@ -70,6 +71,7 @@ def test_a_timbre_fits_its_sound_and_is_a_small_file(fitted: tuple[Path, Report]
     assert report.after < 0.6 * report.before
     assert report.notes == len(MELODY) and report.are_detected
     assert path.stat().st_size < 200_000
+    assert path.stat().st_mode & 0o777 == (path.parent / "mine.wav").stat().st_mode & 0o777
 
 
 def test_one_program_changes_and_all_others_stay_the_same_to_the_bit(
@@ -90,7 +92,7 @@ def test_one_program_changes_and_all_others_stay_the_same_to_the_bit(
 
 def test_a_timbre_may_be_used_for_another_program(fitted: tuple[Path, Report]) -> None:
     renderers = [Renderer.load(timbres={name: fitted[0]}) for name in ("trumpet", 41)]
-    curves = [make.require_curves(each.checkpoint.model, "default") for each in renderers]
+    curves = [require_curves(each.checkpoint.model, "default") for each in renderers]
     programs = (TRUMPET, VIOLIN)
     made = [curve.timbre_of(each).vectors for curve, each in zip(curves, programs, strict=True)]
     torch.testing.assert_close(made[0], made[1])

@@ -80,7 +80,7 @@ def table_of(vocoder: Vocoder) -> LineTable | None:
 def write_timbre(path: Path, stored: StoredTimbre) -> None:
     """Write a file. Raises OutputError."""
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {
         "vectors": stored.timbre.vectors.half(),
@@ -98,7 +98,7 @@ def write_timbre(path: Path, stored: StoredTimbre) -> None:
     }
     with new_file(path) as temporary:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(plain, temporary, metadata=metadata)
+        temporary.write_bytes(save(plain, metadata=metadata))
 
 
 def read_timbre(path: Path) -> StoredTimbre:
