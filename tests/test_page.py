@@ -22,9 +22,11 @@ from spectro_render.constants import SAMPLE_RATE
 from spectro_render.mel import log_mel
 from spectro_render.midi.read import read_midi
 from spectro_render.midi.score import Note, Score
+from spectro_render.options import RenderOptions, Sampling
 from spectro_render.page import html, sound
 from spectro_render.page.drawings import piano_roll, spectrogram
 from spectro_render.page.html import make_page
+from spectro_render.page.pages import describe
 from spectro_render.page.rendering import Rendering, Stem, as_time, parts_of, time_step
 from spectro_render.page.sound import embed, measure, sound_of_audio, sound_of_file
 from tests.support.browser import open_browser
@@ -410,3 +412,21 @@ def test_only_the_part_that_was_rendered_is_drawn(song: MakeSong, tiny_model: Pa
     notes = sum(2 <= note.start < 5 for note in read_midi(path).notes)
     assert f'<tr><th scope="row">notes</th><td>{notes}</td>' in text
     assert "<td>3 s</td>" in text
+
+
+def test_settings_that_are_not_the_defaults_are_shown() -> None:
+    sampling = Sampling("dpm++", 3, 1.0, 7)
+    plain = describe("default", "cpu", sampling, RenderOptions(seed=7))
+    assert list(plain) == ["model", "seed", "steps", "guidance", "device", "program"]
+    options = RenderOptions(channels="mono", stems=True, solo=("1", "Bass"), full_band=False)
+    options = replace(options, tail=1.0, gain=3.0, drums=False)
+    shown = describe("default", "cpu", sampling, options)
+    assert {name: value for name, value in shown.items() if name not in plain} == {
+        "drums": "off",
+        "gain": "3 dB",
+        "channels": "mono",
+        "stems": "on",
+        "solo": "1, Bass",
+        "full band": "off",
+        "tail": "1.0",
+    }

@@ -29,6 +29,7 @@ from tests.support.songs import MakeSong
         ("-q info song.mid", "the command info comes first; spectro-render info INPUT;"),
         ("song.mid --overwrite", "no such option: --overwrite; did you mean --force?"),
         ("song.mid --outdir x", "no such option: --outdir; did you mean --output?"),
+        ("song.mid --stereo", "no such option: --stereo; did you mean --channels?"),
         ("song.mid --quite", "no such option: --quite; did you mean --quiet?"),
         ("song.mid -f", "no such option: -f; did you mean --force?"),
         ("song.mid --zzz", "no such option: --zzz;"),

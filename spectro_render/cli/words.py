@@ -29,6 +29,9 @@ _MEANT = {
     "--files-from": ("--input-list", "--list"),
     "--quiet": ("--silent", "--no-progress"),
     "--format": ("--type", "--output-format", "-t", "-F"),
+    "--channels": ("--stereo", "--mono"),
+    "--play": ("--listen", "--playback"),
+    "--stems": ("--split", "--separate", "--tracks"),
     "--dry-run": ("--simulate", "--just-print", "--what-if"),
     "--quality": ("--bitrate", "--bit-rate", "--mp3-bitrate", "--vbr"),
 }

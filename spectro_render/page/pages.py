@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,6 +27,12 @@ from spectro_render.page.rendering import Rendering, Stem
 from spectro_render.page.sound import sound_of_file
 from spectro_render.report import count, times_real_time
 
+# Options that `describe` shows in words of its own, or that change no sound. Others are shown under
+# their names if they are not the defaults.
+_SHOWN = {
+    *("seed", "quality", "sampler", "steps", "guidance", "programs", "drums", "transpose", "tempo"),
+    *("velocity", "bars", "start", "duration", "gain", "max_hours", "skip_missing"),
+}
 _SUFFIXES = {"plot": ".png", "report": ".html"}
 
 
@@ -189,6 +195,16 @@ def describe(
         shown["duration"] = f"{options.duration:g} s"
     if options.gain is not None:
         shown["gain"] = f"{options.gain:g} dB"
+    usual = RenderOptions()
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name in _SHOWN or value == getattr(usual, field.name):
+            continue
+        if isinstance(value, bool):
+            value = "on" if value else "off"
+        elif isinstance(value, tuple):
+            value = ", ".join(value)
+        shown[field.name.replace("_", " ")] = str(value)
     return {**shown, "device": device, "program": f"spectro-render {__version__}"}
 
 
