@@ -28,6 +28,7 @@ from spectro_render.training.vocoder import VocoderOptions
 
 # Seconds of sound that one core synthesises in a second while the other cores do so, too.
 NOTES_SPEED, MUSIC_SPEED = 250, 40
+MOST_HOURS = 40  # of music, which lies in memory
 FIXED_SECONDS = 20  # for loading, for starting processes and for the export, however short it is
 LINES_SECONDS = 70  # of one core, to measure the partials of a soundfont
 SHORT = 5.0  # minutes: in less, the partials of the model to start from are kept
@@ -161,7 +162,7 @@ def in_minutes(job: Job, minutes: float, say: Callable[[str], None]) -> Job:
     vocoder = max(0.0, shares["vocoder"] * seconds - (LINES_SECONDS / cores if lines else 0))
     chosen = replace(
         job,
-        hours=max(0.05, shares["music"] * seconds * cores * MUSIC_SPEED / 3600),
+        hours=min(MOST_HOURS, max(0.05, shares["music"] * seconds * cores * MUSIC_SPEED / 3600)),
         note_hours=min(
             ALL_HOURS, max(0.5, shares["played"] * seconds * cores * NOTES_SPEED / 3600)
         ),
@@ -202,7 +203,7 @@ def _shares(job: Job, trains_vocoder: bool) -> dict[str, float]:
     if not job.learns_notes:
         return {"music": 0.2, "played": 0.0, "notes": 0.0, "diffusion": 0.5, "vocoder": 0.2}
     if job.start_from is not None and not trains_vocoder:
-        return {"music": 0.08, "played": 0.17, "notes": 0.45, "diffusion": 0.1, "vocoder": 0.1}
+        return {"music": 0.1, "played": 0.22, "notes": 0.42, "diffusion": 0.07, "vocoder": 0.1}
     return {"music": 0.12, "played": 0.13, "notes": 0.35, "diffusion": 0.2, "vocoder": 0.15}
 
 
