@@ -41,6 +41,7 @@ NEW_RATE, LATER_RATE = 3e-3, 5e-4  # peak of Muon: from nothing, and from anothe
 # Peak for the curves, from another model's: of shared weights, and how much faster the vectors of
 # keys and recordings learn. Shared weights that learn faster first lose what they know.
 CURVE_RATE, VECTOR_FACTOR = 2e-4, 10.0
+FAST_VECTORS = 40.0  # that factor in a short training from recordings, which has few steps
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ def in_minutes(job: Job, minutes: float, say: Callable[[str], None]) -> Job:
             job.diffusion,
             seconds=shares["diffusion"] * seconds,
             batch_size=min(size, SMALL_BATCH) if minutes < LONG else size,
+            vector_factor=FAST_VECTORS if minutes < LONG else VECTOR_FACTOR,
             log_every=20,
         ),
         vocoder=replace(job.vocoder, seconds=vocoder)
