@@ -386,6 +386,7 @@ class TestBefore:
         longer = in_minutes(self.job(folder, start_from="default"), 60, lines.append)
         assert longer.vocoder.seconds == 0.15 * 3580
         assert job.diffusion.batch_size < longer.diffusion.batch_size
+        assert job.diffusion.vector_factor > longer.diffusion.vector_factor
         assert (job.measured_files, longer.measured_files) == (5, 20)
         assert in_minutes(self.job(folder), 1, lines.append).measured_files == 1
 

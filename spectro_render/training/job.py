@@ -28,6 +28,7 @@ from spectro_render.training.vocoder import VocoderOptions
 
 # Seconds of sound that one core synthesises in a second while the other cores do so, too.
 NOTES_SPEED, MUSIC_SPEED = 250, 40
+MOST_HOURS = 40  # of music, which lies in memory
 FIXED_SECONDS = 20  # for loading, for starting processes and for the export, however short it is
 LINES_SECONDS = 70  # of one core, to measure the partials of a soundfont
 SHORT = 5.0  # minutes: in less, the partials of the model to start from are kept
@@ -40,6 +41,7 @@ NEW_RATE, LATER_RATE = 3e-3, 5e-4  # peak of Muon: from nothing, and from anothe
 # Peak for the curves, from another model's: of shared weights, and how much faster the vectors of
 # keys and recordings learn. Shared weights that learn faster first lose what they know.
 CURVE_RATE, VECTOR_FACTOR = 2e-4, 10.0
+FAST_VECTORS = 40.0  # that factor in a short training from recordings, which has few steps
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def in_minutes(job: Job, minutes: float, say: Callable[[str], None]) -> Job:
     vocoder = max(0.0, shares["vocoder"] * seconds - (LINES_SECONDS / cores if lines else 0))
     chosen = replace(
         job,
-        hours=max(0.05, shares["music"] * seconds * cores * MUSIC_SPEED / 3600),
+        hours=min(MOST_HOURS, max(0.05, shares["music"] * seconds * cores * MUSIC_SPEED / 3600)),
         note_hours=min(
             ALL_HOURS, max(0.5, shares["played"] * seconds * cores * NOTES_SPEED / 3600)
         ),
@@ -172,6 +174,7 @@ def in_minutes(job: Job, minutes: float, say: Callable[[str], None]) -> Job:
             job.diffusion,
             seconds=shares["diffusion"] * seconds,
             batch_size=min(size, SMALL_BATCH) if minutes < LONG else size,
+            vector_factor=FAST_VECTORS if minutes < LONG else VECTOR_FACTOR,
             log_every=20,
         ),
         vocoder=replace(job.vocoder, seconds=vocoder)
@@ -202,7 +205,7 @@ def _shares(job: Job, trains_vocoder: bool) -> dict[str, float]:
     if not job.learns_notes:
         return {"music": 0.2, "played": 0.0, "notes": 0.0, "diffusion": 0.5, "vocoder": 0.2}
     if job.start_from is not None and not trains_vocoder:
-        return {"music": 0.08, "played": 0.17, "notes": 0.45, "diffusion": 0.1, "vocoder": 0.1}
+        return {"music": 0.1, "played": 0.22, "notes": 0.42, "diffusion": 0.07, "vocoder": 0.1}
     return {"music": 0.12, "played": 0.13, "notes": 0.35, "diffusion": 0.2, "vocoder": 0.15}
 
 
