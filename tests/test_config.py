@@ -1,5 +1,6 @@
 """The user's own defaults: variables, the configuration file and the command that edits it."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import soundfile
 
 from spectro_render.cli import app as cli
+from tests.support.processes import REPOSITORY
 from tests.support.songs import MakeSong
 
 Run = Callable[..., tuple[int, str, str]]
@@ -113,6 +115,18 @@ def test_a_wrong_variable_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) ->
         "spectro-render: the variable SPECTRO_RENDER_STEP is none of this program's;"
         " did you mean SPECTRO_RENDER_STEPS?"
     )
+
+
+def test_all_variables_of_the_docs_are_known(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = [*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md"]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    names = set(re.findall(r"\bSPECTRO_RENDER_[A-Z_]*[A-Z]\b", text)) - {"SPECTRO_RENDER_CONFIG"}
+    assert {"SPECTRO_RENDER_CACHE", "SPECTRO_RENDER_STEPS"} <= names
+    for name in names:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "1")
+            said = run("gone.mid")[2]
+        assert said and "none of this program's" not in said, name
 
 
 def test_of_rivals_the_stronger_counts(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typer._click.core import Command
 
 PREFIX = "SPECTRO_RENDER"
+_OTHER_VARIABLES = ("CACHE", "SOUNDFONT", "TOKEN", "ONLINE")  # no options of the main command
 PLACE = f"{PREFIX}_CONFIG"  # names another file; empty: none is read
 NOT_SET = ("inputs", "version", "verbose", "install_completion", "show_completion")
 
@@ -65,7 +66,8 @@ def check_names(command: Command, found: Mapping[str, Any]) -> None:
             shown = name.replace("_", "-")
             hint = did_you_mean(shown, (each.replace("_", "-") for each in known))
             raise OptionError(f"{config_path()}: no such option: {shown}", hint)
-    variables = {f"{PREFIX}_{name.upper()}" for name in known} | {PLACE}
+    variables = {f"{PREFIX}_{name.upper()}" for name in known}
+    variables |= {f"{PREFIX}_{name}" for name in _OTHER_VARIABLES} | {PLACE}
     for name in os.environ:
         near = get_close_matches(name, variables, n=1, cutoff=0.9)
         if name.startswith(PREFIX) and name not in variables and near:
