@@ -461,7 +461,7 @@ def test_the_command_renders_on_a_server(
     [
         (["--server", "nonsense"], 2, "no address of a server"),
         (["--server", "http://127.0.0.1:1"], 1, "does not answer: connection refused"),
-        (["--server", "URL", "--model", "x"], 2, "a server has its own model"),
+        (["--server", "URL", "--model", "own/er"], 2, "a server has its own model"),
         (["--server", "URL", "--normalize", "peak"], 2, "before its limiter"),
         (["--server", "URL", "--program", "9=Violin"], 1, "channel 9"),
         (["--server", "URL", "--steps", "5000"], 1, "steps is 5000; allowed is 1 to 1000"),
