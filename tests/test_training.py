@@ -368,7 +368,8 @@ class TestMuon:
         assert {len(p) for p in groups[3]} == {129 * 128, TestDrafts.config.recorded_frames}
         trainer._update(Windows(cache).batch([0, 1, 2, 3]))
         rates = [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers]
-        assert rates == pytest.approx([3e-3, 1e-3, 1e-3, 5e-3])
+        # Of ten steps, the curves rise to their rate in two, the others would in 50.
+        assert rates == pytest.approx([3e-3 / 50, 1e-3 / 50, 1e-3 / 2, 5e-3 / 2])
 
 
 class TestObjective:
@@ -630,7 +631,6 @@ class TestLoop:
         assert rate_factor(500, options) == 1
         assert rate_factor(900, options) == pytest.approx(0.5)
         assert math.isclose(rate_factor(1000, options), 0)
-        assert rate_factor(4, replace(options, steps=20)) == 1  # a short run rises sooner
 
 
 def test_scores_are_ordered() -> None:

@@ -17,7 +17,6 @@ from spectro_render.training.soundfont import RecordingMap
 
 FRAMES = 24  # of a note in a batch: a quarter near its onset, a quarter after its end
 NEAR_ONSET, AFTER_END = 10, 17  # frames from which these are drawn
-RISING_SHARE = 0.1  # of the steps, in which the rate rises at most
 DRUM_SHARE = 1 / 8  # of the notes in a batch
 HELD_OUT_SHARE = 0.01  # of the notes, on which the run is checked
 CHECK_FRAMES = 64  # of each of them
@@ -34,7 +33,7 @@ class CurveOptions(RunOptions):
     check_every: int = 1000
     learning_rate: float = 3e-3  # peak
     vector_factor: float = 2.0  # of the rate, for the vectors of keys and recordings
-    warmup: int = 100  # steps, at most RISING_SHARE of all
+    warmup: int = 100  # steps
     decay_share: float = 0.5  # share of the steps, at the end, in which the rate falls to zero
 
 
@@ -148,8 +147,7 @@ class CurveTrainer(TrainingRun[NoteCurves]):
         options = self.options
         falling = max(1.0, options.decay_share * options.steps)
         left = (options.steps - self.step) / falling
-        rising = max(1.0, min(options.warmup, RISING_SHARE * options.steps))
-        return options.learning_rate * min(1.0, (self.step + 1) / rising, left)
+        return options.learning_rate * min(1.0, (self.step + 1) / options.warmup, left)
 
     def _choose(self, notes: Tensor, count: int) -> Tensor:
         return notes[torch.randint(len(notes), (count,), generator=self.generator)]

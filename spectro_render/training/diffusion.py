@@ -24,7 +24,7 @@ from spectro_render.training.muon import Muon
 from spectro_render.training.objective import make_objective
 from spectro_render.training.run import Average, RunOptions, TrainingRun
 
-RISING_SHARE = 0.1
+RISING_SHARE = 0.25
 CHECK_WINDOWS = 16
 DRAWN_AT_ONCE = 8  # windows
 
@@ -38,7 +38,9 @@ class TrainingOptions(RunOptions):
 
     learning_rate: float = 3e-3  # peak, of Muon on the hidden matrices
     adam_rate: float = 1e-3  # peak, of AdamW on everything else
-    warmup: int = 50  # steps in which the learning rates rise, at most RISING_SHARE of all
+    # Steps in which the learning rates rise. Those of the curves do so in RISING_SHARE of all at
+    # most; the decoder of a model to start from gets worse by a few steps at the full rate.
+    warmup: int = 50
     decay_share: float = 0.4  # share of the steps, at the end, in which they fall to zero
     loss: str = "l1"  # one of LOSSES; only for diffusion models
     frozen: bool = False  # whether the encoders of notes and context stay as they are
@@ -95,9 +97,8 @@ _OUTER_LAYERS = {
 
 def rate_factor(step: int, options: TrainingOptions) -> float:
     """Learning rate at a step as a share of its peak: it rises, stays, and falls to zero."""
-    rising = max(1.0, min(options.warmup, RISING_SHARE * options.steps))
     falling = max(1.0, options.decay_share * options.steps)
-    return min(1.0, (step + 1) / rising, (options.steps - step) / falling)
+    return min(1.0, (step + 1) / options.warmup, (options.steps - step) / falling)
 
 
 class DraftCache:
@@ -216,11 +217,12 @@ class Trainer(TrainingRun[MelModel]):
     def _update(self, batch: TrainingBatch) -> float:
         """Take one training step, and return its loss."""
         o = self.options
-        rate = o.curve_rate or 0.0
-        peaks = o.learning_rate, o.adam_rate, rate, rate * o.vector_factor
-        for optimizer, peak in zip(self.optimizers, peaks, strict=False):
+        soon = replace(o, warmup=max(1, min(o.warmup, round(RISING_SHARE * o.steps))))
+        usual, own = rate_factor(self.step, o), (o.curve_rate or 0.0) * rate_factor(self.step, soon)
+        rates = o.learning_rate * usual, o.adam_rate * usual, own, own * o.vector_factor
+        for optimizer, rate in zip(self.optimizers, rates, strict=False):
             for group in optimizer.param_groups:
-                group["lr"] = peak * rate_factor(self.step, self.options)
+                group["lr"] = rate
         self.model.train()
         batch = batch.to(self.device)
         if self._drafts is not None:
