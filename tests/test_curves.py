@@ -230,6 +230,11 @@ def test_curves_learn_notes_and_continue_after_an_interruption(tmp_path: Path) -
         return CurveTrainer(curves_config(), maps, options, tmp_path / folder, cpu, losses.append)
 
     whole = trainer("whole", 60)
+    slow = replace(whole.options, full_rate_steps=240)
+    gentle = CurveTrainer(
+        curves_config(), maps, slow, tmp_path / "gentle", torch.device("cpu"), losses.append
+    )
+    assert gentle._rate() == pytest.approx(whole._rate() / 4)
     whole.train(mels, notes)
     held_out = [float(row.split()[-1]) for row in losses if "held_out" in row]
     assert held_out[-1] < 0.8 * held_out[0]

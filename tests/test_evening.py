@@ -84,7 +84,7 @@ def test_a_minute_makes_a_model_with_a_card_and_checksums(trained: tuple[Path, s
         for line in card.splitlines()
         if ": " in line and line.startswith("| ")
     }
-    assert 0.05 < float(rows["| mel_l1"]) < 1.2
+    assert 0.05 < float(rows["| mel_l1"]) < 0.45  # the default model has 0.31
     assert float(rows["| note_f1_ratio"]) > 0.5
 
 

@@ -228,6 +228,7 @@ def train(
     from spectro_render.training.export import export, write_recipe
     from spectro_render.training.job import (
         CURVE_RATE,
+        FULL_RATE_STEPS,
         LATER_RATE,
         NEW_RATE,
         VECTOR_FACTOR,
@@ -285,7 +286,11 @@ def train(
         hours=hours or 20.0,
         note_hours=note_hours,
         curves=CurveOptions(
-            steps=note_steps, seed=seed, learning_rate=CURVE_RATE, vector_factor=VECTOR_FACTOR
+            steps=note_steps,
+            seed=seed,
+            learning_rate=CURVE_RATE,
+            vector_factor=VECTOR_FACTOR,
+            full_rate_steps=FULL_RATE_STEPS,
         )
         if start is not None
         else CurveOptions(steps=note_steps, seed=seed),

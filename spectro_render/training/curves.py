@@ -35,6 +35,7 @@ class CurveOptions(RunOptions):
     vector_factor: float = 2.0  # of the rate, for the vectors of keys and recordings
     warmup: int = 100  # steps
     decay_share: float = 0.5  # share of the steps, at the end, in which the rate falls to zero
+    full_rate_steps: int = 1  # a run with fewer has a lower peak, in proportion
 
 
 class CurveTrainer(TrainingRun[NoteCurves]):
@@ -147,7 +148,8 @@ class CurveTrainer(TrainingRun[NoteCurves]):
         options = self.options
         falling = max(1.0, options.decay_share * options.steps)
         left = (options.steps - self.step) / falling
-        return options.learning_rate * min(1.0, (self.step + 1) / options.warmup, left)
+        peak = options.learning_rate * min(1.0, options.steps / options.full_rate_steps)
+        return peak * min(1.0, (self.step + 1) / options.warmup, left)
 
     def _choose(self, notes: Tensor, count: int) -> Tensor:
         return notes[torch.randint(len(notes), (count,), generator=self.generator)]
