@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from spectro_render.options import RenderOptions
 from spectro_render.render.renderer import Renderer
 from tests.support.browser import open_browser
 from tests.support.processes import PIPE, Popen, start_program, usage, wait_until
-from tests.support.songs import MakeSong
+from tests.support.songs import DEMO, MakeSong
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -213,6 +214,46 @@ def test_a_job_has_its_own_addresses(server: Server, song: MakeSong) -> None:
     assert b"<title>a.mid</title>" in page.body
     assert server.ask("DELETE", address).status == 204
     assert server.ask("GET", address).status == 404
+
+
+def test_a_song_with_its_stems(server: Server) -> None:
+    """... whose sum is the mix; its page has them, too, and nothing of them is left in the end."""
+    data = DEMO.read_bytes()
+    answer = server.ask("POST", "/jobs?stems=on&duration=6&gain=-30", data)
+    job, address = json.loads(answer.body), f"/jobs/{json.loads(answer.body)['id']}"
+    assert len(job["stems"]) == 3
+
+    def is_done() -> bool:
+        return bool(json.loads(server.ask("GET", address).body)["state"] == "done")
+
+    early = server.ask("GET", f"{address}/stems.zip")
+    assert early.status in (200, 409)
+    wait_until(is_done)
+    answer = server.ask("GET", f"{address}/stems.zip?format=wav&bit_depth=float")
+    assert answer.headers["content-type"] == "application/zip"
+    with ZipFile(BytesIO(answer.body)) as archive:
+        index = json.loads(archive.read("stems.json"))
+        assert archive.namelist()[0] == "mix.wav"
+        assert archive.namelist()[1:-1] == [stem["file"] for stem in index["stems"]]
+        sounds = [soundfile.read(BytesIO(archive.read(n)))[0] for n in archive.namelist()[:-1]]
+    assert [stem["name"] for stem in index["stems"]] == job["stems"]
+    assert index["gain_db"] == 0
+    assert len(sounds[0]) == 6 * 16_000
+    assert np.abs(sounds[0]).max() > 1e-3
+    np.testing.assert_allclose(np.sum(sounds[1:], axis=0), sounds[0], atol=1e-6)
+    page = server.ask("GET", f"{address}/report.html").body
+    assert page.count(b'data-kind="solo"') == len(job["stems"])
+    assert server.ask("DELETE", address).status == 204
+    assert server.ask("GET", f"{address}/stems.zip").status == 404
+
+
+def test_stems_that_cannot_be_had(server: Server, song: MakeSong) -> None:
+    data = song().read_bytes()
+    answer = server.ask("POST", "/render?stems=on", data)
+    assert answer.status == 400 and b"POST /jobs" in answer.body
+    job = json.loads(server.ask("POST", "/jobs", data).body)
+    answer = server.ask("GET", f"/jobs/{job['id']}/stems.zip")
+    assert answer.status == 404 and b"stems=on" in answer.body
 
 
 def test_the_interface_is_described(server: Server) -> None:
@@ -529,6 +570,16 @@ def test_the_whole_way_in_a_browser(server: Server, song: MakeSong, tmp_path: Pa
         page.wait_for_selector("#downloads:visible")
         report.get_by_text("2: Violin").wait_for()
         assert report.locator(".tracks").get_by_text("Violin").count() == 1
+
+        assert not page.is_visible("#stems")
+        page.check("[name=stems]")
+        page.click("#send")
+        page.wait_for_selector("#stems:visible")
+        report.locator("button[data-kind=solo]").first.wait_for()
+        with page.expect_download() as download:
+            page.click("#stems")
+        with ZipFile(download.value.path()) as archive:
+            assert "stems.json" in archive.namelist()
 
         page.set_input_files("#file", {"name": "x.mid", "mimeType": "", "buffer": b"nonsense"})
         page.click("#send")

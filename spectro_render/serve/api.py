@@ -47,6 +47,9 @@ PARAMETERS = {
     "channels": Parameter("mono or stereo; auto: stereo if the file pans", str, choices=CHANNELS),
     "solo": Parameter("a part to render; may be repeated", str),
     "mute": Parameter("a part that is not rendered; may be repeated", str),
+    "stems": Parameter(
+        "keep the sound of each part, for stems.zip and the report", bool, choices=("on", "off")
+    ),
     "stems_by": Parameter("what a part is", str, choices=STEMS_BY),
     "full_band": Parameter(
         "sound up to 20 kHz, at 48 kHz; auto: if the model can", bool, choices=("on", "off", "auto")
@@ -169,6 +172,13 @@ def description(limits: Limits) -> dict[str, Any]:
                     {"200": {"description": "the sound", "content": sound}},
                 )
             },
+            "/jobs/{id}/stems.zip": {
+                "get": operation(
+                    "The mix and the stems of a finished song that was ordered with stems=on",
+                    [number, format, *encoding],
+                    {"200": {"description": "a ZIP file", "content": {"application/zip": {}}}},
+                )
+            },
             "/jobs/{id}/report.html": {
                 "get": operation(
                     "A page with a player, for a song that is done",
@@ -198,6 +208,7 @@ def description(limits: Limits) -> dict[str, Any]:
                         "windows": {"type": "integer"},
                         "windows_done": {"type": "integer"},
                         "wall_seconds": {"type": "number"},
+                        "stems": _texts("names of the parts whose sound is kept"),
                         "notes": {"type": "integer"},
                         "ignored": _texts("what cannot be played"),
                         "repairs": _texts("what was damaged"),

@@ -8,10 +8,10 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -28,7 +28,7 @@ from spectro_render.midi.instruments import instrument_name
 from spectro_render.options import FULL_BAND_RATE, Encoding
 from spectro_render.page.html import make_page
 from spectro_render.page.pages import describe, losses_of
-from spectro_render.page.rendering import Rendering
+from spectro_render.page.rendering import Rendering, Stem
 from spectro_render.page.sound import sound_of_file
 from spectro_render.render.renderer import Renderer
 from spectro_render.report import times_real_time
@@ -36,7 +36,7 @@ from spectro_render.serve.api import description, options_of
 from spectro_render.serve.front import docs_page, front_page
 from spectro_render.serve.guard import Guard
 from spectro_render.serve.limits import Limits, Refusal, SongFailed
-from spectro_render.serve.sound import MEDIA_TYPES, encode, stream
+from spectro_render.serve.sound import MEDIA_TYPES, encode, encode_stems, stream
 from spectro_render.serve.studio import Order, Studio
 
 DRUMS_NAME = "drums"
@@ -79,6 +79,7 @@ def make_app(
         Route("/jobs/{number}", desk.remove_job, methods=["DELETE"]),
         Route("/jobs/{number}/report.html", desk.report),
         Route("/jobs/{number}/sound.{format}", desk.sound),
+        Route("/jobs/{number}/stems.zip", desk.stems),
     ]
     app = Starlette(
         routes=routes,
@@ -146,6 +147,9 @@ class Desk:
 
     async def render(self, request: Request) -> Response:
         """Render a song: the sound comes while it is made, and is not kept."""
+        if request.query_params.get("stems") == "on":
+            hint = "order the song with POST /jobs, and get /jobs/ID/stems.zip when it is done"
+            raise Refusal(400, f"one answer holds one sound, and no stems; {hint}")
         order, encoding = await self._order(request)
 
         async def sound() -> AsyncIterator[bytes]:
@@ -178,10 +182,31 @@ class Desk:
         kind = MEDIA_TYPES[encoding.format]
         if order.state != "done":
             return StreamingResponse(stream(order, encoding), media_type=kind)
+        return await self._whole(kind, encode, order, encoding)
+
+    async def stems(self, request: Request) -> Response:
+        """The mix and the stems of a finished song in a ZIP file."""
+        order = self._found(request)
+        if not order.song.parts:
+            raise Refusal(404, "the song was ordered without stems; order it with stems=on")
+        if order.state != "done":
+            raise Refusal(409, order.error or "the song is not finished yet", 1)
+        format = request.query_params.get("format", "wav")
+        encoding = _encoding(format, request, order.sample_rate)
+        return await self._whole("application/zip", encode_stems, order, encoding)
+
+    async def _whole(
+        self,
+        kind: str,
+        make: Callable[[Order, Encoding, BinaryIO], None],
+        order: Order,
+        encoding: Encoding,
+    ) -> Response:
+        """A response whose length is known, as its body is made before. Raises Refusal."""
         file = tempfile.TemporaryFile(dir=self._folder)
         try:
             async with self._readers:
-                await run_in_threadpool(encode, order, encoding, file)
+                await run_in_threadpool(make, order, encoding, file)
             headers = {"Content-Length": str(file.seek(0, os.SEEK_END))}
             file.seek(0)
         except BaseException as error:
@@ -216,6 +241,10 @@ class Desk:
                 " waiting"
             },
             losses=losses_of(order.begun),
+            stems=[
+                Stem(part.name, sound_of_file(path, (order.sample_rate, order.song.channels)))
+                for part, path in zip(order.song.parts, order.stem_paths, strict=True)
+            ],
         )
         async with self._readers:
             return HTMLResponse(await run_in_threadpool(make_page, rendering))
@@ -302,6 +331,7 @@ def _facts(order: Order) -> dict[str, Any]:
             }
             for track in order.score.tracks
         ],
+        "stems": [part.name for part in order.song.parts],
         "notes": order.begun.notes,
         "ignored": list(order.begun.ignored),
         "repairs": list(order.begun.repairs),

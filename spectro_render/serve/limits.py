@@ -11,6 +11,7 @@ class Limits:
 
     upload: int = 2_000_000  # bytes of a MIDI file
     song: float = 600.0  # of sound
+    stems: float = 6000.0  # of the sound of all stems of a song
     steps: int = 1000  # of denoising in each window
     jobs: int = 64  # unfinished songs of all clients
     jobs_of_client: int = 32  # unfinished songs of one address

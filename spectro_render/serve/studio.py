@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from spectro_render.audio.audio import AudioWriter
 from spectro_render.audio.destination import Destination
 from spectro_render.batch.cores import Cancelled
@@ -36,7 +38,8 @@ _NO_LIMIT = 25.0  # hours: more than any MIDI file that is read
 class Order:
     """A song that a client has ordered.
 
-    Its sound grows in a file of float32 samples, those of all channels by turns.
+    Its sound grows in a file of float32 samples, those of all channels by turns, and so do its
+    stems, if they are wanted.
     """
 
     title: str  # as the client named it; only shown
@@ -62,6 +65,22 @@ class Order:
     def is_over(self) -> bool:
         """Whether no more sound will come."""
         return self.state in ("done", "failed")
+
+    @property
+    def stem_paths(self) -> list[Path]:
+        """The files of the stems, one for each part of the song."""
+        return [self.path.with_suffix(f".{part.number}") for part in self.song.parts]
+
+    def append_stems(self) -> None:
+        """Store what is new of the stems. Raises OSError."""
+        for path, samples in zip(self.stem_paths, self.song.stems, strict=True):
+            with open(path, "ab") as file:
+                file.write(np.ascontiguousarray(samples.T, "<f4").tobytes())
+
+    def remove_files(self) -> None:
+        """Remove the sound and the stems."""
+        for path in (self.path, *self.stem_paths):
+            path.unlink(missing_ok=True)
 
     @property
     def seconds(self) -> float:
@@ -116,6 +135,10 @@ class Studio:
                 " are rendered here; ask for a part, with start and duration",
             )
         song = self.renderer.begin(whole, options)
+        if len(song.parts) * seconds > self.limits.stems:
+            message = f"{len(song.parts)} stems of {as_time(seconds)} are longer than"
+            message += f" {as_time(self.limits.stems)} together; ask for a part, or for fewer stems"
+            raise Refusal(413, message)
         left_out = [
             (options.start + index * WINDOW_SECONDS, count) for index, count in song.dropped.items()
         ]
@@ -142,7 +165,7 @@ class Studio:
         with self._news, suppress(ValueError):
             self._waiting.remove(order)
         if order.state != "rendering":  # else the thread removes it
-            order.path.unlink(missing_ok=True)
+            order.remove_files()
         if not order.is_over:
             order.state, order.error = "failed", "the song was removed before it was finished"
             _wake(order)
@@ -216,6 +239,8 @@ class Studio:
                 if isinstance(part, Exception):
                     raise part
                 active.write(part)
+                if order.song.parts:
+                    order.append_stems()
                 frames = order.frames + part.samples.shape[-1]
             except MemoryError:
                 error = NO_MEMORY
@@ -228,7 +253,7 @@ class Studio:
             del files[active]
             sink.close()
             if order.is_unwanted:
-                order.path.unlink(missing_ok=True)
+                order.remove_files()
                 self._end(order, "nobody waits for this song")
             elif error:
                 self._end(order, error)

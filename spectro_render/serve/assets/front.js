@@ -41,6 +41,9 @@ function show(address, job) {
     link.href = `${address}/sound.${link.dataset.format}`;
     link.download = `${base}.${link.dataset.format}`;
   }
+  element("stems").href = `${address}/stems.zip`;
+  element("stems").download = `${base}.zip`;
+  element("stems").hidden = !job.stems.length;
   element("page").href = `${address}/report.html`;
   element("page").download = `${base}.html`;
   element("downloads").hidden = false;
