@@ -247,6 +247,16 @@ def test_a_song_with_its_stems(server: Server) -> None:
     assert server.ask("GET", f"{address}/stems.zip").status == 404
 
 
+def test_sound_in_larger_parts_is_the_same(server: Server) -> None:
+    data = DEMO.read_bytes()
+    one, other = (
+        soundfile.read(BytesIO(server.ask("POST", f"/render?live={live}", data).body))[0]
+        for live in ("on", "off")
+    )
+    np.testing.assert_allclose(one, other, atol=2.5 / 32768)
+    assert server.ask("POST", "/render?live=no", data).error == "live is 'no', none of on, off"
+
+
 def test_stems_that_cannot_be_had(server: Server, song: MakeSong) -> None:
     data = song().read_bytes()
     answer = server.ask("POST", "/render?stems=on", data)
@@ -504,6 +514,7 @@ def test_the_command_renders_on_a_server(
         (["--server", "http://127.0.0.1:1"], 1, "does not answer: connection refused"),
         (["--server", "URL", "--model", "own/er"], 2, "a server has its own model"),
         (["--server", "URL", "--normalize", "peak"], 2, "before its limiter"),
+        (["--server", "URL", "--stems"], 2, "servers do not take --stems"),
         (["--server", "URL", "--program", "9=Violin"], 1, "channel 9"),
         (["--server", "URL", "--steps", "5000"], 1, "steps is 5000; allowed is 1 to 1000"),
         (["--server", "SMALL"], 1, "give it in the variable SPECTRO_RENDER_TOKEN"),

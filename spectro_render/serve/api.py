@@ -56,7 +56,7 @@ PARAMETERS = {
     ),
     "to_end_of_track": Parameter("with the rests at the end", bool, choices=("on", "off")),
 }
-OTHERS = ("format", "sample_rate", "bit_depth", "name")  # parameters that are no options
+OTHERS = ("format", "sample_rate", "bit_depth", "name", "live")  # parameters that are no options
 
 
 def options_of(query: Sequence[tuple[str, str]], limits: Limits) -> RenderOptions:
@@ -117,7 +117,14 @@ def description(limits: Limits) -> dict[str, Any]:
         ),
     ]
     format = _query("format", "of the sound", {"enum": list(BIT_DEPTHS), "default": "wav"})
-    options = [_query("name", "of the song, to be shown", {"type": "string"})]
+    options = [
+        _query("name", "of the song, to be shown", {"type": "string"}),
+        _query(
+            "live",
+            "off: send the sound in larger parts, which take less work",
+            {"type": "string", "enum": ["on", "off"]},
+        ),
+    ]
     for name, parameter in PARAMETERS.items():
         kinds = {str: "string", bool: "string", int: "integer", float: "number"}
         kind = kinds[parameter.kind]

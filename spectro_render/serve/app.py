@@ -260,9 +260,14 @@ class Desk:
         is_high = (encoding.sample_rate or 0) >= FULL_BAND_RATE
         if query.get("full_band", "auto" if is_high else "") == "auto":
             options = replace(options, full_band=self._renderer.has_band)
+        live = query.get("live", "on")
+        if live not in ("on", "off"):
+            raise Refusal(400, f"live is {live!r}, none of on, off")
         data = await self._read_body(request)
         async with self._readers:
-            order = await run_in_threadpool(self.studio.read, data, options, title[:200], client)
+            order = await run_in_threadpool(
+                self.studio.read, data, options, title[:200], client, live=live == "on"
+            )
         self.studio.add(order)
         return order, encoding
 

@@ -124,6 +124,8 @@ class ServerEngine:
         try:
             name = task.job.source.name if task.job.source else "song.mid"
             query = _query_of(task.job.options or self._settings.options, encoding)
+            if not (task.job.is_streamed or self._player):  # nobody hears it before it is complete
+                query.append(("live", "off"))
             job = self._order(connection, task.data, [*query, ("name", name)])
             rate = job["sample_rate"]
             left_out = [(seconds, notes) for seconds, notes in job["left_out"]]
@@ -293,7 +295,7 @@ def _query_of(options: RenderOptions, encoding: Encoding) -> list[tuple[str, Any
             query += [(name, part) for part in value]
         elif name == "programs":
             query += [("program", f"{part}={program}") for part, program in value.items()]
-        elif name not in PARAMETERS:
+        elif name not in PARAMETERS or name == "stems":  # they are no part of the sound sent
             option = f"--{name.replace('_', '-')}"
             raise OptionError(f"servers do not take {option}", "leave it out, or render here")
         else:

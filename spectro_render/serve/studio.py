@@ -117,8 +117,10 @@ class Studio:
         if clients.total() >= self.limits.jobs:
             raise Refusal(503, f"{clients.total()} songs are waiting already; try again later", 5)
 
-    def read(self, data: bytes, options: RenderOptions, title: str, client: str) -> Order:
-        """Read a MIDI file.
+    def read(
+        self, data: bytes, options: RenderOptions, title: str, client: str, *, live: bool = True
+    ) -> Order:
+        """Read a MIDI file; `live` is that of `Renderer.begin`.
 
         Raises MidiError for one that cannot be read, OptionError for options that the model does
         not have, and Refusal if its sound would be too long.
@@ -134,7 +136,7 @@ class Studio:
                 f"the sound would last {as_time(seconds)}, and at most {as_time(self.limits.song)}"
                 " are rendered here; ask for a part, with start and duration",
             )
-        song = self.renderer.begin(whole, options)
+        song = self.renderer.begin(whole, options, live=live)
         if len(song.parts) * seconds > self.limits.stems:
             message = f"{len(song.parts)} stems of {as_time(seconds)} are longer than"
             message += f" {as_time(self.limits.stems)} together; ask for a part, or for fewer stems"
