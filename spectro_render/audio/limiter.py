@@ -18,6 +18,11 @@ CEILING = 0.98  # of full scale: room for what a lossy encoder or a resampler ad
 LOOK_AHEAD = 480  # samples at 16 kHz, 30 ms: longer than half a period of the lowest piano note
 
 
+def safe_factor(peak: float) -> float:
+    """The largest factor up to 1 by which a peak (1: full scale) is not above CEILING."""
+    return min(1.0, CEILING / max(CEILING, peak))
+
+
 class Limiter:
     """A gain in dB, then a limiter that holds every sample within the ceiling.
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from spectro_render.atomic import NewFile
 from spectro_render.audio.audio import AudioWriter
 from spectro_render.audio.destination import Destination, FileDestination
-from spectro_render.audio.limiter import CEILING
+from spectro_render.audio.limiter import safe_factor
 from spectro_render.errors import OutputError, output_error
 from spectro_render.options import Encoding
 
@@ -79,7 +79,7 @@ class StemSpool:
         stems get one gain, by which none is above full scale. Raises OutputError.
         """
         peaks = [] if self._peaks is None else self._peaks.tolist()
-        factor = min(1.0, CEILING / max([CEILING, *peaks]))
+        factor = safe_factor(max(peaks, default=0.0))
         sections, described = [output.seek_end()], []
         for number, stem in enumerate(stems):
             writer = AudioWriter(

@@ -156,8 +156,8 @@ def render(
         typer.Option(
             metavar="INSTRUMENT=FILE",
             help="Give an instrument, by General MIDI name or number, the timbre of a sound (with"
-            " its MIDI file beside it, or one note at a time), or one of 'models timbre'. Can be"
-            " repeated.",
+            " its MIDI file beside it, or one note at a time) or of a file that 'models timbre'"
+            " made. Can be repeated.",
         ),
     ] = None,
     fast: Annotated[

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from spectro_render.audio.audio import Audio
-from spectro_render.audio.limiter import CEILING, DEFAULT_GAIN
+from spectro_render.audio.limiter import DEFAULT_GAIN, safe_factor
 from spectro_render.checkpoints.find import resolve_model
 from spectro_render.checkpoints.load import Checkpoint, load_model
 from spectro_render.checkpoints.manifest import ModelFiles
@@ -204,7 +204,7 @@ class Renderer:
             mix.append(part.samples)
             stems.append(song.stems)
         sounds = np.concatenate(stems, axis=2)[: len(song.parts)]
-        gain = min(1.0, CEILING / max(float(np.abs(sounds).max(initial=0.0)), CEILING))
+        gain = safe_factor(float(np.abs(sounds).max(initial=0.0)))
         audio = [Audio(sound * np.float32(gain), song.sample_rate) for sound in sounds]
         whole = Audio(np.concatenate(mix, axis=1), song.sample_rate)
         return Stems(whole, dict(zip(song.parts, audio, strict=True)), 20 * math.log10(gain))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spectro_render.audio.audio import AudioWriter
-from spectro_render.audio.limiter import CEILING
+from spectro_render.audio.limiter import safe_factor
 from spectro_render.options import Encoding
 from spectro_render.serve.limits import SongFailed
 from spectro_render.serve.studio import Order
@@ -82,7 +82,7 @@ def encode_stems(order: Order, encoding: Encoding, file: BinaryIO) -> None:
     """
     blocks = (block for path in order.stem_paths for block in _blocks(path, order))
     peak = max((float(np.abs(block).max(initial=0.0)) for block in blocks), default=0.0)
-    factor = min(1.0, CEILING / max(CEILING, peak))
+    factor = safe_factor(peak)
     sounds = [("mix", order.path, 1.0)]
     for part, path in zip(order.song.parts, order.stem_paths, strict=True):
         sounds.append((part.file_name, path, factor))

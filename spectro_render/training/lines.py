@@ -229,7 +229,7 @@ def _vibrato(sound: Tensor, hertz: Tensor) -> Tensor:
 
 
 def _course(sound: Tensor, hertz: Tensor) -> tuple[Tensor, int]:
-    """How the lines of a note have to move, (COURSE_FRAMES,) cents, and how many of them repeat."""
+    """The course of a note's lines, (COURSE_FRAMES,) cents, and the frames at its end to repeat."""
     frames = sound[: (COURSE_FRAMES + 2) * HOP_LENGTH].view(-1, HOP_LENGTH)
     level = 10 * (frames.square().mean(1)[:COURSE_FRAMES] + 1e-12).log10()
     cents = line_deviations(sound, hertz)[:COURSE_FRAMES].clamp(-MOST_CENTS, MOST_CENTS)

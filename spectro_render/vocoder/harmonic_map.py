@@ -6,10 +6,10 @@ A mel says how strong each band is, but not where in the band a partial lies. No
           -> levels fitted to the mel -> tonal and noisy magnitudes
 
 Lines and noise share a band's power as the table expects, and the mel decides how much that is. The
-lines of a note may lie a few cents off, all of them equally: how many, the table knows for the age
-of the note. If it does not, it is estimated for each frame from how the mel's bands share the power
-of the upper lines, so that vibrato is followed. Everything is local: a frame of the map depends on
-few frames of the mel around it.
+lines of a note may lie a few cents off, all of them equally. A table with courses has this
+deviation for each age of a note. Without them it is estimated for each frame from how the mel's
+bands share the power of the upper lines, so that vibrato is followed. Everything is local: a frame
+of the map depends on few frames of the mel around it.
 
 N notes, Q pairs of a note and a frame, P lines of such pairs, T mel frames, M = 128 mel bands,
 K frequency bins. A note is a row of five numbers: program (128: drums), pitch, velocity (0 to 1),

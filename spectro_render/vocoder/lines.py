@@ -41,7 +41,7 @@ class LineTable(nn.Module):
     vibrato: Tensor  # (S,) standard deviation of its frequency in cents
     delay: Tensor  # (S,) samples at 16 kHz from a note's onset to where its sound begins
     course: Tensor  # (S, F) cents by which its lines move, from its onset on, frame by frame
-    repeat: Tensor  # (S,) whole frames: the last so many of a course go on for ever
+    repeat: Tensor  # (S,) frames at the end of a course that are repeated after it
 
     def __init__(self, lines: int, *, delays: bool = False, courses: bool = False) -> None:
         """Make a table of harmonics.

@@ -32,8 +32,8 @@ from spectro_render.vocoder.harmonic_map import (
 )
 from spectro_render.vocoder.lines import LineTable
 
-AMOUNT = 0.9  # of the fluctuation that is expected: all of it makes sound too restless
-LOW_SHARE = 0.25  # of it in the lowest bands, where a transcriber takes more of it for onsets
+AMOUNT = 0.9  # of the expected fluctuation: with all of it, sound changes more than real sound
+LOW_SHARE = 0.25  # of AMOUNT in the lowest bands, where a transcriber takes it for onsets
 LOW_BANDS, HIGH_BANDS = 32, 76  # up to the first, it is LOW_SHARE; from the second on, all of it
 SLOW = 33  # frames: the mean of so many is kept
 MOST, LEAST = 1.5, -2.0  # nats
